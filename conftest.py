@@ -1,0 +1,82 @@
+"""Fixtures of every test: the golden numbers, and the sample data beside the project."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+MARKS = (
+    "capability(row): the mission row whose 'works when' sentence this test shows",
+    "slow: takes more than ten seconds",
+    "real: runs the embedded default model",
+    "browser: opens a page in Chromium",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark in MARKS:
+        config.addinivalue_line("markers", mark)
+
+
+@cache
+def _goldens() -> dict[str, dict[str, Any]]:
+    """Every entry of tests/fixtures/*.json by its id; an entry's named fixture stands beside it under
+    "data".
+    """
+    found = {}
+    for path in sorted((ROOT / "tests" / "fixtures").glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            continue
+        for entry in document.get("goldens", ()):
+            if "fixture" in entry:
+                entry = {**entry, "data": document["fixtures"][entry["fixture"]]}
+            found[entry["id"]] = entry
+    return found
+
+
+class Goldens:
+    """`golden("dpo")` is one entry; `golden.all("dpo")` those whose id is "dpo", "dpo@..." or "dpo.<...>"."""
+
+    def __call__(self, id: str) -> dict[str, Any]:
+        known = _goldens()
+        if id not in known:
+            raise KeyError(f"no golden {id!r}; near: {difflib.get_close_matches(id, known)}")
+        return known[id]
+
+    def all(self, family: str) -> list[dict[str, Any]]:
+        entries = [
+            e for id, e in _goldens().items() if id == family or id.startswith((f"{family}@", f"{family}."))
+        ]
+        if not entries:
+            raise KeyError(f"no golden {family!r}; near: {difflib.get_close_matches(family, _goldens())}")
+        return entries
+
+    def ids(self) -> list[str]:
+        return sorted(_goldens())
+
+
+@pytest.fixture(scope="session")
+def golden() -> Goldens:
+    """The golden numbers: `golden(id)` is one entry, a dict with inputs, expected, tolerance and source."""
+    return Goldens()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder that holds `data/`, the sample files: VALIGN_SHARED, else ../shared beside the
+    repository.
+    """
+    folder = Path(os.environ.get("VALIGN_SHARED") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(
+            f"no sample data: {folder / 'data'} is not a folder; set VALIGN_SHARED to the one that holds data/"
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""Data: the one schema (groups), files that hold it, readers of foreign formats, conversions, and audits."""

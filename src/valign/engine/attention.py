@@ -1,0 +1,102 @@
+"""Attention masks from the three integers of a layout, and what each architecture needs.
+
+One rule gives every mask: a query sees a key when the key's segment is its own or an ancestor's and the key stands not
+later, `enter[k] <= enter[q] < exit[k] and pos[k] <= pos[q]`, within the window where a layer has one. A mask that the
+caller supplies *replaces* a model's sliding window silently, so windows are put into the mask here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from valign.engine.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Path = Literal["row", "plain"]
+
+# model types whose hidden states do not depend on what their mask cannot express: shown by the probe in `capability`
+# and by the tests over tiny models; anything else takes the plain path
+NO_TREE = {
+    "bloom": "position bias (ALiBi) is tied to columns, not to positions",
+    "mpt": "position bias (ALiBi) is tied to columns, not to positions",
+    "falcon": "position bias may be tied to columns, not to positions",
+    "mamba": "a state-space layer reads tokens in order",
+    "mamba2": "a state-space layer reads tokens in order",
+    "jamba": "hybrid state-space layers read tokens in order",
+    "qwen3_next": "hybrid linear attention reads tokens in order",
+}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How a model's layers look back.
+
+    path     the engine's path for it        reason   why it is not `row` (empty if it is)
+    window   tokens a layer sees where `kinds` has sliding layers, None without
+    kinds    mask names the model expects as a dict ("full_attention", "sliding_attention"), empty: one mask for all
+    """
+
+    path: Path
+    reason: str = ""
+    window: int | None = None
+    kinds: tuple[str, ...] = ()
+
+
+def attention_of(config: Any) -> Attention:
+    """The rule for a transformers config. Windows that no test has proven are refused the `row` path."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kind = str(getattr(text, "model_type", ""))
+    if kind in NO_TREE:
+        return Attention("plain", NO_TREE[kind])
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    rope = scaling.get("rope_type", "default") if isinstance(scaling, dict) else "default"
+    if rope in ("dynamic", "longrope"):
+        return Attention("plain", f"rotary scaling {rope!r} depends on the longest position of a batch")
+    window = getattr(text, "sliding_window", None)
+    kinds = tuple(dict.fromkeys(getattr(text, "layer_types", None) or ()))
+    if set(kinds) - {"full_attention", "sliding_attention"}:
+        return Attention("plain", f"layers of kind {', '.join(sorted(set(kinds)))} are not proven for shared trunks")
+    if not window or kinds == ("full_attention",):
+        return Attention("row")
+    if not kinds:  # one window for all layers (Mistral)
+        return Attention("row", window=int(window))
+    if kinds == ("sliding_attention",):
+        return Attention("row", window=int(window))
+    return Attention("row", window=int(window), kinds=kinds)
+
+
+def visible(layout: Layout, device: torch.device | str, window: int | None = None) -> Tensor:
+    """(rows, 1, length, length) bool: may the query (second to last axis) see the key (last axis)?"""
+    import torch
+
+    enter, exit_, pos = (torch.as_tensor(x, device=device) for x in (layout.enter, layout.exit, layout.pos))
+    q, k = enter[:, :, None], enter[:, None, :]
+    see = (k <= q) & (q < exit_[:, None, :]) & (pos[:, None, :] <= pos[:, :, None])
+    if window is not None:
+        see &= pos[:, :, None] - pos[:, None, :] < window
+    return see[:, None]
+
+
+def additive(see: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where visible, the dtype's minimum elsewhere (not -inf: a padded row would be NaN in some kernels)."""
+    import torch
+
+    return torch.zeros(see.shape, dtype=dtype, device=see.device).masked_fill_(~see, torch.finfo(dtype).min)
+
+
+def masks(layout: Layout, attention: Attention, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """What goes into `attention_mask`: one tensor, or a dict of them where the model alternates kinds of layers."""
+    import torch
+
+    if layout.plain:
+        return torch.as_tensor(layout.real, device=device).long()
+    if not attention.kinds:
+        return additive(visible(layout, device, attention.window), dtype)
+    return {
+        "full_attention": additive(visible(layout, device), dtype),
+        "sliding_attention": additive(visible(layout, device, attention.window), dtype),
+    }

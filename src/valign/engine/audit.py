@@ -1,0 +1,70 @@
+"""Looks at a run before step 0 and refuses absurd ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from valign.engine.items import Item, Objective, collate
+from valign.engine.scorer import Scorer, micro_batches
+
+MAX_TRUNCATED = 0.05  # share of responses that may be cut before a run is refused
+SLACK_F32, SLACK_BF16 = 1e-3, 2e-2  # how far the loss at start may be from its known value
+
+
+@dataclass(frozen=True)
+class AuditLine:
+    """One finding: ok, or not; `fatal` findings stop the run before it changes anything."""
+
+    name: str
+    ok: bool
+    text: str
+    fatal: bool = False
+
+
+def audit_items(items: Sequence[Item], stop_ids: Sequence[int]) -> list[AuditLine]:
+    """What can be seen without the model: stop tokens trained, nothing scored in prompts, sharing."""
+    ends = stopped = scored = prompt = 0
+    stops = set(stop_ids)
+    for item in items:
+        for leaf in item.tree.leaves:
+            ids, loss = item.tree.response_ids(leaf), item.tree.response_loss(leaf)
+            prompt += int((item.tree.path_loss(leaf)[: leaf.first] != 0).sum())
+            ends += 1
+            if len(ids) and int(ids[-1]) in stops and loss[-1] != 0:
+                stopped += 1
+            scored += int((loss != 0).sum())
+    share = stopped / ends if ends else 0.0
+    tokens, unshared = sum(i.tree.tokens for i in items), sum(i.tree.unshared_tokens for i in items)
+    return [
+        AuditLine("stop token", share > 0, f"trained in {share:.1%} of {ends} responses", fatal=True),
+        AuditLine("scored tokens", scored > 0, f"{scored} in {len(items)} groups", fatal=True),
+        AuditLine("prompt tokens in the loss", prompt == 0, str(prompt), fatal=True),
+        AuditLine("sharing", True, f"{tokens} tokens computed, {unshared} unshared ({unshared / max(1, tokens):.2f}x)"),
+    ]
+
+
+def audit_start(items: Sequence[Item], scorer: Scorer, objective: Objective, budget: int) -> list[AuditLine]:
+    """The loss at step 0 against its known value, and policy = reference, on a few groups."""
+    some = list(items[:8])
+    if objective.at_start is None or not some:
+        return []
+    losses, gaps = [], []
+    with torch.no_grad():
+        for batch in micro_batches([i.tree for i in some], budget):
+            picked = [some[i] for i in batch]
+            tensors = collate(picked, scorer([i.tree for i in picked]))
+            losses.append(objective(tensors).losses.double().flatten())
+            if "reference" in tensors:
+                gaps.append(((tensors["policy"] - tensors["reference"]) * tensors["mask"]).abs().max())
+    loss = float(torch.cat(losses).mean())
+    slack = SLACK_BF16 if scorer.autocast is not None else SLACK_F32
+    gap = float(torch.stack(gaps).max()) if gaps else 0.0
+    ok = math.isclose(loss, objective.at_start, abs_tol=slack * max(1.0, abs(objective.at_start)))
+    return [
+        AuditLine("loss at start", ok, f"{loss:.4f}, known value {objective.at_start:.4f}", fatal=True),
+        AuditLine("policy = reference", True, f"largest token difference {gap:.2g} nats"),
+    ]

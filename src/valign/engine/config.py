@@ -1,0 +1,51 @@
+"""What every training method can be told. A method's config is this dataclass plus the method's own fields.
+
+Every field has an effect; a field that a method cannot use does not stand in its config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from valign.engine.optimizer import Schedule
+from valign.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop's settings. Defaults are those of the method entries unless a method says otherwise."""
+
+    learning_rate: float = 2e-5  # peak; full weights (adapters want ten to twenty times more)
+    batch_size: int = 64  # groups of one optimizer step
+    epochs: float = 1.0  # passes over the data
+    max_steps: int = 0  # stop after this many steps; 0: as epochs says
+    schedule: Schedule = "cosine"  # after the warm-up: constant, linear (to 0) or cosine (to 10 %)
+    warmup: float = 0.03  # share of the steps with a rising rate
+    weight_decay: float = 0.0  # AdamW; never on norms, biases and embeddings
+    max_grad_norm: float = 1.0  # gradients are scaled down to this global norm; 0: never
+    adapter: Literal["auto", "none", "lora"] = "auto"  # auto: full weights below 1B parameters, LoRA from there on
+    lora_rank: int = 16  # rank of the adapter; alpha is twice the rank, all linear layers
+    max_length: int = 1024  # tokens of the longest path that is trained
+    on_long: Literal["error", "drop", "cut_prompt_left", "cut_response"] = "drop"  # what happens to longer ones
+    token_budget: int = 4096  # positions of one micro-batch; changes memory and speed, never the result
+    eval_every: int = 0  # steps between evaluations on the dev split; 0: only at the end
+    patience: int = 0  # stop after this many evaluations without a better one; 0: never
+    checkpoint_every: int = 0  # steps between checkpoints; 0: only at the end and when interrupted
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require(self.epochs > 0, "epochs", self.epochs, "a positive number")
+        require(self.max_steps >= 0, "max_steps", self.max_steps, "0 (as epochs says) or more")
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "a share of the steps in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (never clip) or more")
+        require(self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1")
+        require(self.max_length >= 2, "max_length", self.max_length, "at least 2 tokens")
+        require(self.token_budget >= 1, "token_budget", self.token_budget, "at least 1")
+        require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
+        require(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
+        require(not self.patience or self.eval_every > 0, "patience", self.patience, "0, or eval_every must be set too")
+        require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "0 or more")

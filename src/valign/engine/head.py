@@ -1,0 +1,120 @@
+"""The head, only where a number is needed.
+
+Hidden rows at scored positions become log-probs of given targets in chunks; what is kept for the backward pass is the
+hidden rows and one log-sum-exp each, never a row of the vocabulary. One row may score many targets (the first tokens of
+all branches): it is computed once and gathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 2**20  # vocabulary rows held at once, values and gradients, float32
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a model does between its last hidden state and its probabilities.
+
+    scale        logits are multiplied by it          softcap   c in c * tanh(z / c), None without
+    temperature  logits are divided by it             chunk     rows at once, None: from the memory budget
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+    chunk: int | None = None
+
+
+def head_spec(config: Any, temperature: float = 1.0) -> HeadSpec:
+    """Read the head's extras from a transformers config (Gemma soft-cap, Cohere scale, Granite divisor)."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    scale = float(getattr(text, "logit_scale", None) or 1.0)
+    if getattr(text, "logits_scaling", None):
+        scale /= float(text.logits_scaling)
+    return HeadSpec(scale, getattr(text, "final_logit_softcapping", None), temperature)
+
+
+def token_log_probs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor, spec: HeadSpec
+) -> Tensor:
+    """log softmax(f(hidden W^T + bias) / temperature)[target] for pairs (row, target).
+
+    hidden  (n, d) hidden rows        weight  (V, d)     bias  (V,) or None
+    row     (m,) which hidden row a pair reads, sorted upward; target  (m,) token id
+    Returns (m,) log-probs in nats, float32 (float64 for float64 input).
+    """
+    chunk = spec.chunk or max(1, CHUNK_BYTES // (8 * weight.shape[0]))
+    return _LogProbs.apply(hidden, weight, bias, row, target, spec, chunk)  # type: ignore[no-any-return]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, spec: HeadSpec) -> tuple[Tensor, Tensor | None]:
+    """(logits in float32, d logits / d z where it is not constant)."""
+    z = (h @ weight.T).to(_wide(h))
+    if bias is not None:
+        z = z + bias.to(z.dtype)
+    if spec.scale != 1.0:
+        z = z * spec.scale
+    slope = None
+    if spec.softcap is not None:
+        t = torch.tanh(z / spec.softcap)
+        z, slope = spec.softcap * t, 1 - t * t
+    return z / spec.temperature, slope
+
+
+class _LogProbs(torch.autograd.Function):
+    """Chunked log-softmax at targets; the backward pass recomputes each chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor,
+                spec: HeadSpec, chunk: int) -> Tensor:  # fmt: skip
+        n = hidden.shape[0]
+        out = torch.empty(row.shape[0], dtype=_wide(hidden), device=hidden.device)
+        lse = torch.empty(n, dtype=out.dtype, device=hidden.device)
+        starts = torch.searchsorted(row, torch.arange(0, n + chunk, chunk, device=row.device)).tolist()
+        for i, at in enumerate(range(0, n, chunk)):
+            z, _ = _logits(hidden[at : at + chunk], weight, bias, spec)
+            lse[at : at + chunk] = z.logsumexp(-1)
+            a, b = starts[i], starts[i + 1]
+            out[a:b] = z[row[a:b] - at, target[a:b]] - lse[row[a:b]]
+        ctx.save_for_backward(hidden, weight, bias, row, target, lse)
+        ctx.spec, ctx.chunk, ctx.starts = spec, chunk, starts
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        hidden, weight, bias, row, target, lse = ctx.saved_tensors
+        spec, chunk = ctx.spec, ctx.chunk
+        total = torch.zeros_like(lse).index_add_(0, row, grad.to(lse.dtype))
+        dh = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # sums over chunks stay wide: a bf16 accumulator would round away the late chunks
+        dw = torch.zeros(weight.shape, dtype=lse.dtype, device=weight.device) if ctx.needs_input_grad[1] else None
+        db = torch.zeros(bias.shape, dtype=lse.dtype, device=bias.device) if ctx.needs_input_grad[2] else None
+        for i, at in enumerate(range(0, hidden.shape[0], chunk)):
+            h = hidden[at : at + chunk]
+            z, slope = _logits(h, weight, bias, spec)
+            a, b = ctx.starts[i], ctx.starts[i + 1]
+            dz = torch.exp(z - lse[at : at + chunk, None]).mul_(-total[at : at + chunk, None])
+            dz.index_put_((row[a:b] - at, target[a:b]), grad[a:b].to(dz.dtype), accumulate=True)
+            if slope is not None:
+                dz *= slope
+            dz *= spec.scale / spec.temperature
+            if db is not None:
+                db += dz.sum(0)
+            dz = dz.to(weight.dtype)
+            if dh is not None:
+                dh[at : at + chunk] = dz @ weight
+            if dw is not None:
+                dw += (dz.T @ h).to(dw.dtype)
+        dw = dw.to(weight.dtype) if dw is not None else None
+        db = db.to(bias.dtype) if db is not None else None
+        return dh, dw, db, None, None, None, None

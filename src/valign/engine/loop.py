@@ -1,0 +1,318 @@
+"""The one training loop, for every family.
+
+What holds here: an optimizer step is a sum over its items divided by one normalizer that is known before the forward
+pass; how the items are cut into micro-batches changes memory, never the gradient; a step is a function of (seed, step,
+weights, optimizer state), so a run that was killed continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from valign.engine import checkpoint
+from valign.engine.audit import AuditLine, audit_items, audit_start
+from valign.engine.config import TrainConfig
+from valign.engine.items import Item, Objective, collate
+from valign.engine.meters import Meters
+from valign.engine.optimizer import adamw, clip, learning_rate, load_state, state_tensors, trainable
+from valign.engine.run import RunFolder
+from valign.engine.sampler import Sampler, Step, address
+from valign.engine.scorer import Scorer, micro_batches
+from valign.errors import ValignError
+
+BAD_STEPS = 3  # non-finite steps in a row that stop a run
+
+
+class Interrupted(ValignError):
+    """The run was stopped by a signal after finishing its step; everything is saved."""
+
+    exit_code = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves: steps done, the last meters, the best evaluation, and what it cost."""
+
+    steps: int
+    meters: Mapping[str, float]
+    best: tuple[int, float] | None
+    tokens_trained: int
+    seconds: float
+    stopped_early: bool = False
+
+
+@dataclass
+class _State:
+    """The part of a run that a checkpoint holds beside weights and optimizer."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    bad: int = 0
+    best_step: int = -1
+    best_value: float = math.inf
+    waited: int = 0
+    meters: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    scorer: Scorer,
+    sampler: Sampler,
+    objective: Objective,
+    config: TrainConfig,
+    run: RunFolder,
+    *,
+    dev: Sequence[Item] = (),
+    stop_ids: Sequence[int] = (),
+    audit: Sequence[AuditLine] = (),
+    on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
+) -> Outcome:
+    """Train `scorer.model` until the sampler's steps are done, continuing from the run's newest good checkpoint.
+
+    dev        items on which the objective's loss is evaluated every `eval_every` steps and at the end
+    audit      findings of whoever prepared the data; fatal ones stop the run here, before it changes anything
+    on_event   hears ("audit" | "step" | "eval" | "checkpoint" | "warning", fields); the run's log holds the same
+    Raises `ValignError` for a run that is refused or that met three non-finite steps in a row (the last good state is
+    kept), `Interrupted` after SIGINT or SIGTERM.
+    """
+    return _Loop(scorer, sampler, objective, config, run, dev, on_event).run_all(stop_ids, audit)
+
+
+class _Loop:
+    def __init__(self, scorer: Scorer, sampler: Sampler, objective: Objective, config: TrainConfig, run: RunFolder,
+                 dev: Sequence[Item], on_event: Callable[[str, Mapping[str, Any]], None] | None) -> None:  # fmt: skip
+        self.scorer, self.sampler, self.objective = scorer, sampler, objective
+        self.config, self.run, self.dev, self.on_event = config, run, list(dev), on_event
+        self.model: nn.Module = scorer.model
+        self.weights = trainable(self.model)
+        self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
+        self.budget = config.token_budget
+        self.state = _State()
+        self.stop_signal = 0
+
+    def run_all(self, stop_ids: Sequence[int], audit: Sequence[AuditLine]) -> Outcome:
+        resumed = self._restore()
+        if not resumed:
+            self._audit(stop_ids, audit)
+        stopped = False
+        with self._signals():
+            while self.state.step < self.sampler.steps and not stopped:
+                self._step()
+                stopped = self._evaluate_if_due()
+                self._checkpoint_if_due(stopped)
+        self._keep_best()
+        best = (self.state.best_step, self.state.best_value) if self.state.best_step >= 0 else None
+        return Outcome(self.state.step, dict(self.state.meters), best, self.state.tokens, self.state.seconds, stopped)
+
+    # ------------------------------------------------------------------------------------------------- one step
+
+    def _step(self) -> None:
+        began, index = time.perf_counter(), self.state.step
+        rate = learning_rate(
+            index, self.sampler.steps, peak=self.config.learning_rate, warmup=self.config.warmup, schedule=self.config.schedule
+        )
+        torch.manual_seed(address(self.config.seed, "step", index))  # adapter dropout; bodies have none
+        step = self.sampler.step(index)
+        loss, meters, tokens, pad = self._gradients(step)
+        norm = clip(self.weights.values(), self.config.max_grad_norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.state.bad = 0
+        else:
+            self._refuse_update(step, loss, norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        self.state.step, self.state.tokens = index + 1, self.state.tokens + tokens
+        self.state.seconds += seconds
+        line = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": tokens, "pad_share": pad,
+                "tokens_per_second": tokens / seconds, **step.meters, **meters}  # fmt: skip
+        self.state.meters = {k: float(v) for k, v in line.items()}
+        self._tell("step", step=index + 1, steps=self.sampler.steps, seconds=round(seconds, 4), **_finite(line))
+
+    def _gradients(self, step: Step) -> tuple[float, Mapping[str, float], int, float]:
+        """Accumulate the gradient of one step; on out-of-memory halve the budget and start the step again."""
+        while True:
+            try:
+                return self._accumulate(step.items)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.budget <= max(i.tree.tokens for i in step.items):
+                    raise ValignError("out of memory on a single group", where=f"step {self.state.step}",
+                                      how="shorten it (max_length) or train an adapter (adapter=lora)") from error  # fmt: skip
+                self.budget //= 2
+                self._tell("warning", text=f"out of memory: the token budget is halved to {self.budget}")
+
+    def _accumulate(self, items: Sequence[Item]) -> tuple[float, Mapping[str, float], int, float]:
+        units = sum(i.units(self.objective.unit) for i in items)
+        if units <= 0:
+            raise ValignError("the step has no scored token", where=", ".join(i.tree.id for i in items[:5]))
+        total, meters, tokens, computed = 0.0, Meters(), 0, 0
+        for batch in micro_batches([i.tree for i in items], self.budget):
+            picked = [items[i] for i in batch]
+            scores = self.scorer([i.tree for i in picked])
+            terms = self.objective(collate(picked, scores))
+            loss = terms.losses.sum() / units
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            meters.add(terms, scores.mask)
+            tokens += sum(i.tree.tokens for i in picked)
+            computed += scores.tokens
+        return total, meters.read(), tokens, 1 - tokens / max(1, computed)
+
+    def _refuse_update(self, step: Step, loss: float, norm: float) -> None:
+        """Weights stay as they are; the groups' ids are kept for a look."""
+        self.state.bad += 1
+        ids = [i.tree.id for i in step.items]
+        self.run.write(f"bad/step-{self.state.step}.json", json.dumps({"loss": str(loss), "norm": str(norm), "groups": ids}))
+        self._tell("warning", text=f"step {self.state.step}: loss {loss}, gradient norm {norm}; no update was made")
+        if self.state.bad >= BAD_STEPS:
+            self.state.bad = 0
+            self._save()
+            raise ValignError(
+                f"{BAD_STEPS} non-finite steps in a row; the last good weights are kept",
+                where=str(self.run.path),
+                how=["lower learning_rate", f"the groups are listed in {self.run.path / 'bad'}"],
+            )
+
+    # --------------------------------------------------------------------------- audit, evaluation, checkpoints
+
+    def _audit(self, stop_ids: Sequence[int], given: Sequence[AuditLine]) -> None:
+        lines = list(given)
+        first = list(getattr(self.sampler, "items", ()))
+        if first:
+            lines += audit_items(first, stop_ids) + audit_start(first, self.scorer, self.objective, self.budget)
+        for line in lines:
+            self._tell("audit", name=line.name, ok=line.ok, text=line.text)
+        refused = [x for x in lines if x.fatal and not x.ok]
+        if refused:
+            raise ValignError(
+                "the audit before step 0 refuses this run: " + "; ".join(f"{x.name}: {x.text}" for x in refused),
+                where=str(self.run.path),
+                how="nothing was trained",
+            )
+
+    def _evaluate_if_due(self) -> bool:
+        """Evaluate on the dev items; True if patience has run out."""
+        last = self.state.step >= self.sampler.steps
+        every = self.config.eval_every
+        if not self.dev or not (last or (every and self.state.step % every == 0)):
+            return False
+        value, meters = self._evaluate()
+        better = value < self.state.best_value
+        self.state.waited = 0 if better else self.state.waited + 1
+        if better:
+            self.state.best_value, self.state.best_step = value, self.state.step
+            if self.config.patience:
+                self._save()
+        self._tell("eval", step=self.state.step, loss=value, best=better, **_finite(meters))
+        return bool(self.config.patience) and self.state.waited >= self.config.patience
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[float, Mapping[str, float]]:
+        units, total, meters = sum(i.units(self.objective.unit) for i in self.dev), 0.0, Meters()
+        for batch in micro_batches([i.tree for i in self.dev], self.budget):
+            picked = [self.dev[i] for i in batch]
+            scores = self.scorer([i.tree for i in picked])
+            terms = self.objective(collate(picked, scores))
+            total += float(terms.losses.double().sum())
+            meters.add(terms, scores.mask)
+        return total / units, meters.read()
+
+    def _checkpoint_if_due(self, stopped: bool) -> None:
+        every = self.config.checkpoint_every
+        done = stopped or self.state.step >= self.sampler.steps
+        if done or self.stop_signal or (every and self.state.step % every == 0):
+            self._save()
+        if self.stop_signal and not done:
+            raise Interrupted(
+                f"stopped after step {self.state.step} of {self.sampler.steps}; everything is saved",
+                where=str(self.run.path),
+                how="run the same command again to continue",
+            )
+
+    def _save(self) -> None:
+        names = {id(p): n for n, p in self.weights.items()}
+        try:
+            checkpoint.save(
+                self.run.checkpoints, self.state.step, self.weights, state_tensors(self.optimizer, names), vars(self.state)
+            )
+        except OSError as error:
+            self._tell("warning", text=f"checkpoint not written ({error.strerror}); the last good one is kept")
+            return
+        checkpoint.prune(self.run.checkpoints, 2, {self.state.best_step})
+        self._tell("checkpoint", step=self.state.step)
+
+    def _restore(self) -> bool:
+        saved, notes = checkpoint.latest(self.run.checkpoints)
+        for note in notes:
+            self._tell("warning", text=note)
+        if saved is None:
+            return False
+        self._load_weights(saved.weights)
+        load_state(self.optimizer, dict(self.weights), saved.optimizer)
+        self.state = _State(**saved.state)
+        self._tell("resume", step=self.state.step)
+        return True
+
+    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        if set(weights) != set(self.weights):
+            raise ValignError("the checkpoint is of another model or adapter", where=str(self.run.checkpoints),
+                              how="choose another --out, or remove the folder to start again")  # fmt: skip
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.weights[name].copy_(value)
+
+    def _keep_best(self) -> None:
+        """With early stopping the policy that is kept is the best one on the dev split."""
+        if self.config.patience and 0 <= self.state.best_step != self.state.step:
+            self._load_weights(checkpoint.load(self.run.checkpoints / f"step-{self.state.best_step:06d}").weights)
+            self._tell("best", step=self.state.best_step, loss=self.state.best_value)
+
+    # -------------------------------------------------------------------------------------------------- telling
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        try:
+            self.run.log(event, **fields)
+        except OSError as error:
+            event, fields = "warning", {"text": f"the log cannot be written ({error.strerror}); training goes on"}
+        if self.on_event is not None:
+            self.on_event(event, fields)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM finish the step, save and stop; a second signal stops at once."""
+
+        def note(number: int, _frame: Any) -> None:
+            if self.stop_signal:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        before: dict[int, Any] = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, note)
+        except ValueError:  # not the main thread: whoever runs us handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON holds no NaN: such numbers become null."""
+    return {k: (round(v, 8) if math.isfinite(v) else None) for k, v in line.items()}

@@ -1,0 +1,32 @@
+"""Exact sums over a step: means of everything an objective measured, however it was cut into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from valign.engine.objective import Terms
+
+
+class Meters:
+    """Sums and counts of named metrics; tensors stay on the device until `read`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float | Tensor] = {}
+
+    def add(self, terms: Terms, mask: Tensor) -> None:
+        """Add one micro-batch. A metric shaped like the mask is averaged over scored tokens, any other over its entries."""
+        for name, value in terms.metrics.items():
+            value = value.detach().double()
+            tokens = value.shape == mask.shape
+            self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + (
+                (value * mask).sum() if tokens else value.sum()
+            )
+            self._counts[name] = self._counts.get(name, 0.0) + (mask.sum() if tokens else float(value.numel()))
+
+    def read(self) -> Mapping[str, float]:
+        """The means; a metric that was never counted is left out."""
+        return {n: float(s) / float(self._counts[n]) for n, s in self._sums.items() if float(self._counts[n]) > 0}

@@ -1,0 +1,118 @@
+"""A run's folder: one owner, an append-only log, files that are whole or absent.
+
+    run.json      what was asked for (the resolved recipe), versions
+    log.jsonl     one line per event, only ever appended; a broken last line is cut when the run goes on
+    lock          host and pid of the process that owns the folder
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from valign.errors import ValignError
+
+
+class RunFolder:
+    """An output folder, owned by this process while open (a context manager)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValignError(f"cannot make the folder: {error.strerror}", where=str(path), how="choose another --out") from error
+
+    def __enter__(self) -> RunFolder:
+        self._lock()
+        self._mend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / "lock").unlink()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append one line. A full disk is a warning of the caller's, not a lost run: OSError is left to it."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as f:
+            f.write(line + "\n")
+
+    def write(self, name: str, content: str) -> Path:
+        """Write a file whole: to name.partial, flushed, then renamed."""
+        return write_whole(self.path / name, content)
+
+    def _lock(self) -> None:
+        lock = self.path / "lock"
+        mine = f"{socket.gethostname()} {os.getpid()}"
+        try:
+            with lock.open("x") as f:
+                f.write(mine)
+            return
+        except FileExistsError:
+            owner = lock.read_text().split()
+        except OSError as error:
+            raise ValignError(f"cannot write here: {error.strerror}", where=str(self.path), how="choose another --out") from error
+        if len(owner) == 2 and owner[0] == socket.gethostname() and not _alive(int(owner[1])):
+            lock.write_text(mine)  # its owner was killed; the folder is ours to continue
+            return
+        raise ValignError(
+            f"another run (host {owner[0] if owner else '?'}, pid {owner[-1] if owner else '?'}) is writing here",
+            where=str(self.path),
+            how=["wait for it, or choose another --out", f"if that run is gone, remove {lock}"],
+        )
+
+    def _mend(self) -> None:
+        log = self.path / "log.jsonl"
+        if log.exists():
+            data = log.read_bytes()
+            if data and not data.endswith(b"\n"):
+                log.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+def write_whole(path: Path, content: str) -> Path:
+    """Write text to `path`, whole or not at all. Raises `ValignError` where the disk refuses."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ValignError(f"cannot write: {error.strerror}", where=str(path), how="free space or choose another --out") from error
+    return path
+
+
+def read_log(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The events of a run, also of one that is still writing (an unfinished last line is left out)."""
+    log = path / "log.jsonl"
+    if not log.exists():
+        return
+    with log.open(encoding="utf-8") as f:
+        for line in f:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,189 @@
+"""The scorer: token log-probs of every response in a set of trees, for training and for evaluation alike.
+
+The trunk of a tree runs once, the head runs only at positions that predict a scored token. `Scorer(model)(trees)` is
+differentiable and makes one forward pass; `Scorer.score` cuts any number of trees into micro-batches by a token budget
+and returns numpy arrays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from valign.engine.attention import Attention, Path, attention_of, masks
+from valign.engine.head import head_spec, token_log_probs
+from valign.engine.layout import Layout, plain_layout, row_layout
+from valign.engine.tree import Tree
+from valign.errors import ValignError
+
+BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
+_ROUND = 16  # CPU kernels like few distinct shapes
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-token log-probs of the responses of a micro-batch.
+
+    log_probs  (responses, tokens) nats, float32 (float64 for float64 models), 0 where mask is 0
+    mask       (responses, tokens) loss weight of each token
+    group      (responses,) position of the response's tree in the call
+    tokens     positions computed, padding included; `scored` hidden rows that met the head
+    """
+
+    log_probs: Tensor
+    mask: Tensor
+    group: Tensor
+    tokens: int
+    scored: int
+
+
+def causal_lm(model: Any) -> Any:
+    """The transformers model inside adapters."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def body_of(model: Any) -> Any:
+    """The part of a causal LM that gives hidden states."""
+    inner = causal_lm(model)
+    return getattr(inner, inner.base_model_prefix)
+
+
+class Scorer:
+    """Scores trees under one model.
+
+    model           a transformers causal LM, with or without adapters
+    path            "row", "plain", or None: what the architecture allows
+    allowed_tokens  the policy's own restriction of the vocabulary (a toy world's), None for all
+    autocast        dtype of matrix products when weights are wider (training with float32 weights), None for none
+    temperature     logits are divided by it: must be the temperature that sampled
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        path: Path | None = None,
+        allowed_tokens: Sequence[int] | None = None,
+        autocast: torch.dtype | None = None,
+        temperature: float = 1.0,
+        head_chunk: int | None = None,
+    ) -> None:
+        self.model = model
+        config = causal_lm(model).config
+        self.attention: Attention = attention_of(config)
+        self.path: Path = path or self.attention.path
+        if path == "row" and self.attention.path != "row":
+            raise ValignError(f"this model cannot share a trunk: {self.attention.reason}", where="path=row")
+        self.spec = replace(head_spec(config, temperature), chunk=head_chunk)
+        self.autocast = autocast
+        self.allowed = None if allowed_tokens is None else torch.as_tensor(list(allowed_tokens))
+        self.longest = _positions(config)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def layout(self, trees: Sequence[Tree]) -> Layout:
+        """The rows that one forward pass over `trees` computes."""
+        longest = max((t.longest for t in trees), default=0)
+        if longest > self.longest:
+            worst = max(trees, key=lambda t: t.longest)
+            raise ValignError(
+                f"a path of {longest} tokens is longer than the model's {self.longest} positions",
+                where=f"group {worst.id}",
+                how="shorten it, or choose on_long=drop or on_long=cut_prompt_left",
+            )
+        build = plain_layout if self.path == "plain" else row_layout
+        return build(trees, _ROUND if self.device.type == "cpu" else 1)
+
+    def __call__(self, trees: Sequence[Tree]) -> Scores:
+        """One forward pass over all `trees`; differentiable unless the caller switched gradients off."""
+        layout = self.layout(trees)
+        device = self.device
+        hidden = self._hidden(layout, device)
+        read, target = (torch.as_tensor(x, device=device) for x in (layout.read, layout.target))
+        rows, row = torch.unique(read, return_inverse=True)
+        order = torch.argsort(row, stable=True)
+        picked = hidden.reshape(-1, hidden.shape[-1])[rows]
+        values = self._head(picked, row[order], target[order])
+        mask = torch.as_tensor(layout.mask, device=device)
+        where = tuple(torch.as_tensor(x, device=device)[order] for x in (layout.response, layout.column))
+        out = torch.zeros(mask.shape, dtype=values.dtype, device=device).index_put(where, values)
+        group = torch.as_tensor(layout.group, device=device)
+        return Scores(out, mask.to(values.dtype), group, layout.ids.size, len(rows))
+
+    def _hidden(self, layout: Layout, device: torch.device) -> Tensor:
+        body = body_of(self.model)
+        dtype = self.autocast or next(body.parameters()).dtype
+        with self._cast(device):
+            out = body(
+                input_ids=torch.as_tensor(layout.ids, device=device),
+                position_ids=torch.as_tensor(layout.pos, device=device),
+                attention_mask=masks(layout, self.attention, dtype, device),
+                use_cache=False,
+            )
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def _head(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+        head = causal_lm(self.model).get_output_embeddings()
+        weight, bias = head.weight, getattr(head, "bias", None)
+        if self.allowed is not None:
+            allowed = self.allowed.to(weight.device)
+            target = torch.searchsorted(allowed, target)
+            weight, bias = weight[allowed], None if bias is None else bias[allowed]
+        dtype = self.autocast or weight.dtype
+        with torch.autocast(hidden.device.type, enabled=False):
+            return token_log_probs(hidden.to(dtype), weight.to(dtype), bias, row, target, self.spec)
+
+    def _cast(self, device: torch.device) -> Any:
+        if self.autocast is None or self.autocast == next(self.model.parameters()).dtype:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.autocast)
+
+    @torch.no_grad()
+    def score(
+        self, trees: Sequence[Tree], *, budget: int = BUDGET, progress: Callable[[int, int], None] | None = None
+    ) -> list[list[NDArray[np.float32]]]:
+        """Token log-probs of every response of every tree, in the order given.
+
+        Trees are sorted by length and cut into micro-batches of at most `budget` positions (a longer tree runs alone).
+        Returns one list per tree with one (tokens,) array per response, 0 where the loss weight is 0.
+        """
+        out: list[list[NDArray[np.float32]]] = [[] for _ in trees]
+        done = 0
+        for batch in micro_batches(trees, budget):
+            scores = self([trees[i] for i in batch])
+            values, at = scores.log_probs.double().cpu().numpy(), 0
+            for i in batch:
+                for leaf in trees[i].leaves:
+                    n = len(trees[i].response_ids(leaf))
+                    out[i].append(values[at, :n].astype(np.float64 if scores.log_probs.dtype == torch.float64 else np.float32))
+                    at += 1
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(trees))
+        return out
+
+
+def micro_batches(trees: Sequence[Tree], budget: int) -> list[list[int]]:
+    """Indices of trees, longest first, cut so that rows x longest <= budget (a tree over the budget runs alone)."""
+    order = sorted(range(len(trees)), key=lambda i: (-trees[i].tokens, i))
+    out: list[list[int]] = []
+    for i in order:
+        if out and (len(out[-1]) + 1) * trees[out[-1][0]].tokens <= budget:
+            out[-1].append(i)
+        else:
+            out.append([i])
+    return out
+
+
+def _positions(config: Any) -> int:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 1 << 30)

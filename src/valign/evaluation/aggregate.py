@@ -1,0 +1,114 @@
+"""From items to a Result: which interval belongs to which metric, what unscored items could change, where on the scale.
+
+The one place that applies table 1.2 of spec/evaluation.md. A metric that is no mean of its items passes its statistic,
+a function of item weights, and gets a cluster bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from valign.evaluation import statistics as stats
+from valign.evaluation.metrics.scale import component
+from valign.evaluation.result import Anchors, Cluster, Item, Result, _cluster_notes, interval_of
+from valign.evaluation.statistics import Array, Estimate
+
+ItemStatistic = Callable[[Sequence[Item], Array], Array]  # (scored items, (b, n) weights) -> (b,) values
+
+SMALL = 100  # below this many 0/1 items, or
+RARE = 10  # with fewer successes or failures than this, a t interval misleads: Wilson
+
+
+def summarize(
+    items: Sequence[Item],
+    *,
+    metric: str,
+    variant: str,
+    subject: str,
+    level: str,
+    unit: str = "share",
+    direction: str = "up",
+    anchors: Anchors = Anchors(1.0, 0.0, None),  # noqa: B008
+    cluster_unit: str = "item",
+    statistic: ItemStatistic | None = None,
+    bootstrap: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    scaled: bool = True,
+) -> Result:
+    """The Result of a list of items.
+
+    statistic   None: the weighted mean of the scores. Otherwise its value at weights 1; nan means undefined
+    bootstrap   resample although the metric is a mean (τ: its items are no plain shares)
+    scaled      also place the value between the anchors (where both exist)
+    The order of the items changes nothing; no scored item gives value None.
+    """
+    kept = sorted(items, key=lambda i: i.id)
+    scored = [i for i in kept if i.score is not None]
+    unscored = Counter(i.reason for i in kept if i.reason is not None)
+    common: dict[str, Any] = {
+        "metric": metric, "variant": variant, "subject": subject, "level": level, "unit": unit, "direction": direction,
+        "anchors": anchors, "n": len(scored), "n_unscored": dict(sorted(unscored.items())), "items": tuple(kept),
+        "provenance": dict(provenance or {}),
+    }  # fmt: skip
+    if not scored:
+        return Result(**common, value=None, cluster=Cluster(cluster_unit, 0), notes=(*notes, "nothing was scored"))
+    estimate, method = estimate_items(scored, statistic, bootstrap)
+    value = None if np.isnan(estimate.value) else estimate.value
+    more = _cluster_notes(estimate.clusters)
+    if value is None:
+        estimate, more = Estimate(estimate.value, None, None, None, estimate.clusters), [*more, "undefined on these items"]
+    place = value is not None and scaled and anchors.best is not None and anchors.worst is not None
+    return Result(
+        **common, value=value, se=estimate.se, interval=interval_of(estimate, method),
+        scaled=component(value, anchors.best, anchors.worst, fold_of(direction, anchors)) if place else None,
+        cluster=Cluster(cluster_unit, estimate.clusters),
+        bounds=bounds(scored, sum(unscored.values()), anchors) if statistic is None else None,
+        notes=(*notes, *more),
+    )  # fmt: skip
+
+
+def estimate_items(
+    scored: Sequence[Item], statistic: ItemStatistic | None = None, bootstrap: bool = False
+) -> tuple[Estimate, str]:
+    """(estimate, name of the interval's method) of scored items, by table 1.2."""
+    clusters = [i.cluster for i in scored]
+    scores = np.array([i.score for i in scored], float)
+    weights = np.array([i.weight for i in scored], float)
+    if statistic is not None:
+        chosen = statistic
+        return stats.bootstrap_cluster(lambda w: chosen(scored, w * weights), len(scored), clusters), "bootstrap_cluster"
+    if bootstrap:
+        mean = stats.mean_statistic(scores)
+        return stats.bootstrap_cluster(lambda w: mean(w * weights), len(scored), clusters), "bootstrap_cluster"
+    estimate = stats.t_cluster(scores, clusters, weights)
+    if _is_small_share(scores, weights) and len(scores) > 1 and estimate.clusters == len(scores):
+        low, high = stats.wilson(float(scores.sum()), len(scores))
+        return estimate._replace(low=low, high=high), "wilson"
+    return estimate, "t_cluster"
+
+
+def bounds(scored: Sequence[Item], unscored: int, anchors: Anchors) -> tuple[float, float] | None:
+    """The mean if all unscored items were worst or best (weight 1 each); None if none is unscored or an end is open."""
+    if not unscored or anchors.best is None or anchors.worst is None:
+        return None
+    total = sum(i.weight * (i.score or 0.0) for i in scored)
+    mass = sum(i.weight for i in scored) + unscored
+    ends = [(total + unscored * end) / mass for end in (anchors.worst, anchors.best)]
+    return min(ends), max(ends)
+
+
+def fold_of(direction: str, anchors: Anchors) -> float | None:
+    """The point about which a metric is folded: its target when that lies inside its range, else None."""
+    return float(direction.removeprefix("target:")) if direction.startswith("target:") else None
+
+
+def _is_small_share(scores: Array, weights: Array) -> bool:
+    if not np.isin(scores, (0.0, 1.0)).all() or not (weights == 1).all():
+        return False
+    wins = int(scores.sum())
+    return len(scores) < SMALL or min(wins, len(scores) - wins) < RARE

@@ -1,0 +1,97 @@
+"""LoadedModel: a causal language model in memory, with all that is needed to encode for it and to name it.
+
+Always true here: `model` is the causal LM of transformers itself (adapters are injected into its layers, so a forward
+pass through it runs through them), `digest` names the weights as they were when the object was made. After training in
+place, `digest` is old until the model is saved or `weights_digest` is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+    from valign.models.chat import ChatTemplate
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model with its tokenizer, template and identity.
+
+    id              what it is called in results: the name it was loaded by
+    digest          sha256 over config, weights and adapter
+    allowed_tokens  ids a generator may produce; None = every id of the vocabulary
+    source          the folder or file it came from; None when it was made in memory
+    base            name of the model it stands on (adapters, trained policies); None for a model of its own
+    adapter         the `peft.PeftModel` around `model` when an adapter is attached
+    manifest        its policy.json, if it came from a policy folder
+    notes           remarks for the card: what was repaired or assumed at load
+    """
+
+    id: str
+    model: Any
+    tokenizer: Any
+    template: ChatTemplate
+    digest: str
+    dtype: torch.dtype
+    device: torch.device
+    allowed_tokens: tuple[int, ...] | None = None
+    source: Path | None = None
+    base: str | None = None
+    adapter: Any = None
+    manifest: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def kind(self) -> Literal["weights", "adapter"]:
+        return "weights" if self.adapter is None else "adapter"
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding, the length of a row of logits (the tokenizer may know fewer)."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest path in tokens that the model was made for; None when its config does not say."""
+        value = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(value) if value else None
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the model, the adapter's included; tied ones once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def card(self) -> dict[str, Any]:
+        """JSON: see `Policy.card`."""
+        manifest = self.manifest or {}
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "base": self.base,
+            "method": manifest.get("method"),
+            "config": dict(manifest.get("config") or {}),
+            "sha256": self.digest,
+            "parameters": self.n_parameters,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "template_sha256": self.template.sha256,
+            "notes": list(self.notes),
+        }
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over name, dtype, shape and bytes of every tensor of a module: names weights that lie in memory."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
