@@ -77,6 +77,6 @@ def shared() -> Path:
     folder = Path(os.environ.get("VALIGN_SHARED") or ROOT.parent / "shared")
     if not (folder / "data").is_dir():
         pytest.skip(
-            f"no sample data: {folder / 'data'} is not a folder; set VALIGN_SHARED to the one that holds data/"
+            f"no sample data: {folder / 'data'} is no folder; set VALIGN_SHARED to the one that holds data/"
         )
     return folder

@@ -1,7 +1,8 @@
 """One kind of feedback from another: rankings and scores to pairs, pairs to thumbs, utilities to pairs.
 
-Always true here: a conversion returns a new group, replaces the feedback it converts, keeps every other feedback, the
-annotator and the weight, and the number of items that it makes is the one stated in its docstring.
+Always true here: a conversion returns a new group, replaces the feedback it converts, keeps every other
+feedback, the annotator and the weight, and the number of items that it makes is the one stated in its
+docstring.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ def scores_to_pairs(
 ) -> Group:
     """The scores of one aspect become one comparison per pair of scored responses, per annotator.
 
-    Two scores that differ by no more than `min_gap` are a tie: left out (ties="skip") or kept as a comparison with
-    tie=True (ties="tie"). k scored responses give k(k-1)/2 comparisons, less the ties that are left out. The gap is
-    kept as `strength`. Where an annotator scored a response twice, the mean counts. Scores of other aspects stay.
+    Two scores that differ by no more than `min_gap` are a tie: left out (ties="skip") or kept as a comparison
+    with
+    tie=True (ties="tie"). k scored responses give k(k-1)/2 comparisons, less the ties that are left out. The
+    gap is
+    kept as `strength`. Where an annotator scored a response twice, the mean counts. Scores of other aspects
+    stay.
     """
     _check(ties)
     require(min_gap >= 0, "min_gap", min_gap, "0 or more")
@@ -62,9 +66,11 @@ def scores_to_pairs(
 
 
 def pairs_to_unpaired(group: Group) -> Group:
-    """Each comparison becomes two thumbs: a verdict on principle "good", 1 for the preferred and -1 for the other.
+    """Each comparison becomes two thumbs: a verdict on principle "good", 1 for the preferred and -1 for the
+    other.
 
-    n comparisons of which m say nothing (ties, or probability 1/2) give 2(n - m) verdicts. A soft label p weighs its
+    n comparisons of which m say nothing (ties, or probability 1/2) give 2(n - m) verdicts. A soft label p
+    weighs its
     two verdicts by |2p - 1|; below 1/2 the rejected response is the better one.
     """
     made: list[Feedback] = []
@@ -99,7 +105,8 @@ def pairs_from_utility(
     which        "all": every pair; "best_worst": one pair, the best response against the worst
     min_gap      utilities that differ by no more are a tie (skipped, or kept with tie=True)
     temperature  None: hard labels; T > 0: P(chosen preferred) = 1 / (1 + exp(-gap / T)), Bradley-Terry
-    k scored responses give k(k-1)/2 comparisons ("all"), less the ties that are skipped; the gap is the `strength`.
+    k scored responses give k(k-1)/2 comparisons ("all"), less the ties that are skipped; the gap is the
+    `strength`.
     """
     _check(ties)
     values = [float(u) for u in utilities]

@@ -1,7 +1,7 @@
 """Dataset: groups together with where they came from, and ways to mix and split them.
 
-Always true here: a dataset is a sequence of groups with unique ids, its report accounts for every row of the source
-(rows = rows that became groups + dropped rows), and the same seed gives the same mixture and split.
+Always true here: a dataset is a sequence of groups with unique ids, its report accounts for every row of the
+source (rows = rows that became groups + dropped rows), and the same seed gives the same mixture and split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ NOT_STATED = "not stated"
 class ReadReport:
     """What happened to the rows of a source.
 
-    rows     rows read; those not in `dropped` became one group or more (or belong to a group, as in a message tree)
+    rows     rows read; those not in `dropped` became one group or more (or belong to a group, as in a message
+             tree)
     dropped  (line, field, reason) of each row left out
     flagged  (line, field, reason) of each row that is kept though something about it is unusual
     counts   how often each thing happened, by name
@@ -120,8 +121,9 @@ class Dataset(Sequence[Group]):
         """One line for people: how many groups, what was read as what, what was left out, licence, sha256."""
         r = self.report
         return (
-            f"{len(self)} groups read as {self.format} from {self.source} ({r.rows} rows, {len(r.dropped)} dropped, "
-            f"{len(r.flagged)} flagged; licence {self.licence}; sha256 {self.sha256[:12] or 'unknown'})"
+            f"{len(self)} groups read as {self.format} from {self.source} ({r.rows} rows, "
+            f"{len(r.dropped)} dropped, {len(r.flagged)} flagged; licence {self.licence}; "
+            f"sha256 {self.sha256[:12] or 'unknown'})"
         )
 
 
@@ -145,9 +147,12 @@ def mixture(parts: Sequence[tuple[Sequence[Group], float]], seed: int = 0, n: in
 
     parts  (groups, weight) each; weights are >= 0 and need not sum to 1
     n      groups in all; default: as many as there are without repeating any
-    Each part gives its share within rounding (largest remainder). Within a part groups are drawn without repetition;
-    a part that is too small is gone through again, and its repeats get ids ending in "~2", "~3", ... (the cluster
-    stays, so statistics still see one unit). Where two parts use one id, it is prefixed by the part's position.
+    Each part gives its share within rounding (largest remainder). Within a part groups are drawn without
+    repetition;
+    a part that is too small is gone through again, and its repeats get ids ending in "~2", "~3", ... (the
+    cluster
+    stays, so statistics still see one unit). Where two parts use one id, it is prefixed by the part's
+    position.
     """
     require(len(parts) > 0, "parts", parts, "one (groups, weight) or more")
     weights = [float(w) for _, w in parts]
@@ -184,7 +189,8 @@ def split(groups: Sequence[Group], share: float = 0.1, seed: int = 0) -> tuple[D
     """(train, dev): whole clusters are held out, so nothing of one situation stands on both sides.
 
     share  of the clusters that go to dev, in (0, 1); rounded to whole clusters, at least one on each side
-    The choice depends on the seed and the set of cluster names only, not on the order of the groups. The groups'
+    The choice depends on the seed and the set of cluster names only, not on the order of the groups. The
+    groups'
     `split` becomes "train" or "dev".
     """
     require(0 < share < 1, "share", share, "between 0 and 1")

@@ -1,7 +1,7 @@
 """Which texts repeat: equal after normalization, or nearly equal by the words they share.
 
-Near duplicates share a large part of their word 5-grams (Jaccard index). An inverted index finds the candidates, so
-the work grows with the number of shared 5-grams, not with the square of the number of texts.
+Near duplicates share a large part of their word 5-grams (Jaccard index). An inverted index finds the
+candidates, so the work grows with the number of shared 5-grams, not with the square of the number of texts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 WORDS = 5  # words per shingle: long enough that two texts rarely share one by chance
-NEAR = 0.5  # Jaccard index from which two texts count as near duplicates: one changed word in ten of a short text
+NEAR = 0.5  # Jaccard index of near duplicates: about one changed word in twenty
 COMMON = 50  # a shingle in more texts than this is boilerplate: it links each text only with its next ones
 _WORD = re.compile(r"\w+")
 
@@ -35,7 +35,9 @@ def jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> flo
 
 
 def exact_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(first, later) positions of texts that are equal after normalization; texts without words are left out."""
+    """(first, later) positions of texts that are equal after normalization; texts without words are left
+    out.
+    """
     first: dict[str, int] = {}
     pairs = []
     for i, text in enumerate(texts):
@@ -48,7 +50,8 @@ def exact_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
 def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[tuple[int, int, float]]:
     """(i, j, Jaccard index) with i < j and index >= threshold, exact repeats included, most alike first.
 
-    Every pair is found that shares one shingle which stands in at most 50 texts. Of texts that share only commoner
+    Every pair is found that shares one shingle which stands in at most 50 texts. Of texts that share only
+    commoner
     shingles, each is compared with the next few: some pair of such a family is found, though not every pair.
     """
     sets = [shingles(t) for t in texts]

@@ -6,7 +6,7 @@ Every field has an effect; a field that a method cannot use does not stand in it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from valign.engine.optimizer import Schedule
 from valign.errors import require
@@ -16,7 +16,9 @@ from valign.errors import require
 class TrainConfig:
     """The loop's settings. Defaults are those of the method entries unless a method says otherwise."""
 
-    learning_rate: float = 2e-5  # peak; full weights (adapters want ten to twenty times more)
+    rates: ClassVar[tuple[float, float]] = (2e-5, 2e-4)  # the method's default peak rate: full weights, adapter
+
+    learning_rate: float | None = None  # peak; None: the method's default for full weights or for an adapter
     batch_size: int = 64  # groups of one optimizer step
     epochs: float = 1.0  # passes over the data
     max_steps: int = 0  # stop after this many steps; 0: as epochs says
@@ -35,7 +37,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "a positive number")
         require(self.max_steps >= 0, "max_steps", self.max_steps, "0 (as epochs says) or more")
@@ -49,3 +51,7 @@ class TrainConfig:
         require(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
         require(not self.patience or self.eval_every > 0, "patience", self.patience, "0, or eval_every must be set too")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "0 or more")
+
+    def peak(self, adapter: bool) -> float:
+        """The peak learning rate that is used."""
+        return self.learning_rate if self.learning_rate is not None else self.rates[int(adapter)]

@@ -36,6 +36,8 @@ class Item:
 
     def units(self, unit: Unit) -> float:
         """How many units of the normalizer the item holds."""
+        if f"{unit}_weight" in self.values:
+            return float(self.values[f"{unit}_weight"].sum())
         pairs = len(self.rows["pairs"]) if "pairs" in self.rows else 0
         return count_units(unit, self.tree.mask_sum, len(self.tree.leaves), pairs, 1)
 
@@ -89,7 +91,8 @@ class Objective:
         terms = self.function(*(given[name] for name in self.wants), **self.settings)
         if terms.unit != self.unit:
             raise ValueError(f"{self.function.__name__} returned unit {terms.unit}, declared {self.unit}")
-        return terms
+        weight = given.get(f"{terms.unit}_weight")  # N = sum of the units' weights; feedback may count more or less
+        return terms if weight is None else Terms(terms.losses * weight, unit=terms.unit, **terms.metrics)
 
 
 def bind(

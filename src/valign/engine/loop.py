@@ -97,6 +97,7 @@ class _Loop:
         self.weights = trainable(self.model)
         self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
         self.budget = config.token_budget
+        self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
         self.state = _State()
         self.stop_signal = 0
 
@@ -119,7 +120,7 @@ class _Loop:
     def _step(self) -> None:
         began, index = time.perf_counter(), self.state.step
         rate = learning_rate(
-            index, self.sampler.steps, peak=self.config.learning_rate, warmup=self.config.warmup, schedule=self.config.schedule
+            index, self.sampler.steps, peak=self.peak, warmup=self.config.warmup, schedule=self.config.schedule
         )
         torch.manual_seed(address(self.config.seed, "step", index))  # adapter dropout; bodies have none
         step = self.sampler.step(index)

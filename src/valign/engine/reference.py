@@ -66,12 +66,12 @@ class Reference:
     With adapters the base weights are the reference (adapter off); with full weights a frozen copy is kept.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, adapter: Any = None) -> None:
         import copy
 
-        self._adapter = hasattr(scorer.model, "peft_config")
+        self._adapter = adapter
         self._scorer = scorer
-        if not self._adapter:
+        if adapter is None:
             frozen = copy.deepcopy(scorer.model).requires_grad_(False).eval()
             self._scorer = Scorer(
                 frozen, path=scorer.path, autocast=scorer.autocast, temperature=scorer.spec.temperature,
@@ -84,8 +84,8 @@ class Reference:
 
     @contextmanager
     def _off(self) -> Iterator[None]:
-        if not self._adapter:
+        if self._adapter is None:
             yield
             return
-        with self._scorer.model.disable_adapter():
+        with self._adapter.disable_adapter():
             yield

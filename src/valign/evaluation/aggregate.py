@@ -7,17 +7,15 @@ a function of item weights, and gets a cluster bootstrap.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from valign.evaluation import statistics as stats
 from valign.evaluation.metrics.scale import component
-from valign.evaluation.result import Anchors, Cluster, Item, Result, _cluster_notes, interval_of
+from valign.evaluation.result import Anchors, Cluster, Item, ItemStatistic, Result, cluster_notes, interval_of
 from valign.evaluation.statistics import Array, Estimate
-
-ItemStatistic = Callable[[Sequence[Item], Array], Array]  # (scored items, (b, n) weights) -> (b,) values
 
 SMALL = 100  # below this many 0/1 items, or
 RARE = 10  # with fewer successes or failures than this, a t interval misleads: Wilson
@@ -59,13 +57,12 @@ def summarize(
         return Result(**common, value=None, cluster=Cluster(cluster_unit, 0), notes=(*notes, "nothing was scored"))
     estimate, method = estimate_items(scored, statistic, bootstrap)
     value = None if np.isnan(estimate.value) else estimate.value
-    more = _cluster_notes(estimate.clusters)
+    more = cluster_notes(estimate.clusters)
     if value is None:
         estimate, more = Estimate(estimate.value, None, None, None, estimate.clusters), [*more, "undefined on these items"]
-    place = value is not None and scaled and anchors.best is not None and anchors.worst is not None
     return Result(
         **common, value=value, se=estimate.se, interval=interval_of(estimate, method),
-        scaled=component(value, anchors.best, anchors.worst, fold_of(direction, anchors)) if place else None,
+        scaled=place(value, direction, anchors) if scaled and value is not None else None,
         cluster=Cluster(cluster_unit, estimate.clusters),
         bounds=bounds(scored, sum(unscored.values()), anchors) if statistic is None else None,
         notes=(*notes, *more),
@@ -102,9 +99,15 @@ def bounds(scored: Sequence[Item], unscored: int, anchors: Anchors) -> tuple[flo
     return min(ends), max(ends)
 
 
-def fold_of(direction: str, anchors: Anchors) -> float | None:
-    """The point about which a metric is folded: its target when that lies inside its range, else None."""
-    return float(direction.removeprefix("target:")) if direction.startswith("target:") else None
+def place(value: float, direction: str, anchors: Anchors) -> float | None:
+    """Where `value` lies on the gap axis; None without two anchors. Metrics with a target are folded about it."""
+    best, worst = anchors.best, anchors.worst
+    if best is None or worst is None:
+        return None
+    if not direction.startswith("target:"):
+        return component(value, best, worst)
+    fold = float(direction.removeprefix("target:"))
+    return component(value, abs(best - fold), abs(worst - fold), fold)
 
 
 def _is_small_share(scores: Array, weights: Array) -> bool:

@@ -7,7 +7,7 @@ Results of different metric, variant or direction are never combined. How items 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ REASONS = (
     "parse_failure", "refusal", "judge_error", "over_length", "empty_continuation", "no_target", "missing_label", "skipped",
 )  # fmt: skip
 METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi")
+ItemStatistic = Callable[[Sequence["Item"], stats.Array], stats.Array]  # (scored items, (b, n) weights) -> (b,) values
 FEW_CLUSTERS = 10  # fewer are noted: the t interval is then a rough guide
 
 
@@ -196,7 +197,7 @@ class Difference:
     unpaired: int
 
 
-def compare(a: Result, b: Result, subset: bool = False, statistic: Any = None) -> Difference:
+def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic | None = None) -> Difference:
     """a minus b, item by item.
 
     subset      compare on the items that both have when the sets differ (otherwise they are refused)
@@ -218,7 +219,7 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: Any = None) -
     unscored = {"skipped": unpaired} if unpaired else {}
     result = Result(
         metric=a.metric, variant=a.variant, subject=f"{a.subject} vs {b.subject}", level=a.level,
-        value=estimate.value if both else None, unit=a.unit, direction=a.direction, n=len(both), n_unscored=unscored,
+        value=estimate.value if both and math.isfinite(estimate.value) else None, unit=a.unit, direction=a.direction, n=len(both), n_unscored=unscored,
         se=estimate.se, interval=interval_of(estimate, method), cluster=Cluster(a.cluster.unit, estimate.clusters),
         items=tuple(replace(x, score=x.score - y.score) for x, y in both if x.score is not None and y.score is not None),
         provenance={"a": plain(a.provenance, "a"), "b": plain(b.provenance, "b")}, notes=(*notes, *more),
@@ -226,7 +227,7 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: Any = None) -
     return Difference(result, p, test, left_out, unpaired)
 
 
-def pool(results: Sequence[Result], statistic: Any = None) -> Result:
+def pool(results: Sequence[Result], statistic: ItemStatistic | None = None) -> Result:
     """One Result over the items of all: recomputed from items, never an average of averages.
 
     Items of different Results must have different ids. Refuses different metric, variant, direction, unit, level or
@@ -329,20 +330,22 @@ def _join(a: Result, b: Result, subset: bool) -> tuple[list[tuple[Item, Item]], 
 
 
 def _paired(
-    both: Sequence[tuple[Item, Item]], statistic: Any
+    both: Sequence[tuple[Item, Item]], statistic: ItemStatistic | None
 ) -> tuple[stats.Estimate, float | None, Literal["mcnemar", "permutation", "none"], list[str], str]:
     if not both:
         return stats.Estimate(0.0, None, None, None, 0), None, "none", ["no item is scored in both"], "paired_t"
     clusters = [x.cluster for x, _ in both]
     if statistic is not None:
-        first, second = [x for x, _ in both], [y for _, y in both]
-        gap = lambda w: statistic(first, w) - statistic(second, w)  # noqa: E731
-        estimate = stats.bootstrap_cluster(gap, len(both), clusters)
-        return estimate, None, "none", _cluster_notes(estimate.clusters), "bootstrap_cluster"
+        first, second, chosen = [x for x, _ in both], [y for _, y in both], statistic
+        own = np.array([x.weight for x in first])
+        estimate = stats.bootstrap_cluster(
+            lambda w: chosen(first, w * own) - chosen(second, w * own), len(both), clusters
+        )
+        return estimate, None, "none", cluster_notes(estimate.clusters), "bootstrap_cluster"
     a, b = (np.array([pair[k].score for pair in both], float) for k in (0, 1))
     weights = [x.weight for x, _ in both]
     estimate = stats.paired_t(a, b, clusters, weights)
-    notes = _cluster_notes(estimate.clusters)
+    notes = cluster_notes(estimate.clusters)
     if set(np.unique([a, b])) <= {0.0, 1.0}:
         p = stats.mcnemar(int((a > b).sum()), int((a < b).sum()))
         if estimate.clusters < len(both):
@@ -351,7 +354,7 @@ def _paired(
     return estimate, stats.permutation_p(np.array(weights) * (a - b), clusters), "permutation", notes, "paired_t"
 
 
-def _cluster_notes(clusters: int) -> list[str]:
+def cluster_notes(clusters: int) -> list[str]:
     if clusters < 2:
         return ["one cluster: no interval"]
     return [f"only {clusters} clusters: the interval is rough"] if clusters < FEW_CLUSTERS else []

@@ -176,7 +176,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     if n == 0:
         return 1.0
     tail = sum(math.comb(n, i) for i in range(k + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1.0, 2 * tail / 2**n))
 
 
 def permutation_p(
@@ -188,7 +188,7 @@ def permutation_p(
     """
     d = np.asarray(differences, float)
     sums = np.bincount(cluster_index(clusters, len(d)), weights=d)
-    rng, observed, hits = np.random.default_rng(seed), abs(sums.sum()), 0
+    rng, observed, hits = np.random.default_rng(seed), float(abs(sums.sum())), 0
     step = max(1, CHUNK // max(len(sums), 1))
     for start in range(0, draws, step):
         signs = rng.integers(0, 2, size=(min(step, draws - start), len(sums))) * 2.0 - 1

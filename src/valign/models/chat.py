@@ -108,8 +108,8 @@ class ChatTemplate:
         if is_text(prompt):
             return "".join(m.content for m in prompt)
         if prompt and prompt[-1].role == "assistant":
-            return self._render(prompt[:-1], prompt=True) + self.lead + prompt[-1].content
-        return self._render(prompt, prompt=True)
+            return self.rendered(prompt[:-1], prompt=True) + self.lead + prompt[-1].content
+        return self.rendered(prompt, prompt=True)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids a model reads before it answers: one start token, the turns, the header of the assistant's turn.
@@ -242,7 +242,7 @@ class ChatTemplate:
     def _spans(self, messages: Prompt, wanted: list[int]) -> tuple[str, list[tuple[int, int]], list[int]]:
         """The rendered conversation, the character spans of the wanted turns, and the turns that have none."""
         stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
-        text = self._render(messages)
+        text = self.rendered(messages)
         if tokens.GENERATION_MARK.search(self.source):
             marks = tokens.marked(self.tokenizer, self.source, plain(messages))
             earlier = tokens.marked(self.tokenizer, self.source, plain(messages[: wanted[0]]))
@@ -250,8 +250,8 @@ class ChatTemplate:
             return text, with_stop[len(earlier) :], []
         spans, rewritten = [], []
         for k in wanted:
-            before = self._render(messages[:k], prompt=True)
-            through = self._render(messages[: k + 1])
+            before = self.rendered(messages[:k], prompt=True)
+            through = self.rendered(messages[: k + 1])
             if not (through.startswith(before) and text.startswith(through)):
                 rewritten.append(k)
                 continue
@@ -280,7 +280,7 @@ class ChatTemplate:
     def has_system(self) -> bool:
         """Whether a system turn is accepted and shown to the model."""
         try:
-            return PROBE in self._render((Message("system", PROBE), Message("user", "Why?")), prompt=True)
+            return PROBE in self.rendered((Message("system", PROBE), Message("user", "Why?")), prompt=True)
         except DataError:
             return False
 
@@ -296,7 +296,7 @@ class ChatTemplate:
 
         return audit(self)
 
-    def _render(self, messages: Prompt, *, prompt: bool = False) -> str:
+    def rendered(self, messages: Prompt, *, prompt: bool = False) -> str:
         try:
             text = render(self.tokenizer, self.source, plain(messages), prompt=prompt)
         except Exception as error:  # a template is a program of somebody else: it may raise anything

@@ -8,7 +8,8 @@ transformers and gguf.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ def read_gguf(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    check_gguf(path)
+    rule = split_rule(path)
     try:
-        with quiet():
+        with quiet(), redirect_stderr(StringIO()):  # the reader's own progress bar knows no switch
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
             model = AutoModelForCausalLM.from_pretrained(
                 str(path.parent), gguf_file=path.name, dtype=torch.float32
@@ -37,14 +38,16 @@ def read_gguf(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
             where=str(path),
             how="copy or download it again; if it is whole, use the model's safetensors folder",
         ) from error
-    for name in ("quantization_config", "_name_or_path"):  # they describe the file, not the model in memory
-        if hasattr(model.config, name):
-            delattr(model.config, name)
-    return model.eval(), tokenizer, mend_tokenizer(tokenizer, pre_tokenizer_name(path))
+    if getattr(model, "hf_quantizer", None) is not None:  # the numbers are plain now; saving would refuse the mark
+        model.hf_quantizer.remove_quantization_config(model)
+    return model.eval(), tokenizer, mend_tokenizer(tokenizer, rule)
 
 
-def check_gguf(path: Path) -> None:
-    """Raise `ModelError` unless the file is a GGUF whose tensors lie inside it, and the reader is installed."""
+def split_rule(path: Path) -> str:
+    """The file's rule for splitting text before merges ("tokenizer.ggml.pre"), "" when it names none.
+
+    Raises `ModelError` unless the file is a GGUF whose tensors lie inside it, and the reader is installed.
+    """
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -52,45 +55,39 @@ def check_gguf(path: Path) -> None:
             "reading GGUF files needs the package gguf", where=str(path), how="pip install gguf"
         ) from error
     try:
-        tensors = GGUFReader(str(path)).tensors
-        end = max((int(t.data_offset) + int(t.n_bytes) for t in tensors), default=0)
+        reader = GGUFReader(str(path))  # takes seconds: one reading serves both purposes
+        end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
         if end > path.stat().st_size:
             raise ValueError(f"it has {path.stat().st_size:,} bytes and its tensors end at {end:,}")
     except Exception as error:  # the reader raises ValueError, IndexError, OverflowError ... for damaged files
         raise ModelError(
             f"cut off or damaged: {_first_line(error)}", where=str(path), how="copy or download it again"
         ) from error
-
-
-def pre_tokenizer_name(path: Path) -> str:
-    """What the file says about splitting text before merges; "" when it says nothing."""
-    from gguf import GGUFReader
-
-    field = GGUFReader(str(path)).fields.get("tokenizer.ggml.pre")
+    field = reader.fields.get("tokenizer.ggml.pre")
     return str(field.contents()) if field is not None else ""
 
 
-def mend_tokenizer(tokenizer: Any, pre: str) -> tuple[str, ...]:
+def mend_tokenizer(tokenizer: Any, rule: str) -> tuple[str, ...]:
     """Give a tokenizer that was rebuilt from a GGUF file the split of text that the file asks for, in place.
 
-    pre   the file's "tokenizer.ggml.pre". transformers rebuilds some kinds and takes GPT-2's rule for the others, so
-          that "a  3" would keep a space with the digit and give ids the model never saw in training.
+    rule   see `split_rule`. transformers rebuilds some rules and takes GPT-2's for the others, so that "a  3" would
+           keep a space with the digit and give ids the model never saw in training.
     Returns notes for the model's card.
     """
     from tokenizers import pre_tokenizers
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    if pre in DIGIT_SPLITS:
+    if rule in DIGIT_SPLITS:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
-        return (f"tokenizer: digits split one by one, as its kind {pre!r} asks",)
-    if not pre or pre in PLAIN_SPLITS or pre in GGUF_PRE_TOKENIZER_SPLITS:
+        return (f"tokenizer: digits split one by one, as its kind {rule!r} asks",)
+    if not rule or rule in PLAIN_SPLITS or rule in GGUF_PRE_TOKENIZER_SPLITS:
         return ()
-    return (f"tokenizer: kind {pre!r} is rebuilt with GPT-2's rule; ids of some texts may differ",)
+    return (f"tokenizer: kind {rule!r} is rebuilt with GPT-2's rule; ids of some texts may differ",)
 
 
 @contextmanager

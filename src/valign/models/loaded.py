@@ -8,6 +8,7 @@ place, `digest` is old until the model is saved or `weights_digest` is asked for
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class LoadedModel:
     allowed_tokens  ids a generator may produce; None = every id of the vocabulary
     source          the folder or file it came from; None when it was made in memory
     base            name of the model it stands on (adapters, trained policies); None for a model of its own
+    base_digest     digest of that model, for adapters
     adapter         the `peft.PeftModel` around `model` when an adapter is attached
     manifest        its policy.json, if it came from a policy folder
     notes           remarks for the card: what was repaired or assumed at load
@@ -43,6 +45,7 @@ class LoadedModel:
     allowed_tokens: tuple[int, ...] | None = None
     source: Path | None = None
     base: str | None = None
+    base_digest: str | None = None
     adapter: Any = None
     manifest: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
@@ -85,12 +88,26 @@ class LoadedModel:
         }
 
 
-def weights_digest(model: Any) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor of a module: names weights that lie in memory."""
+UNSTABLE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype")  # in a config, not of the model
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A model's config as one line, without what does not change what it computes."""
+    return json.dumps({k: v for k, v in config.items() if k not in UNSTABLE}, sort_keys=True, default=str)
+
+
+def memory_digest(model: Any) -> str:
+    """sha256 over config and weights of a module that lies in memory (`folder_digest` names one on disk)."""
+    parts = f"{config_text(model.config.to_dict())}\n{weights_digest(model.state_dict())}"
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over name, dtype, shape and bytes of tensors (a state dict): names weights that lie in memory."""
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())

@@ -14,13 +14,13 @@ from typing import Any
 
 from valign.errors import ModelError
 from valign.models.cache import sha256_files
+from valign.models.loaded import config_text
 
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin", "scheduler.bin")
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # ends of names of models that generate
-UNSTABLE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype")  # not what the model computes
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
@@ -117,8 +117,7 @@ def check_safetensors(path: Path) -> None:
 def folder_digest(folder: Path, files: Iterable[Path], config_name: str = "config.json") -> str:
     """sha256 over the config (without what does not change the model) and the weight files, by name."""
     config = json.loads((folder / config_name).read_text(encoding="utf-8"))
-    stable = {k: v for k, v in config.items() if k not in UNSTABLE}
-    parts = [json.dumps(stable, sort_keys=True), *(f"{n} {h}" for n, h in sorted(sha256_files(files).items()))]
+    parts = [config_text(config), *(f"{n} {h}" for n, h in sorted(sha256_files(files).items()))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

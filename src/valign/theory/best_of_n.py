@@ -1,4 +1,5 @@
-"""Best-of-n: the law of the best of n reference samples, its KL, and unbiased estimates from N >= n scored samples.
+"""Best-of-n: the law of the best of n reference samples, its KL, and unbiased estimates from N >= n scored
+samples.
 
 Ties share probability in proportion to the reference. Laws act on the last axis; prompts may come before it.
 """
@@ -13,9 +14,13 @@ from numpy.typing import ArrayLike
 from valign.theory.divergence import kl
 from valign.theory.laws import Array, as_array, expectation
 
+TIE = 1e-10  # rewards closer than this tie: a sum of a few terms rounds differently in different orders
+
 
 def best_of_n_law(reference: ArrayLike, reward: ArrayLike, n: int) -> Array:
-    """q_n: the level set of r(y) gets F^n - (F^-)^n, shared in proportion to π_ref (2401.01879), shape (..., N)."""
+    """q_n: the level set of r(y) gets F^n - (F^-)^n, shared in proportion to π_ref (2401.01879), shape
+    (..., N).
+    """
     _require_n(n)
     p, r = np.broadcast_arrays(as_array(reference), as_array(reward))
     size = p.shape[-1]
@@ -24,7 +29,10 @@ def best_of_n_law(reference: ArrayLike, reward: ArrayLike, n: int) -> Array:
 
 
 def _row_law(p: Array, r: Array, n: int) -> Array:
-    _, level = np.unique(r, return_inverse=True)
+    order = np.argsort(r, kind="stable")
+    rises = np.diff(r[order], prepend=r[order[0]]) > TIE
+    level = np.empty(r.size, dtype=np.int64)
+    level[order] = np.cumsum(rises)
     mass = np.bincount(level, weights=p)
     upper = np.minimum(np.cumsum(mass) / mass.sum(), 1.0)
     lower = np.concatenate([[0.0], upper[:-1]])

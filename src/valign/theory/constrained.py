@@ -1,7 +1,8 @@
-"""The constrained optimum: most reward with E[cost] <= d, which is Gibbs(r - λc), and the multiplier that reaches it.
+"""The constrained optimum: most reward with E[cost] <= d, which is Gibbs(r - λc), and the multiplier that
+reaches it.
 
-Rewards and costs are (..., N) with the constraint on the mean over prompts. Exact when responses are listed; the two dual
-steps at the end are what a training loop uses when they are not.
+Rewards and costs are (..., N) with the constraint on the mean over prompts. Exact when responses are
+listed; the two dual steps at the end are what a training loop uses when they are not.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ def constrained_optimum(
 
     Raises ValueError when no law absolutely continuous with respect to the reference meets the limit.
     """
+
     def at(multiplier: float) -> ConstrainedOptimum:
         law = gibbs(reference, as_array(reward) - multiplier * as_array(cost), beta)
-        means = [float(np.mean(v)) for v in (expectation(law, cost), expectation(law, reward), kl(law, reference))]
+        means = [
+            float(np.mean(v)) for v in (expectation(law, cost), expectation(law, reward), kl(law, reference))
+        ]
         return ConstrainedOptimum(law, multiplier, means[0], means[1], means[2])
 
     return _smallest(at, lambda o: o.cost <= limit, f"mean cost <= {limit}")
@@ -49,9 +53,12 @@ def least_cost(
     reference: ArrayLike, reward: ArrayLike, cost: ArrayLike, beta: float, floor: float
 ) -> ConstrainedOptimum:
     """argmin E c + β KL subject to mean E r >= floor: Gibbs((λr - c)), the same family read the other way."""
+
     def at(multiplier: float) -> ConstrainedOptimum:
         law = gibbs(reference, multiplier * as_array(reward) - as_array(cost), beta)
-        means = [float(np.mean(v)) for v in (expectation(law, cost), expectation(law, reward), kl(law, reference))]
+        means = [
+            float(np.mean(v)) for v in (expectation(law, cost), expectation(law, reward), kl(law, reference))
+        ]
         return ConstrainedOptimum(law, multiplier, means[0], means[1], means[2])
 
     return _smallest(at, lambda o: o.reward >= floor, f"mean reward >= {floor}")
@@ -91,8 +98,14 @@ def several_constraints(
         law = gibbs(reference, tilted(multipliers), beta)
         return value, d - as_array([float(np.mean(expectation(law, one))) for one in c])
 
-    found = minimize(dual, np.zeros(len(d)), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(d),
-                     options={"gtol": 1e-12, "ftol": 1e-16, "maxiter": 5000})
+    found = minimize(
+        dual,
+        np.zeros(len(d)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * len(d),
+        options={"gtol": 1e-12, "ftol": 1e-16, "maxiter": 5000},
+    )
     return gibbs(reference, tilted(found.x), beta), as_array(found.x)
 
 
@@ -110,5 +123,7 @@ def dual_step(multiplier: float, rate: float, mean_cost: float, limit: float) ->
 def log_dual_step(multiplier: float, rate: float, mean_cost: float, limit: float) -> float:
     """log λ ← log λ + η λ (E c - d): never leaves λ > 0 (2310.12773)."""
     if multiplier <= 0:
-        raise ValueError(f"log_dual_step: multiplier = {multiplier} must be positive; zero is a fixed point of the log form")
+        raise ValueError(
+            f"log_dual_step: multiplier = {multiplier} must be positive: the log form never leaves 0"
+        )
     return float(multiplier * np.exp(rate * multiplier * (mean_cost - limit)))

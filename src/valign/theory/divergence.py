@@ -1,7 +1,7 @@
 """Distances between laws, the information quantities built from them, and the three KL estimators.
 
-All in nats, over the last axis unless a docstring says otherwise. What an estimator does as a *loss term* is a different
-question, answered in `policy_gradient`.
+All in nats, over the last axis unless a docstring says otherwise. What an estimator does as a *loss term*
+is a different question, answered in `policy_gradient`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def kl(first: ArrayLike, second: ArrayLike) -> Array:
     """KL(p‖q) = Σ p (log p - log q) in nats; 0 where p = 0, inf where q = 0 < p."""
     p, q = as_array(first), as_array(second)
     with np.errstate(invalid="ignore"):
-        return np.sum(np.where(p > 0, p * (log_or_floor(p) - log_or_floor(q)), 0.0), axis=-1)
+        return as_array(np.sum(np.where(p > 0, p * (log_or_floor(p) - log_or_floor(q)), 0.0), axis=-1))
 
 
 def kl_from_logs(first: ArrayLike, second: ArrayLike) -> Array:
@@ -27,7 +27,7 @@ def kl_from_logs(first: ArrayLike, second: ArrayLike) -> Array:
     log_p, log_q = as_array(first), as_array(second)
     p = np.exp(log_p)
     with np.errstate(invalid="ignore"):
-        return np.sum(np.where(p > 0, p * (log_p - log_q), 0.0), axis=-1)
+        return as_array(np.sum(np.where(p > 0, p * (log_p - log_q), 0.0), axis=-1))
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class FDivergence:
 
 
 def alpha_divergence(alpha: float) -> FDivergence:
-    """f' = (1 - u^{-α})/α for α in (0, 1) (2309.16240, its table of f'); α → 0 is the reverse KL, α → 1 the forward KL."""
+    """f' = (1 - u^{-α})/α for α in (0, 1) (2309.16240, its table of f'); α → 0 is the reverse KL, α → 1 the
+    forward KL.
+    """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha_divergence: alpha = {alpha} must lie strictly between 0 and 1")
     return FDivergence(
@@ -90,11 +92,13 @@ F_DIVERGENCES: dict[str, FDivergence] = {
 def f_divergence(policy: ArrayLike, reference: ArrayLike, kind: FDivergence) -> Array:
     """E_ref f(π/π_ref) over the last axis; both laws strictly positive."""
     p, q = as_array(policy), as_array(reference)
-    return np.sum(q * kind.value(p / q), axis=-1)
+    return as_array(np.sum(q * kind.value(p / q), axis=-1))
 
 
 def jsd(first: ArrayLike, second: ArrayLike, weight: float = 0.5) -> Array:
-    """b KL(p‖m) + (1-b) KL(q‖m), m = b p + (1-b) q, b = `weight` in (0, 1) (2306.13649); at most log 2 at b = 1/2."""
+    """b KL(p‖m) + (1-b) KL(q‖m), m = b p + (1-b) q, b = `weight` in (0, 1) (2306.13649); at most log 2 at b
+    = 1/2.
+    """
     if not 0 < weight < 1:
         raise ValueError(f"jsd: weight = {weight} must lie strictly between 0 and 1")
     p, q = as_array(first), as_array(second)
@@ -103,7 +107,9 @@ def jsd(first: ArrayLike, second: ArrayLike, weight: float = 0.5) -> Array:
 
 
 def generalized_jsd(laws: ArrayLike, weights: ArrayLike) -> float:
-    """Σ_i α_i KL(p_i‖p_M) with p_M = Σ α_i p_i; equals H(p_M) - Σ α_i H(p_i). laws (M, K), weights (M,) sum to 1."""
+    """Σ_i α_i KL(p_i‖p_M) with p_M = Σ α_i p_i; equals H(p_M) - Σ α_i H(p_i). laws (M, K), weights (M,) sum
+    to 1.
+    """
     p, a = as_array(laws), as_array(weights)
     return float(a @ kl(p, (a @ p)[None, :]))
 

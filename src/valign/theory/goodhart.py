@@ -1,12 +1,13 @@
 """When a proxy is pushed: how the gold utility moves, where it peaks, and the alarm that should ring before.
 
-π_s = Gibbs(proxy) at strength s, dE_{π_s}[gold]/ds = Cov_{π_s}(gold, proxy). Averages over prompts are plain means.
-The alarm sees rollouts only; the peak needs enumeration.
+π_s = Gibbs(proxy) at strength s, dE_{π_s}[gold]/ds = Cov_{π_s}(gold, proxy). Averages over prompts are
+plain means. The alarm sees rollouts only; the peak needs enumeration.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +21,8 @@ from valign.theory.target import at_strength, strength_slope
 
 @dataclass(frozen=True)
 class GoldPoint:
-    """One point of the over-optimization curve: strength 1/β, mean proxy, mean gold, KL(π_s‖π_ref) in nats."""
+    """One point of the over-optimization curve: strength 1/β, mean proxy, mean gold, KL(π_s‖π_ref) in nats.
+    """
 
     strength: float
     proxy: float
@@ -38,13 +40,16 @@ def gold_point(reference: ArrayLike, proxy: ArrayLike, gold: ArrayLike, strength
 def gold_peak(
     reference: ArrayLike, proxy: ArrayLike, gold: ArrayLike, maximum: float = 50.0, grid: int = 500
 ) -> GoldPoint | None:
-    """The first strength where Cov_{π_s}(gold, proxy), averaged over prompts, falls through zero; None if it never does."""
+    """The first strength where Cov_{π_s}(gold, proxy), averaged over prompts, falls through zero; None if
+    it never does.
+    """
+
     def slope(strength: float) -> float:
         return float(np.mean(strength_slope(reference, proxy, strength, gold)))
 
     points = np.linspace(0.0, maximum, grid + 1)
     before = slope(0.0)
-    for low, high in zip(points[:-1], points[1:], strict=True):
+    for low, high in pairwise(points):
         after = slope(float(high))
         if before > 0 >= after:
             return gold_point(reference, proxy, gold, float(brentq(slope, low, high, xtol=1e-12)))
@@ -54,7 +59,9 @@ def gold_peak(
 
 @dataclass(frozen=True)
 class Alarm:
-    """Estimated Cov(gold, proxy) on rollouts with its interval; `fires` when the upper end is below the threshold."""
+    """Estimated Cov(gold, proxy) on rollouts with its interval; `fires` when the upper end is below the
+    threshold.
+    """
 
     covariance: float
     low: float
@@ -70,7 +77,9 @@ def covariance_alarm(gold: ArrayLike, proxy: ArrayLike, threshold: float = 0.0, 
     """
     g, p = as_array(gold), as_array(proxy)
     if g.ndim != 2 or g.shape != p.shape or min(g.shape) < 2:
-        raise ValueError(f"covariance_alarm: need two equal tables (prompts >= 2, samples >= 2), got {g.shape}, {p.shape}")
+        raise ValueError(
+            f"covariance_alarm: need two equal tables (prompts >= 2, samples >= 2), got {g.shape}, {p.shape}"
+        )
     centred = (g - g.mean(1, keepdims=True)) * (p - p.mean(1, keepdims=True))
     each = centred.sum(1) / (g.shape[1] - 1)
     half = float(norm.ppf(0.5 + level / 2)) * float(each.std(ddof=1)) / np.sqrt(len(each))
@@ -79,7 +88,9 @@ def covariance_alarm(gold: ArrayLike, proxy: ArrayLike, threshold: float = 0.0, 
 
 
 def fit_square_root_law(kl_nats: ArrayLike, gold: ArrayLike, kind: str) -> tuple[float, float]:
-    """(a, b) of gold ≈ d(a - b d) ("best_of_n") or d(a - b log d) ("rl"), d = √KL > 0, by least squares (2210.10760)."""
+    """(a, b) of gold ≈ d(a - b d) ("best_of_n") or d(a - b log d) ("rl"), d = √KL > 0, by least squares
+    (2210.10760).
+    """
     d, y = np.sqrt(as_array(kl_nats)), as_array(gold)
     shapes: dict[str, Array] = {"best_of_n": d, "rl": np.log(d)}
     if kind not in shapes:

@@ -1,7 +1,8 @@
 """Laws over finite sets: softmax, the logistic function, entropy, and the sampling law of a generator.
 
-Everything is float64 and acts on the last axis, so one row and a table of prompts go through the same code. Stable forms
-only: nothing here overflows at any finite input. Divergences between two laws are in `divergence`.
+Everything is float64 and acts on the last axis, so one row and a table of prompts go through the same code.
+Stable forms only: nothing here overflows at any finite input. Divergences between two laws are in
+`divergence`.
 """
 
 from __future__ import annotations
@@ -57,16 +58,17 @@ def sigmoid(x: ArrayLike) -> Array:
 def entropy(law: ArrayLike) -> Array:
     """H(p) = -Σ p log p in nats over the last axis, with 0 log 0 = 0."""
     p = as_array(law)
-    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
+    return as_array(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1))
 
 
 def expectation(law: ArrayLike, values: ArrayLike) -> Array:
     """E_p[f] = Σ p f over the last axis."""
-    return np.sum(as_array(law) * as_array(values), axis=-1)
+    return as_array(np.sum(as_array(law) * as_array(values), axis=-1))
 
 
 def covariance(law: ArrayLike, first: ArrayLike, second: ArrayLike) -> Array:
-    """Cov_p(f, g) over the last axis, centred before multiplying so that large offsets do not cancel badly."""
+    """Cov_p(f, g) over the last axis, centred before multiplying so that large offsets do not cancel badly.
+    """
     f, g = as_array(first), as_array(second)
     f = f - expectation(law, f)[..., None]
     return expectation(law, f * (g - expectation(law, g)[..., None]))
@@ -81,13 +83,17 @@ def score_rows(law: ArrayLike) -> Array:
 def sampling_law(
     logits: ArrayLike, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
 ) -> Array:
-    """The law a generator draws from: logits/temperature, softmax, truncation, renormalization, in this order.
+    """The law a generator draws from: logits/temperature, softmax, truncation, renormalization, in this
+    order.
 
-    logits (..., V); top_p keeps the smallest set whose mass reaches top_p, the crossing token included (1904.09751);
-    top_k = 0 is off; min_p keeps p >= min_p * max p (2407.01082). Returns probabilities, same shape.
+    logits (..., V); top_p keeps the smallest set whose mass reaches top_p, the crossing token included
+    (1904.09751); top_k = 0 is off; min_p keeps p >= min_p * max p (2407.01082). Returns probabilities, same
+    shape.
     """
     if temperature <= 0 or not 0 < top_p <= 1 or top_k < 0 or not 0 <= min_p <= 1:
-        raise ValueError("sampling_law: temperature > 0, 0 < top_p <= 1, top_k >= 0 and 0 <= min_p <= 1 are required")
+        raise ValueError(
+            "sampling_law: temperature > 0, 0 < top_p <= 1, top_k >= 0 and 0 <= min_p <= 1 are required"
+        )
     p = softmax(as_array(logits) / temperature)
     order = np.argsort(-p, axis=-1, kind="stable")
     ranked = np.take_along_axis(p, order, axis=-1)
@@ -99,4 +105,4 @@ def sampling_law(
     keep &= ranked >= min_p * ranked[..., :1]
     kept = np.zeros_like(p)
     np.put_along_axis(kept, order, np.where(keep, ranked, 0.0), axis=-1)
-    return kept / kept.sum(axis=-1, keepdims=True)
+    return as_array(kept / kept.sum(axis=-1, keepdims=True))

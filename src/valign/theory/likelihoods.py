@@ -1,7 +1,8 @@
 """How people's feedback is drawn from their utility, and how a utility is fitted back from it.
 
-Each likelihood is a log-probability in nats, finite at any finite margin. Utilities of pairs and rankings matter only up to
-a constant per prompt; the fits return them centred. Which loss of a policy a likelihood leads to is in `coefficients`.
+Each likelihood is a log-probability in nats, finite at any finite margin. Utilities of pairs and rankings
+matter only up to a constant per prompt; the fits return them centred. Which loss of a policy a likelihood
+leads to is in `coefficients`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import log_ndtr
 
-from valign.theory.laws import Array, Ints, as_array, log_or_floor, log_sigmoid, log_softmax, log_sum_exp, sigmoid
+from valign.theory.laws import (
+    Array,
+    Ints,
+    as_array,
+    log_or_floor,
+    log_sigmoid,
+    log_softmax,
+    log_sum_exp,
+    sigmoid,
+)
 
 
 def bradley_terry(margin: ArrayLike, temperature: float = 1.0) -> Array:
@@ -23,7 +33,8 @@ def bradley_terry(margin: ArrayLike, temperature: float = 1.0) -> Array:
 
 
 def davidson(first: ArrayLike, second: ArrayLike, nu: float) -> Array:
-    """log P of (first wins, second wins, tie), shape (..., 3): e^{U_i}, e^{U_j}, ν e^{(U_i+U_j)/2}, normalized.
+    """log P of (first wins, second wins, tie), shape (..., 3): e^{U_i}, e^{U_j}, ν e^{(U_i+U_j)/2},
+    normalized.
 
     ν >= 0 is the tie propensity (Davidson 1970); ν = 0 is Bradley-Terry.
     """
@@ -52,18 +63,22 @@ def best_of_k(utilities: ArrayLike) -> Array:
 
 
 def demonstration(log_base: ArrayLike, utilities: ArrayLike, beta: float) -> Array:
-    """log p_H(y) for all y: Boltzmann-rational p_H ∝ π_0 e^{U/β_H}, shape (..., N); π_0 uniform or the reference."""
+    """log p_H(y) for all y: Boltzmann-rational p_H ∝ π_0 e^{U/β_H}, shape (..., N); π_0 uniform or the
+    reference.
+    """
     return log_softmax(as_array(log_base) + as_array(utilities) / beta)
 
 
 def gaussian_score(score: ArrayLike, utility: ArrayLike, noise: float) -> Array:
     """log density of a score U + N(0, s²), s = `noise` > 0."""
     z = (as_array(score) - as_array(utility)) / noise
-    return -0.5 * z**2 - np.log(noise) - 0.5 * np.log(2 * np.pi)
+    return as_array(-0.5 * z**2 - np.log(noise) - 0.5 * np.log(2 * np.pi))
 
 
 def ordered_logit(utility: ArrayLike, cuts: ArrayLike) -> Array:
-    """log P of each Likert level, shape (..., len(cuts)+1): level k between cut k-1 and cut k on the logistic scale."""
+    """log P of each Likert level, shape (..., len(cuts)+1): level k between cut k-1 and cut k on the
+    logistic scale.
+    """
     edges = as_array(cuts)
     if np.any(np.diff(edges) <= 0):
         raise ValueError("ordered_logit: cuts must rise strictly")
@@ -80,9 +95,11 @@ def good_label(utility: ArrayLike, reference_point: ArrayLike) -> Array:
 
 def regret_preference(better: ArrayLike, worse: ArrayLike, gamma: float = 1.0) -> Array:
     """log σ(Σ_t γ^t A(w)_t - Σ_t γ^t A(l)_t), A = α log π per step, time on the last axis (2310.13639)."""
+
     def discounted(advantages: ArrayLike) -> Array:
         a = as_array(advantages)
         return a @ gamma ** np.arange(a.shape[-1])
+
     return log_sigmoid(discounted(better) - discounted(worse))
 
 
@@ -114,11 +131,15 @@ def reward_bt_gradient(chosen: ArrayLike, rejected: ArrayLike, margin: ArrayLike
 
 
 def bt_excess_risk(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None = None) -> float:
-    """E_{i,j~μ} KL(Bern σ(ΔU_H) ‖ Bern σ(ΔU_A)): what reward learning minimizes; 0 iff M1 = 0. Utilities (N,)."""
+    """E_{i,j~μ} KL(Bern σ(ΔU_H) ‖ Bern σ(ΔU_A)): what reward learning minimizes; 0 iff M1 = 0. Utilities
+    (N,).
+    """
     u, v = as_array(human), as_array(agent)
     mu = np.full(u.size, 1 / u.size) if law is None else as_array(law)
     du, dv = u[:, None] - u[None, :], v[:, None] - v[None, :]
-    each = sigmoid(du) * (log_sigmoid(du) - log_sigmoid(dv)) + sigmoid(-du) * (log_sigmoid(-du) - log_sigmoid(-dv))
+    each = sigmoid(du) * (log_sigmoid(du) - log_sigmoid(dv)) + sigmoid(-du) * (
+        log_sigmoid(-du) - log_sigmoid(-dv)
+    )
     return float(mu @ each @ mu)
 
 
@@ -134,7 +155,7 @@ def fit_thurstone(chosen: Ints, rejected: Ints, items: int) -> Array:
     def slope(d: Array) -> Array:
         # φ(d/√2)/(√2 Φ(d/√2)), by logs: the ratio stays finite where Φ underflows
         log_density = -0.25 * d**2 - 0.5 * np.log(2 * np.pi)
-        return np.exp(log_density - thurstone(d)) / root
+        return as_array(np.exp(log_density - thurstone(d)) / root)
 
     return _fit_pairs(chosen, rejected, items, thurstone, slope)
 
@@ -155,7 +176,11 @@ def fit_plackett_luce(rankings: Ints, items: int) -> Array:
 
 
 def _fit_pairs(
-    chosen: Ints, rejected: Ints, items: int, log_prob: Callable[[Array], Array], slope: Callable[[Array], Array]
+    chosen: Ints,
+    rejected: Ints,
+    items: int,
+    log_prob: Callable[[Array], Array],
+    slope: Callable[[Array], Array],
 ) -> Array:
     # counts first: the likelihood depends on the data only through how often i beat j
     wins = np.zeros((items, items))
@@ -171,5 +196,11 @@ def _fit_pairs(
 
 
 def _maximize(loss: Callable[[Array], tuple[float, Array]], items: int) -> Array:
-    found = minimize(loss, np.zeros(items), jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 1e-15, "maxiter": 2000})
+    found = minimize(
+        loss,
+        np.zeros(items),
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": 1e-9, "ftol": 1e-15, "maxiter": 2000},
+    )
     return as_array(found.x - found.x.mean())

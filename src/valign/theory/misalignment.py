@@ -1,8 +1,10 @@
-"""How far one utility is from another: M1, M2, their scaled form, order agreement, and the bounds between them.
+"""How far one utility is from another: M1, M2, their scaled form, order agreement, and the bounds between
+them.
 
-Utilities are arrays (..., N): responses on the last axis, prompts before it; every measure is per prompt, shape (...), and
-`measure` averages and resamples prompts. A law μ over responses says from where pairs come and is part of the result's name.
-What counts as U_A of a model (its reward score, β log π/π_ref, ...) is stated by the caller.
+Utilities are arrays (..., N): responses on the last axis, prompts before it; every measure is per prompt,
+shape (...), and `measure` averages and resamples prompts. A law μ over responses says from where pairs come
+and is part of the result's name. What counts as U_A of a model (its reward score, β log π/π_ref, ...) is
+stated by the caller.
 """
 
 from __future__ import annotations
@@ -13,24 +15,26 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import kendalltau
 
-from valign.theory.laws import Array, as_array, expectation
+from valign.theory.laws import Array, Ints, as_array, expectation
 
-CHUNK = 512  # rows of the pair matrix held at once: 3906 responses give 15 million pairs
+TIE = 1e-9  # utilities closer than this are equal: β log π/π_ref carries rounding of about 1e-15
 
 
 def m1(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None = None, same: bool = True) -> Array:
     """M1 = E_{y1,y2~μ} |[U_H(y1)-U_H(y2)] - [U_A(y1)-U_A(y2)]|, shape (...).
 
-    human, agent (..., N); law (..., N) or None for uniform. same=True draws y1, y2 independently (exact expectation over
-    a listed set); same=False leaves i = j out, which is the unbiased estimator Σ_{i≠j}|δ_i-δ_j| / (n(n-1)) when the N
-    responses are samples, and E[. | y1 ≠ y2] otherwise. Unchanged by U_A + c(x). O(N log N) by sorting.
+    human, agent (..., N); law (..., N) or None for uniform. same=True draws y1, y2 independently (exact
+    expectation over a listed set); same=False leaves i = j out, which is the unbiased estimator
+    Σ_{i≠j}|δ_i-δ_j| / (n(n-1)) when the N responses are samples, and E[. | y1 ≠ y2] otherwise. Unchanged by
+    U_A + c(x). O(N log N) by sorting.
     """
     gap, weight = _gap_and_law(human, agent, law)
     order = np.argsort(gap, axis=-1, kind="stable")
     ranked, mass = np.take_along_axis(gap, order, -1), np.take_along_axis(weight, order, -1)
+    ranked = ranked - ranked[..., :1]  # a large common offset must not cost digits
     below, moment = np.cumsum(mass, -1) - mass, np.cumsum(mass * ranked, -1) - mass * ranked
     total = 2 * np.sum(mass * (ranked * below - moment), -1)
-    return np.maximum(total, 0.0) / (1.0 if same else 1.0 - np.sum(weight**2, -1))
+    return as_array(np.maximum(total, 0.0) / (1.0 if same else 1.0 - np.sum(weight**2, -1)))
 
 
 def m2(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None = None) -> Array:
@@ -59,8 +63,8 @@ def m1_scaled(
 ) -> tuple[float, float]:
     """(min_{a>=0} mean over prompts of M1(U_H, a U_A), the minimizing a); one a for all prompts.
 
-    A weighted median of the ratios ΔU_H/ΔU_A with weights |ΔU_A|, found by bisection on the slope, which costs
-    O(N log N) per step where the median itself would need all N² pairs.
+    A weighted median of the ratios ΔU_H/ΔU_A with weights |ΔU_A|, found by bisection on the slope, which
+    costs O(N log N) per step where the median itself would need all N² pairs.
     """
     u, v = np.atleast_2d(as_array(human)), np.atleast_2d(as_array(agent))
     weight = np.broadcast_to(_law(u, law), u.shape)
@@ -90,14 +94,19 @@ def m1_scaled(
 
 
 def order_agreement(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None = None) -> Array:
-    """P(sign ΔU_A = sign ΔU_H | ΔU_H ≠ 0) for pairs from μ; ΔU_A = 0 counts 1/2. Shape (...), nan if U_H is constant.
+    """P(sign ΔU_A = sign ΔU_H | ΔU_H ≠ 0) for pairs from μ; ΔU_A = 0 counts 1/2. Shape (...).
+
+    Differences below 1e-9 are ties; nan where U_H is constant.
 
     The headline misalignment is 1 minus this number; aligned means it is 1.
     """
     u, v = as_array(human), as_array(agent)
     weight = np.broadcast_to(_law(u, law), u.shape)
     shape, n = u.shape[:-1], u.shape[-1]
-    rows = [_row_agreement(a, b, w) for a, b, w in zip(u.reshape(-1, n), v.reshape(-1, n), weight.reshape(-1, n), strict=True)]
+    rows = [
+        _row_agreement(a, b, w)
+        for a, b, w in zip(u.reshape(-1, n), v.reshape(-1, n), weight.reshape(-1, n), strict=True)
+    ]
     return as_array(rows).reshape(shape)
 
 
@@ -105,7 +114,9 @@ def kendall_tau(human: ArrayLike, agent: ArrayLike) -> Array:
     """Kendall's τ_b per prompt, shape (...); nan when either side is constant."""
     u, v = as_array(human), as_array(agent)
     n = u.shape[-1]
-    rows = [float(kendalltau(a, b).statistic) for a, b in zip(u.reshape(-1, n), v.reshape(-1, n), strict=True)]
+    rows = [
+        float(kendalltau(a, b).statistic) for a, b in zip(u.reshape(-1, n), v.reshape(-1, n), strict=True)
+    ]
     return as_array(rows).reshape(u.shape[:-1])
 
 
@@ -149,11 +160,18 @@ class Misalignment:
 
 
 def measure(
-    human: ArrayLike, agent: ArrayLike, law: ArrayLike | None = None, law_name: str = "uniform", draws: int = 1000, seed: int = 0
+    human: ArrayLike,
+    agent: ArrayLike,
+    law: ArrayLike | None = None,
+    law_name: str = "uniform",
+    draws: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Misalignment]:
-    """M1, m1_scaled (one a for all prompts), M2, 1 - order agreement and τ_b, each averaged over prompts with an interval.
+    """M1, m1_scaled (one a for all prompts), M2, 1 - order agreement and τ_b, each averaged over prompts
+    with an interval.
 
-    human, agent (prompts, N); keys m1, m1_scaled, m2, misalignment, kendall_tau; names carry μ, e.g. "m1[reference]".
+    human, agent (prompts, N); keys m1, m1_scaled, m2, misalignment, kendall_tau; names carry μ, e.g.
+    "m1[reference]".
     """
     u, v = np.atleast_2d(as_array(human)), np.atleast_2d(as_array(agent))
     _, scale = m1_scaled(u, v, law)
@@ -178,7 +196,7 @@ def measure(
 
 
 def _law(values: Array, law: ArrayLike | None) -> Array:
-    return np.full(values.shape[-1], 1 / values.shape[-1]) if law is None else as_array(law)
+    return as_array(np.full(values.shape[-1], 1 / values.shape[-1]) if law is None else law)
 
 
 def _gap_and_law(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None) -> tuple[Array, Array]:
@@ -187,7 +205,8 @@ def _gap_and_law(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None) -> t
 
 
 def _mass_beside(ranked: Array, mass: Array) -> tuple[Array, Array]:
-    """Mass strictly below and strictly above each entry of sorted rows, tied entries excluded on both sides."""
+    """Mass strictly below and strictly above each entry of sorted rows, tied entries excluded on both sides.
+    """
     below, above = np.empty_like(ranked), np.empty_like(ranked)
     for i, (values, weights) in enumerate(zip(ranked, mass, strict=True)):
         total = np.concatenate([[0.0], np.cumsum(weights)])
@@ -196,13 +215,48 @@ def _mass_beside(ranked: Array, mass: Array) -> tuple[Array, Array]:
     return below, above
 
 
+def _levels(values: Array) -> Ints:
+    """Dense ranks of one row; neighbours closer than TIE share a rank."""
+    order = np.argsort(values, kind="stable")
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.cumsum(np.diff(values[order], prepend=values[order[0]]) > TIE)
+    return ranks
+
+
 def _row_agreement(u: Array, v: Array, weight: Array) -> float:
-    right, counted = 0.0, 0.0
-    for start in range(0, len(u), CHUNK):
-        rows = slice(start, start + CHUNK)
-        human = np.sign(u[rows, None] - u[None, :])
-        agent = np.sign(v[rows, None] - v[None, :])
-        pair = weight[rows, None] * weight[None, :] * (human != 0)
-        right += float(np.sum(pair * (0.5 + 0.5 * human * agent)))
-        counted += float(pair.sum())
-    return right / counted if counted > 0 else float("nan")
+    human, agent = _levels(u), _levels(v)
+    order = np.lexsort((agent, human))
+    human, agent, mass = human[order], agent[order], weight[order]
+    same_human = _tied_pairs(human, mass)
+    counted = (mass.sum() ** 2 - np.sum(mass**2)) / 2 - same_human
+    if counted <= 0:
+        return float("nan")
+    # pairs tied in U_H stand in agent order, so all of them but the doubly tied ones were counted as right
+    doubly = _tied_pairs(human * (agent.max() + 1) + agent, mass)
+    return min(1.0, max(0.0, float((_ordered_mass(agent, mass) - same_human + doubly / 2) / counted)))
+
+
+def _tied_pairs(group: Ints, mass: Array) -> float:
+    """Σ w_i w_j over unordered pairs within a group."""
+    _, labels = np.unique(group, return_inverse=True)
+    return float((np.sum(np.bincount(labels, mass) ** 2) - np.sum(mass**2)) / 2)
+
+
+def _ordered_mass(rank: Ints, mass: Array) -> float:
+    """Σ_{j<i} w_j w_i (1[rank_j < rank_i] + ½ 1[=]): blocks are halved, left halves meet right halves; O(N
+    log² N).
+    """
+    place, width, total = np.arange(len(rank)), 1, 0.0
+    stride = int(rank.max()) + 1
+    while width < len(rank):
+        key = (place // (2 * width)) * stride + rank
+        right = (place // width) % 2 == 1
+        ordered = np.argsort(key[~right], kind="stable")
+        left_key = key[~right][ordered]
+        sums = np.concatenate([[0.0], np.cumsum(mass[~right][ordered])])
+        start = sums[np.searchsorted(left_key, (key[right] // stride) * stride)]
+        below = sums[np.searchsorted(left_key, key[right], "left")] - start
+        upto = sums[np.searchsorted(left_key, key[right], "right")] - start
+        total += float(mass[right] @ (below + upto)) / 2
+        width *= 2
+    return total

@@ -1,7 +1,7 @@
 """Mixing policies: geometric mixtures, weight soups, and the Gibbs law each of them equals.
 
-Sequence forms are exact (theory notes, section 12); token forms renormalize at each step and are approximations, whose size
-`token_form_gap` reports.
+Sequence forms are exact (theory notes, section 12); token forms renormalize at each step and are
+approximations, whose size `token_form_gap` reports.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Policy-gradient arithmetic: advantages, clipping, aggregation, the KL controller, and what a KL estimator does in a loss.
+"""Policy-gradient arithmetic: advantages, clipping, aggregation, the KL controller, and what a KL estimator
+does in a loss.
 
-Rewards are (..., G) for a group of G rollouts, tokens (rows, T) with a mask of response tokens. Numbers only: no model and no
-automatic differentiation. Each function is one choice that public implementations make differently, so it has one name.
+Rewards are (..., G) for a group of G rollouts, tokens (rows, T) with a mask of response tokens. Numbers
+only: no model and no automatic differentiation. Each function is one choice that public implementations
+make differently, so it has one name.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ KL_ROWS = ("in_reward", *KL_LOSS_ROWS, "none")
 def group_advantage(rewards: ArrayLike, std: Std = "unbiased", eps: float = 1e-4) -> Array:
     """(R - mean)/(std + ε) over the last axis; std "none" only centres (2402.03300; without std 2503.20783).
 
-    All-equal groups give exactly 0. Centring shrinks the expected gradient by 1 - 1/G; dividing by std biases it by design.
+    All-equal groups give exactly 0. Centring shrinks the expected gradient by 1 - 1/G; dividing by std
+    biases it by design.
     """
     r = as_array(rewards)
     centred = r - r.mean(-1, keepdims=True)
@@ -34,7 +37,7 @@ def group_advantage(rewards: ArrayLike, std: Std = "unbiased", eps: float = 1e-4
     if std not in ("unbiased", "biased"):
         raise ValueError(f"group_advantage: std = {std!r} is none of 'unbiased', 'biased', 'none'")
     ddof = 1 if std == "unbiased" else 0
-    return centred / (r.std(-1, ddof=ddof, keepdims=True) + eps)
+    return as_array(centred / (r.std(-1, ddof=ddof, keepdims=True) + eps))
 
 
 def rloo_advantage(rewards: ArrayLike) -> Array:
@@ -43,7 +46,7 @@ def rloo_advantage(rewards: ArrayLike) -> Array:
     n = r.shape[-1]
     if n < 2:
         raise ValueError("rloo_advantage: a group needs at least two rollouts")
-    return n / (n - 1) * (r - r.mean(-1, keepdims=True))
+    return as_array(n / (n - 1) * (r - r.mean(-1, keepdims=True)))
 
 
 def remax_advantage(rewards: ArrayLike, greedy_reward: ArrayLike) -> Array:
@@ -54,19 +57,19 @@ def remax_advantage(rewards: ArrayLike, greedy_reward: ArrayLike) -> Array:
 def opo_advantage(rewards: ArrayLike, lengths: ArrayLike) -> Array:
     """R_i - Σ n_j R_j / Σ n_j: the length-weighted baseline (2505.23585)."""
     r, n = as_array(rewards), as_array(lengths)
-    return r - np.sum(n * r, -1, keepdims=True) / n.sum(-1, keepdims=True)
+    return as_array(r - np.sum(n * r, -1, keepdims=True) / n.sum(-1, keepdims=True))
 
 
 def gdpo_advantage(rewards: ArrayLike, eps: float = 1e-4) -> Array:
     """Σ_k (R_k - mean)/(std + ε), each reward on its own scale; rewards (rewards, ..., G) (2601.05242)."""
-    return group_advantage(rewards, "unbiased", eps).sum(axis=0)
+    return as_array(group_advantage(rewards, "unbiased", eps).sum(axis=0))
 
 
 def batch_norm_advantage(rewards: ArrayLike, eps: float = 1e-8) -> Array:
     """(R - group mean)/(biased std over the whole batch of centred rewards + ε); (groups, G) (2501.03262)."""
     r = as_array(rewards)
     centred = r - r.mean(-1, keepdims=True)
-    return centred / (centred.std() + eps)
+    return as_array(centred / (centred.std() + eps))
 
 
 def overlong_penalty(lengths: ArrayLike, max_length: float, buffer: float) -> Array:
@@ -75,7 +78,9 @@ def overlong_penalty(lengths: ArrayLike, max_length: float, buffer: float) -> Ar
 
 
 def kl_shaped_rewards(policy: ArrayLike, reference: ArrayLike, score: float, beta: float) -> Array:
-    """r_t = -β log(π/π_ref)_t, plus the score at the last response token, the stop token included; (T,) (2203.02155)."""
+    """r_t = -β log(π/π_ref)_t, plus the score at the last response token, the stop token included; (T,)
+    (2203.02155).
+    """
     rewards = -beta * (as_array(policy) - as_array(reference))
     rewards[-1] += score
     return rewards
@@ -83,15 +88,15 @@ def kl_shaped_rewards(policy: ArrayLike, reference: ArrayLike, score: float, bet
 
 def return_to_go(rewards: ArrayLike, gamma: float = 1.0) -> Array:
     """G_t = Σ_{s>=t} γ^{s-t} r_s over the last axis."""
-    out, total = np.zeros_like(as_array(rewards)), 0.0
-    for t in reversed(range(out.shape[-1])):
-        total = as_array(rewards)[..., t] + gamma * total
-        out[..., t] = total
+    out = as_array(rewards).copy()
+    for t in reversed(range(out.shape[-1] - 1)):
+        out[..., t] += gamma * out[..., t + 1]
     return out
 
 
 def gae(rewards: ArrayLike, values: ArrayLike, gamma: float = 1.0, lam: float = 0.95) -> tuple[Array, Array]:
-    """(advantages, returns), last axis is time: δ_t = r_t + γV_{t+1} - V_t, A_t = δ_t + γλA_{t+1}, return = A + V.
+    """(advantages, returns), last axis is time: δ_t = r_t + γV_{t+1} - V_t, A_t = δ_t + γλA_{t+1}, return =
+    A + V.
 
     The value after the end is 0 (1506.02438).
     """
@@ -116,18 +121,31 @@ def adaptive_kl(beta: float, kl: float, target: float, n: int, horizon: int) -> 
 
 
 def clipped_loss(
-    policy: ArrayLike, old: ArrayLike, advantage: ArrayLike, eps_low: float = 0.2, eps_high: float = 0.2, dual: float | None = None
+    policy: ArrayLike,
+    old: ArrayLike,
+    advantage: ArrayLike,
+    eps_low: float = 0.2,
+    eps_high: float = 0.2,
+    dual: float | None = None,
 ) -> Array:
-    """-min(ρA, clip(ρ, 1-ε_lo, 1+ε_hi)A) per token (1707.06347); `dual` caps it at -dual·A where A < 0 (1912.09729)."""
+    """-min(ρA, clip(ρ, 1-ε_lo, 1+ε_hi)A) per token (1707.06347); `dual` caps it at -dual·A where A < 0
+    (1912.09729).
+    """
     ratio, a = np.exp(as_array(policy) - as_array(old)), as_array(advantage)
     loss = -np.minimum(ratio * a, np.clip(ratio, 1 - eps_low, 1 + eps_high) * a)
     return loss if dual is None else np.where(a < 0, np.minimum(loss, -dual * a), loss)
 
 
 def is_unclipped(
-    ratio: ArrayLike, advantage: ArrayLike, eps_low: float = 0.2, eps_high: float = 0.2, dual: float | None = None
+    ratio: ArrayLike,
+    advantage: ArrayLike,
+    eps_low: float = 0.2,
+    eps_high: float = 0.2,
+    dual: float | None = None,
 ) -> Array:
-    """1 where the surrogate still has a gradient: not (A>0, ρ>1+ε_hi), not (A<0, ρ<1-ε_lo), not (A<0, ρ>dual)."""
+    """1 where the surrogate still has a gradient: not (A>0, ρ>1+ε_hi), not (A<0, ρ<1-ε_lo), not (A<0,
+    ρ>dual).
+    """
     rho, a = np.broadcast_arrays(as_array(ratio), as_array(advantage))
     cut = ((a > 0) & (rho > 1 + eps_high)) | ((a < 0) & (rho < 1 - eps_low))
     if dual is not None:
@@ -139,7 +157,7 @@ def sequence_ratio(policy: ArrayLike, old: ArrayLike, mask: ArrayLike) -> Array:
     """s_i = e^{mean_t log ρ_t}, (rows, 1) (GSPO, 2507.18071)."""
     m = as_array(mask)
     log_ratio = np.sum((as_array(policy) - as_array(old)) * m, -1, keepdims=True)
-    return np.exp(log_ratio / m.sum(-1, keepdims=True))
+    return as_array(np.exp(log_ratio / m.sum(-1, keepdims=True)))
 
 
 def truncated_importance(trainer: ArrayLike, sampler: ArrayLike, cap: float) -> Array:
@@ -166,9 +184,9 @@ def token_weights(mask: ArrayLike, reduce: Reduce, max_length: float | None = No
     """
     m = as_array(mask)
     if reduce == "token_mean":
-        return m / m.sum()
+        return as_array(m / m.sum())
     if reduce == "sequence_mean":
-        return m / m.sum(-1, keepdims=True) / len(m)
+        return as_array(m / m.sum(-1, keepdims=True) / len(m))
     if reduce == "constant_length":
         if max_length is None:
             raise ValueError("token_weights: constant_length needs max_length")
@@ -178,16 +196,22 @@ def token_weights(mask: ArrayLike, reduce: Reduce, max_length: float | None = No
     raise ValueError(f"token_weights: reduce = {reduce!r} is not a known reduction")
 
 
-def aggregate(token_loss: ArrayLike, mask: ArrayLike, reduce: Reduce, max_length: float | None = None) -> float:
+def aggregate(
+    token_loss: ArrayLike, mask: ArrayLike, reduce: Reduce, max_length: float | None = None
+) -> float:
     """Σ token_weights · token_loss; masked tokens do not matter whatever they hold."""
     weights = token_weights(mask, reduce, max_length)
     return float(np.sum(np.where(weights > 0, weights * as_array(token_loss), 0.0)))
 
 
-def kl_loss_value(row: str, policy: ArrayLike, reference: ArrayLike, sampler: ArrayLike | None = None) -> Array:
-    """The loss term of one row of the KL table for one sampled response, tokens on the last axis, shape (...).
+def kl_loss_value(
+    row: str, policy: ArrayLike, reference: ArrayLike, sampler: ArrayLike | None = None
+) -> Array:
+    """The loss term of one row of the KL table for one sampled response, tokens on the last axis, shape
+    (...).
 
-    policy, reference (..., T) per-token log-probs; sampler: detached policy log-probs (default: policy, ratio 1).
+    policy, reference (..., T) per-token log-probs; sampler: detached policy log-probs (default: policy,
+    ratio 1).
     """
     _require_row(row)
     d = as_array(reference) - as_array(policy)
@@ -208,7 +232,8 @@ def kl_coefficients(row: str, policy: ArrayLike, reference: ArrayLike, beta: flo
     """Per-token coefficients c_t of β times one KL row at the policy that drew the samples, (..., T).
 
     With d_t = log π_ref - log π:  in_reward Σ_{s>=t} d_s;  k2_seq Σ d;  k2_token d_t;  k3_seq e^{Σd} - 1;
-    k3_token e^{d_t} - 1;  ratio_k1 Σd - 1;  ratio_k3 Σd;  none 0. Refuses "k1": its expected gradient is exactly 0.
+    k3_token e^{d_t} - 1;  ratio_k1 Σd - 1;  ratio_k3 Σd;  none 0. Refuses "k1": its expected gradient is
+    exactly 0.
     """
     d = as_array(reference) - as_array(policy)
     total = np.broadcast_to(d.sum(-1, keepdims=True), d.shape)
@@ -225,11 +250,13 @@ def kl_coefficients(row: str, policy: ArrayLike, reference: ArrayLike, beta: flo
         "ratio_k1": total - 1,
         "ratio_k3": total,
     }
-    return beta * rows[row]
+    return as_array(beta * rows[row])
 
 
 def _require_row(row: str) -> None:
     if row == "k1":
-        raise ValueError("kl = 'k1' as a loss term has expected gradient 0 and regularizes nothing; use 'k2_seq' or 'in_reward'")
+        raise ValueError(
+            "kl = 'k1' as a loss term has expected gradient 0: nothing is regularized; use 'in_reward'"
+        )
     if row not in KL_LOSS_ROWS:
         raise ValueError(f"kl = {row!r} is none of {', '.join(KL_ROWS)}")

@@ -1,8 +1,8 @@
 """The one target: π*(y|x) ∝ π_ref(y|x) e^{r(x,y)/β}, what it is worth, and the reward any policy implies.
 
-`Target` states it for any policy; `GibbsTarget` computes it when all responses of a prompt can be listed. Arrays carry
-responses on the last axis and prompts on the axis before it; values are per prompt, never averaged here.
-Generation and model scoring belong to higher rooms.
+`Target` states it for any policy; `GibbsTarget` computes it when all responses of a prompt can be listed.
+Arrays carry responses on the last axis and prompts on the axis before it; values are per prompt, never
+averaged here. Generation and model scoring belong to higher rooms.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Target:
         return self.reward(x, y) / self.beta
 
     def over(self, x: Any, responses: Sequence[Any]) -> GibbsTarget:
-        """The target of one prompt whose responses are all listed; the reference is renormalized over the list."""
+        """The target of one prompt whose responses are all listed; the reference is renormalized over the
+        list.
+        """
         log_reference = log_softmax([self.reference(x, y) for y in responses])
         reward = as_array([self.reward(x, y) for y in responses])
         return GibbsTarget(log_reference, reward, self.beta, tuple(responses))
@@ -95,7 +97,9 @@ class GibbsTarget:
     def __post_init__(self) -> None:
         _require_beta(self.beta)
         if self.log_reference.shape != self.reward.shape:
-            raise ValueError(f"GibbsTarget: {self.log_reference.shape} reference and {self.reward.shape} reward differ")
+            raise ValueError(
+                f"GibbsTarget: {self.log_reference.shape} reference and {self.reward.shape} reward differ"
+            )
         if np.max(np.abs(log_sum_exp(self.log_reference))) > 1e-6:
             raise ValueError("GibbsTarget: log_reference is not normalized over its last axis")
 
@@ -167,7 +171,9 @@ def objective(policy: ArrayLike, reference: ArrayLike, reward: ArrayLike, beta: 
     return expectation(policy, reward) - beta * kl(policy, reference)
 
 
-def strength_slope(reference: ArrayLike, reward: ArrayLike, strength: float, gold: ArrayLike | None = None) -> Array:
+def strength_slope(
+    reference: ArrayLike, reward: ArrayLike, strength: float, gold: ArrayLike | None = None
+) -> Array:
     """dE_{π_s}[gold]/ds = Cov_{π_s}(gold, r); with gold = r (the default) it is Var_{π_s}(r) >= 0."""
     law = at_strength(reference, reward, strength)
     return covariance(law, reward if gold is None else gold, reward)
@@ -179,43 +185,47 @@ def win_probability(reward: ArrayLike, opponent: ArrayLike) -> Array:
     return sigmoid(r[:, None] - r[None, :]) @ as_array(opponent)
 
 
-def ipo_target(reference: ArrayLike, reward: ArrayLike, tau: float, opponent: ArrayLike | None = None) -> Array:
-    """IPO's own optimum π_ref e^{p*(y≻μ)/τ} / Z (2310.12036, Theorem 1), (N,); μ defaults to the reference."""
+def ipo_target(
+    reference: ArrayLike, reward: ArrayLike, tau: float, opponent: ArrayLike | None = None
+) -> Array:
+    """IPO's own optimum π_ref e^{p*(y≻μ)/τ} / Z (2310.12036, Theorem 1), (N,); μ defaults to the reference.
+    """
     return gibbs(reference, win_probability(reward, reference if opponent is None else opponent), tau)
 
 
 def filtered(reference: ArrayLike, reward: ArrayLike, threshold: float) -> Array:
-    """π_ref 1[r >= τ] / Z: what RAFT and ReST fit, the Gibbs limit of an indicator reward. Raises if nothing survives."""
+    """π_ref 1[r >= τ] / Z: what RAFT and ReST fit, the Gibbs limit of an indicator reward. Raises if
+    nothing survives.
+    """
     kept = as_array(reference) * (as_array(reward) >= threshold)
     mass = kept.sum(axis=-1, keepdims=True)
     if np.any(mass <= 0):
         raise ValueError(f"filtered: no response reaches {threshold} for at least one prompt")
-    return kept / mass
+    return as_array(kept / mass)
 
 
 def value_distance(values: ArrayLike, target: ArrayLike, scale: float = 2.0) -> Array:
     """√(mean_k (v_k - t_k)²) / scale over the last axis; r = -distance aligns in value space."""
-    return np.sqrt(np.mean((as_array(values) - as_array(target)) ** 2, axis=-1)) / scale
+    return as_array(np.sqrt(np.mean((as_array(values) - as_array(target)) ** 2, axis=-1)) / scale)
 
 
 def f_divergence_optimum(reference: ArrayLike, reward: ArrayLike, beta: float, kind: FDivergence) -> Array:
-    """argmax_q E_q r - β E_ref f(q/π_ref), (N,): the law with r = β f'(q/π_ref) + const (theory notes, section 2).
+    """argmax_q E_q r - β E_ref f(q/π_ref), (N,): the law with r = β f'(q/π_ref) + const.
 
     The constant is found by bracketing: the mass Σ π_ref (f')^{-1}((r-c)/β) falls in c, from inf to 0.
     """
     q, r = as_array(reference), as_array(reward)
     _require_beta(beta)
+    behind = r.max() - r
 
-    def excess(log_gap: float) -> float:
-        return float(np.log(np.sum(q * kind.inverse((r - _constant(log_gap)) / beta))))
-
-    def _constant(log_gap: float) -> float:
-        # bounded slopes need c > max r - β sup f'; unbounded ones let c run over the whole line
+    def law_at(level: float) -> Array:
+        # a bounded slope must stay below its bound: `level` is the log of what the best response keeps
         if np.isfinite(kind.slope_bound):
-            return float(r.max() - beta * kind.slope_bound + np.exp(log_gap))
-        return log_gap
+            return q * kind.inverse(kind.slope_bound - (behind + np.exp(level)) / beta)
+        return q * kind.inverse(-(behind + level) / beta)
 
-    low, high = (-40.0, 40.0) if np.isfinite(kind.slope_bound) else (float(r.min() - 60 * beta), float(r.max() + 60 * beta))
-    root = brentq(excess, low, high, xtol=1e-14, rtol=1e-15, maxiter=500)
-    law = q * kind.inverse((r - _constant(root)) / beta)
-    return law / law.sum()
+    span = float(behind.max()) + 60 * beta
+    bracket = (-25.0, float(np.log(span))) if np.isfinite(kind.slope_bound) else (-span, span)
+    level = brentq(lambda v: float(np.log(law_at(v).sum())), *bracket, xtol=1e-14, rtol=1e-15, maxiter=500)
+    law = law_at(level)
+    return as_array(law / law.sum())

@@ -1,7 +1,8 @@
 """Files into rows: JSON lines, JSON, CSV, TSV, Parquet, each also gzipped, and folders that `datasets` saved.
 
-Always true here: what a file is, is decided by its content and never by its name; each row keeps the line where it
-begins; a line that is broken is dropped into the log and the rest is read. What rows mean is left to the formats.
+Always true here: what a file is, is decided by its content and never by its name; each row keeps the line
+where it begins; a line that is broken is dropped into the log and the rest is read. What rows mean is left to
+the formats.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ import json
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from valign.data.jsonl import broken_line, decoded, opened, refuse_pointer
 from valign.data.readers.reader import Log, Row
 from valign.errors import DataError
 
-# Columns of a table whose cells hold JSON lists or objects; other cells stay text even if they look like JSON.
+# Columns of a table whose cells hold JSON lists or objects; other cells stay text even if they look like
+# JSON.
 STRUCTURED = frozenset(
-    "messages conversations conversation chosen rejected prompt completion completions turns instances responses "
-    "feedback profiles meta answer_info additional_metadata question steps actions quotes value_items value_types "
-    "labels replies annotations reference".split()
+    (
+        *("prompt", "chosen", "rejected", "completion", "completions", "messages", "conversations", "turns"),
+        *("instances", "responses", "feedback", "profiles", "meta", "answer_info", "additional_metadata"),
+        *("question", "steps", "actions", "value_items", "value_types", "labels", "annotations", "reference"),
+        *("info", "summaries", "quotes_0", "quotes_1", "checks"),
+    )
 )
-WRAPPERS = ("data", "rows", "examples", "train", "instances")  # keys under which a JSON object may hold its rows
+WRAPPERS = ("data", "rows", "examples", "train")  # keys under which a JSON object may hold its rows
 
 
 def rows_of(path: Path, log: Log) -> Iterator[Row]:
@@ -55,27 +60,29 @@ def _file(path: Path, log: Log) -> Iterator[Row]:
         file.seek(0)
         if head.startswith(b"\x1f\x8b"):
             try:
-                yield from _content(path, io.BufferedReader(gzip.GzipFile(fileobj=file)), log)  # type: ignore[type-var]
+                yield from _content(path, io.BufferedReader(gzip.GzipFile(fileobj=file)), log)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise DataError(f"the gzip file is broken: {error}", where=str(path), how="copy it again") from error
+                raise DataError(
+                    f"the gzip file is broken: {error}", where=str(path), how="copy it again"
+                ) from error
         else:
             yield from _content(path, file, log)
 
 
-def _content(path: Path, file: BinaryIO, log: Log) -> Iterator[Row]:
-    if file.peek(4)[:4] == b"PAR1":  # type: ignore[attr-defined]
+def _content(path: Path, file: io.BufferedReader, log: Log) -> Iterator[Row]:
+    if file.peek(4)[:4] == b"PAR1":
         yield from _parquet(path, file)
         return
     lines = decoded(path, file)
-    number, first = next(lines)
-    lines = chain([(number, first)], lines)
-    match first.lstrip()[:1]:
-        case "{" if _is_json(first) or not _is_json_start(first):
-            yield from _json_lines(path, lines, log)
+    first = list(islice(lines, 2))
+    head, all_lines = first[0][1], chain(first, lines)
+    match head.lstrip()[:1]:
+        case "{" if len(first) > 1 and (_is_json(head) or not _opens_document(head)):
+            yield from _json_lines(path, all_lines, log)
         case "[" | "{":
-            yield from _json_document(path, lines)
+            yield from _json_document(path, all_lines)
         case _:
-            yield from _table(path, lines, first, log)
+            yield from _table(path, all_lines, head, log)
 
 
 def _is_json(line: str) -> bool:
@@ -86,7 +93,7 @@ def _is_json(line: str) -> bool:
     return True
 
 
-def _is_json_start(line: str) -> bool:
+def _opens_document(line: str) -> bool:
     """Is this the first line of an indented JSON document, not half of a one-line object?"""
     return len(line.strip()) <= 2 or line.rstrip().endswith((",", "{", "["))
 
@@ -119,7 +126,7 @@ def _json_document(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row
         what = "the file ends in the middle of a JSON value" if half else f"not JSON: {error.msg}"
         raise DataError(f"{what}, column {error.colno}", where=where, how="copy the file again") from error
     if isinstance(value, dict):
-        wrapped = [value[k] for k in WRAPPERS if isinstance(value.get(k), list)]
+        wrapped = [value[k] for k in WRAPPERS if isinstance(value.get(k), list) and value[k]]
         value = wrapped[0] if len(wrapped) == 1 and len(value) <= 3 else [value]
     for i, row in enumerate(value, 1):
         if not isinstance(row, dict):
@@ -149,7 +156,9 @@ def _table(path: Path, lines: Iterable[tuple[int, str]], header: str, log: Log) 
 
 
 def _cell(name: str, cell: str) -> Any:
-    """A cell; an empty one counts as missing, one with a JSON list or object in a structured column is parsed."""
+    """A cell; an empty one counts as missing, one with a JSON list or object in a structured column is
+    parsed.
+    """
     if cell == "":
         return None
     if name in STRUCTURED and cell[:1] in "[{":
@@ -162,12 +171,14 @@ def _cell(name: str, cell: str) -> Any:
     return cell
 
 
-def _parquet(path: Path, file: BinaryIO) -> Iterator[Row]:
+def _parquet(path: Path, file: io.BufferedReader) -> Iterator[Row]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DataError("reading Parquet needs pyarrow", where=str(path), how="pip install pyarrow") from error
+        raise DataError(
+            "reading Parquet needs pyarrow", where=str(path), how="pip install pyarrow"
+        ) from error
     try:
         table = pq.ParquetFile(io.BytesIO(file.read()))
         number = 0
@@ -184,7 +195,9 @@ def _folder(path: Path) -> Iterator[Row]:
     if not (path / "state.json").is_file():
         inside = sorted(p.name for p in path.iterdir())[:8]
         raise DataError(
-            "this is a folder, not a file", where=str(path), how=f"name one file in it: {', '.join(inside) or '(empty)'}"
+            "this is a folder, not a file",
+            where=str(path),
+            how=f"name one file in it: {', '.join(inside) or '(empty)'}",
         )
     import datasets
 

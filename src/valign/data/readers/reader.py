@@ -1,7 +1,7 @@
 """What every format shares: a row with its line, the log of what happened to rows, and the shape of a reader.
 
-Always true here: a row that cannot be read raises `Drop` with its field and reason, and ends in the log; no row
-vanishes. Which formats there are stands in `table.py`.
+Always true here: a row that cannot be read raises `Drop` with its field and reason, and ends in the log; no
+row vanishes. Which formats there are stands in `table.py`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def mostly(holds: Callable[[Fields], bool]) -> Callable[[Sequence[Fields]], bool
 
 def having(*names: str, without: Sequence[str] = ()) -> Callable[[Fields], bool]:
     """Does a row have all these fields, and none of those?"""
-    return lambda f: all(f.get(n) is not None for n in names) and not any(f.get(n) is not None for n in without)
+    return lambda f: (
+        all(f.get(n) is not None for n in names) and not any(f.get(n) is not None for n in without)
+    )
 
 
 def text_of(fields: Fields, name: str) -> str:
@@ -153,7 +155,16 @@ def number_of(value: Any) -> float | None:
 def bool_of(fields: Fields, name: str) -> bool:
     """A yes/no field: true/false, 1/0, yes/no, also as text. Raises `Drop`."""
     value = fields.get(name)
-    known = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+    known = {
+        "true": True,
+        "1": True,
+        "1.0": True,
+        "yes": True,
+        "false": False,
+        "0": False,
+        "0.0": False,
+        "no": False,
+    }
     found = known.get(str(value).strip().lower())
     if found is None:
         raise Drop(name, "is missing" if value is None else f"is {value!r}, neither true nor false")

@@ -1,4 +1,5 @@
-"""Chat turns in the shapes that data sets use, as prompts: message lists, ShareGPT turns, dialogue transcripts.
+"""Chat turns in the shapes that data sets use, as prompts: message lists, ShareGPT turns, dialogue
+transcripts.
 
 Always true here: roles and order stay as they were; nothing is merged, reordered or invented.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from valign.data.group import Message, Prompt, Response, Role, text, user
@@ -38,14 +40,18 @@ def message_of(value: Any, field: str) -> Message:
             raise Drop(f"{field}.content", f"holds a part that is not text: {str(other[0])[:40]}")
         content = "".join(p["text"] for p in content)
     if not isinstance(content, str):
-        raise Drop(f"{field}.content", "is missing" if content is None else f"is {type(content).__name__}, not text")
+        raise Drop(
+            f"{field}.content", "is missing" if content is None else f"is {type(content).__name__}, not text"
+        )
     return Message(role, content)
 
 
 def messages_of(value: Any, field: str) -> Prompt:
     """A list of turns. Raises `Drop` for an empty list."""
     if not isinstance(value, list):
-        raise Drop(field, "is missing" if value is None else f"is {type(value).__name__}, not a list of turns")
+        raise Drop(
+            field, "is missing" if value is None else f"is {type(value).__name__}, not a list of turns"
+        )
     if not value:
         raise Drop(field, "holds no turn")
     return tuple(message_of(m, f"{field}[{i}]") for i, m in enumerate(value))
@@ -57,10 +63,11 @@ def is_messages(value: Any) -> bool:
 
 
 def transcript(raw: str) -> Prompt:
-    """Turns of a text with "\\n\\nHuman:" and "\\n\\nAssistant:" markers; text before the first marker is a system
+    """Turns of a text with "\\n\\nHuman:" and "\\n\\nAssistant:" markers; text before the first marker is a
+    system
     turn. One trailing, open "\\n\\nAssistant:" is no turn.
     """
-    parts = _SPEAKER.split(raw)
+    parts = _SPEAKER.split("\n\n" + raw.lstrip())
     head = parts[0].strip()
     turns = [Message("system", head)] if head else []
     for who, said in zip(parts[1::2], parts[2::2]):
@@ -71,7 +78,8 @@ def transcript(raw: str) -> Prompt:
 
 
 def plain_prompt(raw: str, answers: Sequence[str], system: Any = None) -> Prompt:
-    """A prompt given as text: a transcript if it has its markers; raw text if every answer continues it (begins with
+    """A prompt given as text: a transcript if it has its markers; raw text if every answer continues it
+    (begins with
     a blank); else one user turn.
     """
     if HUMAN in raw and raw.rstrip().endswith(ASSISTANT.strip()):
@@ -91,7 +99,9 @@ def parted(turns: Prompt, field: str) -> tuple[Prompt, tuple[Response, ...]]:
 
 
 def alternation_fault(turns: Prompt) -> str:
-    """What breaks the order system?, user, assistant, user, ...; "" if nothing does. Tool turns may stand between."""
+    """What breaks the order system?, user, assistant, user, ...; "" if nothing does. Tool turns may stand
+    between.
+    """
     talk = [m.role for m in turns if m.role != "tool"]
     if "system" in talk[1:]:
         return "a system turn is not the first"
@@ -99,6 +109,6 @@ def alternation_fault(turns: Prompt) -> str:
     if talk and talk[0] != "user":
         return "the first turn is not the user's"
     between_tools = any(m.role == "tool" for m in turns)
-    if any(a == b and not (between_tools and a == "assistant") for a, b in zip(talk, talk[1:])):
+    if any(a == b and not (between_tools and a == "assistant") for a, b in pairwise(talk)):
         return "two turns of one speaker follow each other"
     return ""

@@ -1,1 +1,1 @@
-
+"""Methods that change what the model reads, never its weights."""

@@ -1,1 +1,1 @@
-
+"""Methods that change how a response is drawn or chosen, never the weights."""

@@ -1,1 +1,1 @@
-
+"""Methods that learn from demonstrations and from comparisons."""

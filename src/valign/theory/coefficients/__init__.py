@@ -1,18 +1,19 @@
 """One gradient: the per-token coefficients c_t of every training loss, -∇L = E Σ_t c_t ∇log π(y_t|x, y_<t).
 
-Pure numpy, one function per row of the table (theory notes, section 5), named as the method is named. A loss is summed over its
-tokens and averaged over its groups; other reductions multiply c by `policy_gradient.token_weights`. `COEFFICIENTS` maps
-the name to the function and `FEEDBACK` the name to the shape of its arguments:
+Pure numpy, one function per row of the table (theory notes, section 5), named as the method is named. A
+loss is summed over its tokens and averaged over its groups; other reductions multiply c by
+`policy_gradient.token_weights`. `COEFFICIENTS` maps the name to the function and `FEEDBACK` the name to the
+shape of its arguments:
 
-    pairs        f(pairs: Pairs, ...) -> (chosen (n,), rejected (n,)); c holds for every token of that response
-    token_pairs  f(policy_chosen (T_w,), policy_rejected (T_l,), ...) -> the same two shapes, one pair at a time
-    list         f(log_probs (K,), lengths (K,), ...) -> (K,); one ranked or rated list, c for every token of a response
-    responses    f(log_prob, reference, ...) -> same shape; summed log-probs, or per token where the docstring says so
+    pairs        f(pairs: Pairs, ...) -> (chosen (n,), rejected (n,)); c holds for every token of the response
+    token_pairs  f(policy_chosen (T_w,), policy_rejected (T_l,), ...) -> the same two shapes; one pair
+    list         f(log_probs (K,), lengths (K,), ...) -> (K,); one list, c for every token of a response
+    responses    f(log_prob, ...) -> same shape; summed log-probs, or per token where the docstring says so
     rollouts     f(...) -> (rows, T) or (G,); policy-gradient rows, per-token arrays with a mask
     edits        f(tags) -> (T,)
 
-Rows that act on the whole vocabulary (distillation, TDPO's KL, Quark's KL, NLPO's mask) are not in this table; where such a
-row has a part on the sampled tokens, that part is here and its docstring says so.
+Rows that act on the whole vocabulary (distillation, TDPO's KL, Quark's KL, NLPO's mask) are not in this
+table; where such a row has a part on the sampled tokens, that part is here and its docstring says so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from valign.theory.coefficients import lists, pairs, responses, rollouts
+from valign.theory.coefficients import lists, pairs, responses, rollouts, token_pairs
 from valign.theory.coefficients.pairs import Pairs
 
 Function = Callable[..., Any]
@@ -65,12 +66,12 @@ _PAIRS: dict[str, Function] = {
     "tr_dpo": pairs.dpo,
 }
 _TOKEN_PAIRS: dict[str, Function] = {
-    "wpo": pairs.wpo,
-    "ld_dpo": pairs.ld_dpo,
-    "dense_dpo": pairs.dense_dpo,
-    "dense_dpo_sum": pairs.dense_dpo_sum,
-    "cpl": pairs.cpl,
-    "cpl_kl": pairs.cpl_kl,
+    "wpo": token_pairs.wpo,
+    "ld_dpo": token_pairs.ld_dpo,
+    "dense_dpo": token_pairs.dense_dpo,
+    "dense_dpo_sum": token_pairs.dense_dpo_sum,
+    "cpl": token_pairs.cpl,
+    "cpl_kl": token_pairs.cpl_kl,
 }
 _LIST: dict[str, Function] = {
     "rrhf": lists.rrhf,
@@ -136,4 +137,4 @@ _FAMILIES = {
 COEFFICIENTS: dict[str, Function] = {name: f for family in _FAMILIES.values() for name, f in family.items()}
 FEEDBACK: dict[str, str] = {name: kind for kind, family in _FAMILIES.items() for name in family}
 
-__all__ = ["COEFFICIENTS", "FEEDBACK", "Pairs", "lists", "pairs", "responses", "rollouts"]
+__all__ = ["COEFFICIENTS", "FEEDBACK", "Pairs", "lists", "pairs", "responses", "rollouts", "token_pairs"]

@@ -1,12 +1,12 @@
 """Coefficients of the losses that compare a chosen with a rejected response.
 
-Notation as in the papers: a = log π/π_ref of the chosen, b of the rejected response, h = a - b, Δ = βh; n_w, n_l lengths. Every
-function returns detached numbers (chosen, rejected), positive where the loss raises the log-probability.
+Notation as in the papers: a = log π/π_ref of the chosen, b of the rejected response, h = a - b, Δ = βh;
+n_w, n_l lengths. Every function returns detached numbers (chosen, rejected), positive where the loss raises
+the log-probability.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,8 +39,15 @@ class Pairs:
     def __post_init__(self) -> None:
         w, l = as_array(self.policy_chosen), as_array(self.policy_rejected)  # noqa: E741
         a, b = w - as_array(self.reference_chosen), l - as_array(self.reference_rejected)
-        derived = {"w": w, "l": l, "a": a, "b": b, "h": a - b,
-                   "n_w": as_array(self.length_chosen), "n_l": as_array(self.length_rejected)}
+        derived = {
+            "w": w,
+            "l": l,
+            "a": a,
+            "b": b,
+            "h": a - b,
+            "n_w": as_array(self.length_chosen),
+            "n_l": as_array(self.length_rejected),
+        }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
@@ -50,7 +57,8 @@ def _both(c: Array) -> Coefficients:
 
 
 def dpo(pairs: Pairs, *, beta: float) -> Coefficients:
-    """±βσ(-Δ) (2305.18290, below Eq. 7). Also one denoising step of Diffusion-DPO, with Gaussian log-probs."""
+    """±βσ(-Δ) (2305.18290, below Eq. 7). Also one denoising step of Diffusion-DPO, with Gaussian log-probs.
+    """
     return _both(beta * sigmoid(-beta * pairs.h))
 
 
@@ -117,7 +125,9 @@ def ipo_mean(pairs: Pairs, *, tau: float) -> Coefficients:
 
 
 def fdpo(pairs: Pairs, *, beta: float, kind: FDivergence) -> Coefficients:
-    """w: σ(-Δ_f)β u_w f''(u_w), l: -σ(-Δ_f)β u_l f''(u_l), Δ_f = β(f'(u_w) - f'(u_l)), u = π/π_ref (2309.16240)."""
+    """w: σ(-Δ_f)β u_w f''(u_w), l: -σ(-Δ_f)β u_l f''(u_l), Δ_f = β(f'(u_w) - f'(u_l)), u = π/π_ref
+    (2309.16240).
+    """
     u_w, u_l = np.exp(pairs.a), np.exp(pairs.b)
     weight = beta * sigmoid(-beta * (kind.slope(u_w) - kind.slope(u_l)))
     return weight * kind.curvature(u_w), -weight * kind.curvature(u_l)
@@ -154,7 +164,9 @@ def simpo(pairs: Pairs, *, beta: float, gamma: float) -> Coefficients:
 
 
 def orpo(pairs: Pairs, *, lam: float) -> Coefficients:
-    """w: [1 + λσ(-o)/(1-P_w)]/n_w, l: -λσ(-o)/((1-P_l)n_l), P = e^{p̄}, o = logit P_w - logit P_l (2403.07691)."""
+    """w: [1 + λσ(-o)/(1-P_w)]/n_w, l: -λσ(-o)/((1-P_l)n_l), P = e^{p̄}, o = logit P_w - logit P_l
+    (2403.07691).
+    """
     mean_w, mean_l = pairs.w / pairs.n_w, pairs.l / pairs.n_l
     miss_w, miss_l = -np.expm1(mean_w), -np.expm1(mean_l)  # 1 - P without cancellation
     weight = lam * sigmoid(-(mean_w - np.log(miss_w) - mean_l + np.log(miss_l)))
@@ -215,7 +227,9 @@ def discopop(pairs: Pairs, *, beta: float, tau: float) -> Coefficients:
     m, off = sigmoid(margin / tau), sigmoid(-margin / tau)
     # logs before the product: m(1-m)e^{-Δ} is 0 · inf at very negative margins
     mixed = np.exp(log_sigmoid(margin / tau) - margin)
-    return _both(beta * (off * sigmoid(-margin) + mixed - (off * mixed + m * off * log_sigmoid(margin)) / tau))
+    return _both(
+        beta * (off * sigmoid(-margin) + mixed - (off * mixed + m * off * log_sigmoid(margin)) / tau)
+    )
 
 
 def aot_paired(pairs: Pairs, *, beta: float) -> Coefficients:
@@ -242,7 +256,9 @@ def modpo(pairs: Pairs, *, beta: float, w_this: float, w_rest: float, margin_res
 
 
 def tdpo1(pairs: Pairs, *, beta: float, kl_chosen: ArrayLike, kl_rejected: ArrayLike) -> Coefficients:
-    """±βσ(-β(h - (K_l - K_w))): the sampled-token part; the gradient of K acts on the vocabulary (2404.11999)."""
+    """±βσ(-β(h - (K_l - K_w))): the sampled-token part; the gradient of K acts on the vocabulary
+    (2404.11999).
+    """
     return tdpo2(pairs, beta=beta, alpha=1.0, kl_chosen=kl_chosen, kl_rejected=kl_rejected)
 
 
@@ -258,112 +274,3 @@ def xpo(pairs: Pairs, *, beta: float, alpha: float, chosen_is_reference: ArrayLi
     from_reference = as_array(chosen_is_reference)
     chosen, rejected = dpo(pairs, beta=beta)
     return chosen - alpha * from_reference, rejected - alpha * (1 - from_reference)
-
-
-def wpo(
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    sum_p2_chosen: ArrayLike,
-    sum_p2_rejected: ArrayLike,
-    *,
-    beta: float,
-) -> Coefficients:
-    """DPO's times sg(min(1, Π e^{mean_t[log π - log Σ_v π(v)²]})) over both responses, per token (2406.11827)."""
-    w, l = as_array(policy_chosen), as_array(policy_rejected)  # noqa: E741
-    confidence = np.mean(w - np.log(as_array(sum_p2_chosen))) + np.mean(l - np.log(as_array(sum_p2_rejected)))
-    h = np.sum(w - as_array(reference_chosen)) - np.sum(l - as_array(reference_rejected))
-    weight = beta * float(sigmoid(-beta * h)) * min(1.0, float(np.exp(confidence)))
-    return np.full_like(w, weight), np.full_like(l, -weight)
-
-
-def ld_dpo(
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    *,
-    beta: float,
-    alpha: float,
-) -> Coefficients:
-    """DPO's times the token's weight: 1 up to the shorter length, α beyond (2409.06411)."""
-    shared = min(as_array(policy_chosen).size, as_array(policy_rejected).size)
-    return _weighted(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta,
-                     lambda n, _: np.where(np.arange(n) < shared, 1.0, alpha))
-
-
-def dense_dpo(
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    corrected_chosen: ArrayLike,
-    corrected_rejected: ArrayLike,
-    *,
-    beta: float,
-    gamma: float,
-) -> Coefficients:
-    """DPO's times the token's weight: γ on corrected tokens, 1 elsewhere, over their sum (2312.00849)."""
-    tags = (as_array(corrected_chosen), as_array(corrected_rejected))
-
-    def normalized(_: int, side: int) -> Array:
-        weight = np.where(tags[side] > 0, gamma, 1.0)
-        return weight / weight.sum()
-
-    return _weighted(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, normalized)
-
-
-def dense_dpo_sum(
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    corrected_chosen: ArrayLike,
-    corrected_rejected: ArrayLike,
-    *,
-    beta: float,
-    gamma: float,
-) -> Coefficients:
-    """The same without the division; γ = 1 is DPO."""
-    tags = (as_array(corrected_chosen), as_array(corrected_rejected))
-    return _weighted(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta,
-                     lambda _, side: np.where(tags[side] > 0, gamma, 1.0))
-
-
-def cpl(policy_chosen: ArrayLike, policy_rejected: ArrayLike, *, alpha: float, gamma: float, lam: float) -> Coefficients:
-    """w: +ασ(-Δ)γ^t, l: -λασ(-Δ)γ^t, Δ = α(Σγ^t log π_w - λ Σγ^t log π_l), per step (2310.13639)."""
-    w, l = as_array(policy_chosen), as_array(policy_rejected)  # noqa: E741
-    discount_w, discount_l = gamma ** np.arange(w.size), gamma ** np.arange(l.size)
-    weight = alpha * float(sigmoid(-alpha * (discount_w @ w - lam * (discount_l @ l))))
-    return weight * discount_w, -lam * weight * discount_l
-
-
-def cpl_kl(
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    *,
-    alpha: float,
-    gamma: float,
-    lam: float,
-) -> Coefficients:
-    """CPL on log π/π_ref; with γ = λ = 1 it is DPO with β = α."""
-    return cpl(as_array(policy_chosen) - as_array(reference_chosen), as_array(policy_rejected) - as_array(reference_rejected),
-               alpha=alpha, gamma=gamma, lam=lam)
-
-
-def _weighted(
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    beta: float,
-    weigh: Callable[[int, int], Array],
-) -> Coefficients:
-    a = as_array(policy_chosen) - as_array(reference_chosen)
-    b = as_array(policy_rejected) - as_array(reference_rejected)
-    weight_w, weight_l = weigh(a.size, 0), weigh(b.size, 1)
-    push = beta * float(sigmoid(-beta * (weight_w @ a - weight_l @ b)))
-    return push * weight_w, -push * weight_l

@@ -1,4 +1,5 @@
-"""Coefficients of the losses on single responses or tokens: imitation, weighted imitation, good/bad labels, negatives, edits.
+"""Coefficients of the losses on single responses or tokens: imitation, weighted imitation, good/bad labels,
+negatives, edits.
 
 log_prob and reference are summed log-probs in nats unless a docstring says "per token". h = log π/π_ref.
 """
@@ -29,14 +30,20 @@ def reward_weighted_sft(
 
 
 def fdpg(
-    log_prob: ArrayLike, log_target: ArrayLike, *, slope: Callable[[Array], Array] | None = None, baseline: float = 1.0
+    log_prob: ArrayLike,
+    log_target: ArrayLike,
+    *,
+    slope: Callable[[Array], Array] | None = None,
+    baseline: float = 1.0,
 ) -> Array:
     """π*/π - baseline (forward KL, the default); any other f: -f'(π/π*) (2302.08215). Samples from π."""
     log_ratio = as_array(log_prob) - as_array(log_target)
     return np.exp(-log_ratio) - baseline if slope is None else -slope(np.exp(log_ratio))
 
 
-def alol(log_prob: ArrayLike, reference: ArrayLike, advantage: ArrayLike, *, clip: float | None = None) -> Array:
+def alol(
+    log_prob: ArrayLike, reference: ArrayLike, advantage: ArrayLike, *, clip: float | None = None
+) -> Array:
     """(π/π_ref) max(A, 0), the ratio clipped to 1 ± clip when given and detached (2305.14718)."""
     ratio = np.exp(as_array(log_prob) - as_array(reference))
     if clip is not None:
@@ -56,7 +63,14 @@ def ilql_awac(log_prob: ArrayLike, q_value: ArrayLike, value: ArrayLike, *, beta
 
 
 def kto(
-    log_prob: ArrayLike, reference: ArrayLike, good: ArrayLike, *, beta: float, z0: float, lam_d: float = 1.0, lam_u: float = 1.0
+    log_prob: ArrayLike,
+    reference: ArrayLike,
+    good: ArrayLike,
+    *,
+    beta: float,
+    z0: float,
+    lam_d: float = 1.0,
+    lam_u: float = 1.0,
 ) -> Array:
     """good: λ_D βσ(z)σ(-z), z = β(h - z0); bad: -λ_U βσ(z)σ(-z), z = β(z0 - h); z0 detached (2402.01306)."""
     z = beta * (as_array(log_prob) - as_array(reference) - z0)
@@ -81,13 +95,16 @@ def unlikelihood(log_prob: ArrayLike, tagged: ArrayLike = 1.0) -> Array:
 
 
 def cut(log_prob: ArrayLike, tagged: ArrayLike, *, alpha: float = 1.0, gamma: float = 1.0) -> Array:
-    """Per token: -α p^γ p/(1-p) on tokens the judgement marks, with p^γ detached; +1 on the others (2312.14591)."""
+    """Per token: -α p^γ p/(1-p) on tokens the judgement marks, with p^γ detached; +1 on the others
+    (2312.14591).
+    """
     lp = as_array(log_prob)
     return np.where(as_array(tagged) > 0, alpha * np.exp(gamma * lp) * np.exp(lp) / np.expm1(lp), 1.0)
 
 
 def figa(changed: ArrayLike, *, draft: bool, alpha: float = 1.0, beta_f: float = 0.5) -> Array:
-    """Per token: +α on inserted or replaced tokens of the revision, -β_F on deleted or replaced ones of the draft, else 0.
+    """Per token: +α on inserted or replaced tokens of the revision, -β_F on deleted or replaced ones of the
+    draft, else 0.
 
     `changed` marks them (the revision's end token included by the caller) (2311.04072).
     """

@@ -1,7 +1,8 @@
 """Coefficients of the policy-gradient rows: samples come from the policy or from an older copy of it.
 
-Per-token arrays are (rows, T) log-probs in nats with a mask; advantages are (rows,) or (rows, T); the result is 0 outside the mask.
-Losses are summed over tokens: the reductions of the papers multiply by `policy_gradient.token_weights`.
+Per-token arrays are (rows, T) log-probs in nats with a mask; advantages are (rows,) or (rows, T); the
+result is 0 outside the mask. Losses are summed over tokens: the reductions of the papers multiply by
+`policy_gradient.token_weights`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from valign.theory.laws import Array, as_array, sigmoid
 
 
 def reinforce(
-    policy: ArrayLike, reference: ArrayLike, mask: ArrayLike, reward: ArrayLike, *, beta: float = 0.0, baseline: ArrayLike = 0.0
+    policy: ArrayLike,
+    reference: ArrayLike,
+    mask: ArrayLike,
+    reward: ArrayLike,
+    *,
+    beta: float = 0.0,
+    baseline: ArrayLike = 0.0,
 ) -> Array:
     """r - β Σ_{s>=t} log(π/π_ref)_s - b per token, (rows, T): KL in the reward as return-to-go.
 
@@ -38,15 +45,18 @@ def rloo(log_prob: ArrayLike, reference: ArrayLike, reward: ArrayLike, *, beta: 
 
 
 def remax(
-    log_prob: ArrayLike, reference: ArrayLike, reward: ArrayLike, greedy_reward: ArrayLike, *, beta: float = 0.0
+    log_prob: ArrayLike,
+    reference: ArrayLike,
+    reward: ArrayLike,
+    greedy_reward: ArrayLike,
+    *,
+    beta: float = 0.0,
 ) -> Array:
     """R - r(greedy response), R = r - βh (2310.10505)."""
     return reinforce_sequence(log_prob, reference, reward, beta=beta, baseline=greedy_reward)
 
 
-def nash_md(
-    log_prob: ArrayLike, reference: ArrayLike, win_probability: ArrayLike, *, beta: float
-) -> Array:
+def nash_md(log_prob: ArrayLike, reference: ArrayLike, win_probability: ArrayLike, *, beta: float) -> Array:
     """P(y ≻ y') - 1/2 - βh, y' from the geometric mixture of policy and reference (2312.00886)."""
     return reinforce_sequence(log_prob, reference, win_probability, beta=beta, baseline=0.5)
 
@@ -84,7 +94,8 @@ def fine_grained(
 ) -> Array:
     """PPO's with A = GAE of Σ_k w_k R_k - β log(π_old/π_ref) (2306.01693).
 
-    segment_rewards (K, rows, T) holds each reward at the last token of its segment; weights (K,). Masks must be left-aligned.
+    segment_rewards (K, rows, T) holds each reward at the last token of its segment; weights (K,). Masks
+    must be left-aligned.
     """
     m = as_array(mask)
     reward = np.tensordot(as_array(weights), as_array(segment_rewards), axes=1)
@@ -106,7 +117,9 @@ def grpo(
     eps_low: float = 0.2,
     eps_high: float = 0.2,
 ) -> Array:
-    """ρ_t (R_i - mean)/std if unclipped, plus β(π_ref/π - 1)_t for the k3 term (2402.03300); one group, reward (rows,)."""
+    """ρ_t (R_i - mean)/std if unclipped, plus β(π_ref/π - 1)_t for the k3 term (2402.03300); one group,
+    reward (rows,).
+    """
     m = as_array(mask)
     c = ppo(policy, old, mask, pg.group_advantage(reward, std, eps), eps_low=eps_low, eps_high=eps_high)
     d = np.where(m > 0, as_array(reference) - as_array(policy), 0.0)
@@ -114,14 +127,29 @@ def grpo(
 
 
 def dapo(
-    policy: ArrayLike, old: ArrayLike, mask: ArrayLike, reward: ArrayLike, *, eps: float = 1e-4, eps_low: float = 0.2, eps_high: float = 0.28
+    policy: ArrayLike,
+    old: ArrayLike,
+    mask: ArrayLike,
+    reward: ArrayLike,
+    *,
+    eps: float = 1e-4,
+    eps_low: float = 0.2,
+    eps_high: float = 0.28,
 ) -> Array:
     """GRPO's advantage, a higher upper clip, no KL (2503.14476)."""
-    return ppo(policy, old, mask, pg.group_advantage(reward, "unbiased", eps), eps_low=eps_low, eps_high=eps_high)
+    return ppo(
+        policy, old, mask, pg.group_advantage(reward, "unbiased", eps), eps_low=eps_low, eps_high=eps_high
+    )
 
 
 def dr_grpo(
-    policy: ArrayLike, old: ArrayLike, mask: ArrayLike, reward: ArrayLike, *, eps_low: float = 0.2, eps_high: float = 0.2
+    policy: ArrayLike,
+    old: ArrayLike,
+    mask: ArrayLike,
+    reward: ArrayLike,
+    *,
+    eps_low: float = 0.2,
+    eps_high: float = 0.2,
 ) -> Array:
     """GRPO without std and without KL (2503.20783)."""
     return ppo(policy, old, mask, pg.group_advantage(reward, "none"), eps_low=eps_low, eps_high=eps_high)
@@ -147,19 +175,36 @@ def gdpo(
 
 
 def gspo(
-    policy: ArrayLike, old: ArrayLike, mask: ArrayLike, advantage: ArrayLike, *, eps_low: float = 3e-4, eps_high: float = 3e-4
+    policy: ArrayLike,
+    old: ArrayLike,
+    mask: ArrayLike,
+    advantage: ArrayLike,
+    *,
+    eps_low: float = 3e-4,
+    eps_high: float = 3e-4,
 ) -> Array:
     """s_i A_i/n_i if unclipped, s_i = e^{mean_t log ρ_t}; advantage (rows,) (2507.18071)."""
     m = as_array(mask)
-    return luspo(policy, old, mask, advantage, eps_low=eps_low, eps_high=eps_high) / m.sum(-1, keepdims=True)
+    return as_array(
+        luspo(policy, old, mask, advantage, eps_low=eps_low, eps_high=eps_high) / m.sum(-1, keepdims=True)
+    )
 
 
 def luspo(
-    policy: ArrayLike, old: ArrayLike, mask: ArrayLike, advantage: ArrayLike, *, eps_low: float = 3e-4, eps_high: float = 3e-4
+    policy: ArrayLike,
+    old: ArrayLike,
+    mask: ArrayLike,
+    advantage: ArrayLike,
+    *,
+    eps_low: float = 3e-4,
+    eps_high: float = 3e-4,
 ) -> Array:
     """s_i A_i if unclipped: GSPO times the length (2602.05261)."""
     m = as_array(mask)
-    ratio, a = pg.sequence_ratio(np.where(m > 0, as_array(policy), 0.0), np.where(m > 0, as_array(old), 0.0), m), _column(advantage, m)
+    ratio, a = (
+        pg.sequence_ratio(np.where(m > 0, as_array(policy), 0.0), np.where(m > 0, as_array(old), 0.0), m),
+        _column(advantage, m),
+    )
     return m * ratio * a * pg.is_unclipped(ratio, a, eps_low, eps_high)
 
 
@@ -173,7 +218,13 @@ def cispo(
 
 
 def sapo(
-    policy: ArrayLike, old: ArrayLike, mask: ArrayLike, advantage: ArrayLike, *, tau_pos: float = 1.0, tau_neg: float = 1.05
+    policy: ArrayLike,
+    old: ArrayLike,
+    mask: ArrayLike,
+    advantage: ArrayLike,
+    *,
+    tau_pos: float = 1.0,
+    tau_neg: float = 1.05,
 ) -> Array:
     """4σ(z)σ(-z) ρ_t A_t, z = τ(ρ-1), τ by the sign of A: a soft gate in place of the clip (2511.20347)."""
     m = as_array(mask)

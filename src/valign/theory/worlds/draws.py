@@ -1,8 +1,9 @@
 """Seeded draws of every kind of feedback from a world's U_H, each with a noise setting.
 
-Draws are index arrays into the world's listings, so they cost nothing to keep and can be turned into tokens by anyone.
-Randomness is addressed by (seed, purpose): two kinds of feedback with one seed are independent. `law` says which responses
-are shown: "reference", "uniform", or any (prompts, responses) table of probabilities.
+Draws are index arrays into the world's listings, so they cost nothing to keep and can be turned into tokens
+by anyone. Randomness is addressed by (seed, purpose): two kinds of feedback with one seed are independent.
+`law` says which responses are shown: "reference", "uniform", or any (prompts, responses) table of
+probabilities.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from valign.theory.laws import Array, Ints, as_array, expectation, log_softmax, sigmoid
 from valign.theory.likelihoods import noisy
@@ -20,6 +21,7 @@ from valign.theory.likelihoods import noisy
 if TYPE_CHECKING:
     from valign.theory.worlds.world import World
 
+Bools = NDArray[np.bool_]
 Law = Literal["reference", "uniform"] | Array
 Noise = Literal["uniform", "flip"]
 
@@ -34,7 +36,9 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class PairDraws:
-    """prompt, chosen, rejected (n,); probability (n,): P(chosen ≻ rejected) under the label law, noise included."""
+    """prompt, chosen, rejected (n,); probability (n,): P(chosen ≻ rejected) under the label law, noise
+    included.
+    """
 
     prompt: Ints
     chosen: Ints
@@ -56,7 +60,7 @@ class Unpaired:
 
     prompt: Ints
     response: Ints
-    good: Array
+    good: Bools
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Verdicts:
 
     prompt: Ints
     response: Ints
-    broken: Array
+    broken: Bools
     rules: tuple[str, ...]
 
 
@@ -93,7 +97,7 @@ class Critiques:
 
     prompt: Ints
     response: Ints
-    bad: Array
+    bad: Bools
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,20 @@ def sample(law: Array, prompt: Ints, rng: np.random.Generator) -> Ints:
     for x in np.unique(prompt):
         cumulative = np.cumsum(law[x])
         here = prompt == x
-        out[here] = np.minimum(np.searchsorted(cumulative, u[here] * cumulative[-1], "right"), law.shape[1] - 1)
+        out[here] = np.minimum(
+            np.searchsorted(cumulative, u[here] * cumulative[-1], "right"), law.shape[1] - 1
+        )
     return out
 
 
 def demonstrations(
-    world: World, n: int, seed: int = 0, *, beta: float = 0.5, noise: float = 0.0, utility: ArrayLike | None = None
+    world: World,
+    n: int,
+    seed: int = 0,
+    *,
+    beta: float = 0.5,
+    noise: float = 0.0,
+    utility: ArrayLike | None = None,
 ) -> Demonstrations:
     """Draws of p_H ∝ π_ref e^{U/β_H}; a share `noise` comes from π_ref instead."""
     rng = generator(seed, "demonstrations")
@@ -142,7 +154,8 @@ def pairs(
     law: Law = "reference",
     utility: ArrayLike | None = None,
 ) -> PairDraws:
-    """Two different responses from `law`, labelled by Bradley-Terry on U/τ through a labeller who errs at rate `noise`.
+    """Two different responses from `law`, labelled by Bradley-Terry on U/τ through a labeller who errs at
+    rate `noise`.
 
     temperature 0 gives error-free labels by the sign of ΔU (ties by a coin).
     """
@@ -155,14 +168,25 @@ def pairs(
     probability = noisy(clean, noise, noise_kind)
     wins = rng.random(n) < probability
     return PairDraws(
-        prompt, np.where(wins, first, second), np.where(wins, second, first), np.where(wins, probability, 1 - probability)
+        prompt,
+        np.where(wins, first, second),
+        np.where(wins, second, first),
+        np.where(wins, probability, 1 - probability),
     )
 
 
 def rankings(
-    world: World, n: int, seed: int = 0, *, items: int = 4, temperature: float = 1.0, noise: float = 0.0, law: Law = "reference"
+    world: World,
+    n: int,
+    seed: int = 0,
+    *,
+    items: int = 4,
+    temperature: float = 1.0,
+    noise: float = 0.0,
+    law: Law = "reference",
 ) -> Rankings:
-    """K different responses ranked by Plackett-Luce on U/τ; a share `noise` of the lists is in random order."""
+    """K different responses ranked by Plackett-Luce on U/τ; a share `noise` of the lists is in random order.
+    """
     rng = generator(seed, "rankings")
     prompt = _prompts(world, n, rng)
     shown = _distinct(world, prompt, law, rng, items)
@@ -174,7 +198,13 @@ def rankings(
 
 
 def unpaired(
-    world: World, n: int, seed: int = 0, *, temperature: float = 1.0, noise: float = 0.0, law: Law = "reference"
+    world: World,
+    n: int,
+    seed: int = 0,
+    *,
+    temperature: float = 1.0,
+    noise: float = 0.0,
+    law: Law = "reference",
 ) -> Unpaired:
     """P(good) = σ((U - z(x))/τ) with z(x) = E_ref U; labels flip at rate `noise`."""
     rng = generator(seed, "unpaired")
@@ -186,9 +216,17 @@ def unpaired(
 
 
 def scores(
-    world: World, n: int, seed: int = 0, *, noise: float = 0.5, cuts: ArrayLike | None = None, law: Law = "reference"
+    world: World,
+    n: int,
+    seed: int = 0,
+    *,
+    noise: float = 0.5,
+    cuts: ArrayLike | None = None,
+    law: Law = "reference",
 ) -> Scores:
-    """U + N(0, noise²); with rising `cuts` a Likert level from the ordered logit, P(level <= k) = σ(cut_k - U)."""
+    """U + N(0, noise²); with rising `cuts` a Likert level from the ordered logit, P(level <= k) = σ(cut_k -
+    U).
+    """
     rng = generator(seed, "scores")
     prompt = _prompts(world, n, rng)
     response = sample(_law(world, law), prompt, rng)
@@ -200,9 +238,17 @@ def scores(
 
 
 def value_vectors(
-    world: World, n: int, seed: int = 0, *, noise: float = 0.0, sparse: float | None = None, law: Law = "reference"
+    world: World,
+    n: int,
+    seed: int = 0,
+    *,
+    noise: float = 0.0,
+    sparse: float | None = None,
+    law: Law = "reference",
 ) -> ValueVectors:
-    """v(x, y) + N(0, noise²) per dimension; with `sparse` = θ labels sign(v) where |v| > θ, else 0, dropped at rate `noise`."""
+    """v(x, y) + N(0, noise²) per dimension; with `sparse` = θ labels sign(v) where |v| > θ, else 0, dropped
+    at rate `noise`.
+    """
     rng = generator(seed, "value_vectors")
     prompt = _prompts(world, n, rng)
     response = sample(_law(world, law), prompt, rng)
@@ -226,7 +272,8 @@ def verdicts(world: World, n: int, seed: int = 0, *, noise: float = 0.0, law: La
 def critiques(
     world: World, n: int, seed: int = 0, *, noise: float = 0.0, threshold: float = 0.5, law: Law = "reference"
 ) -> Critiques:
-    """Tokens whose replacement would raise U_H by `threshold`; marks on response tokens flip at rate `noise`."""
+    """Tokens whose replacement would raise U_H by `threshold`; marks on response tokens flip at rate `noise`.
+    """
     rng = generator(seed, "critiques")
     prompt = _prompts(world, n, rng)
     response = sample(_law(world, law), prompt, rng)
@@ -237,8 +284,12 @@ def critiques(
     return Critiques(prompt, response, (bad ^ (rng.random(bad.shape) < noise)) & inside)
 
 
-def edits(world: World, n: int, seed: int = 0, *, noise: float = 0.0, within: int = 2, law: Law = "reference") -> Edits:
-    """The best response within two edits of the draft; a share `noise` of the revisions is a reference sample instead."""
+def edits(
+    world: World, n: int, seed: int = 0, *, noise: float = 0.0, within: int = 2, law: Law = "reference"
+) -> Edits:
+    """The best response within two edits of the draft; a share `noise` of the revisions is a reference
+    sample instead.
+    """
     rng = generator(seed, "edits")
     prompt = _prompts(world, n, rng)
     draft = sample(_law(world, law), prompt, rng)
@@ -246,7 +297,9 @@ def edits(world: World, n: int, seed: int = 0, *, noise: float = 0.0, within: in
     for x, y in zip(prompt.tolist(), draft.tolist(), strict=True):
         if (x, y) not in known:
             known[x, y] = world.best_edit(x, y, within)
-    best = np.array([known[x, y] for x, y in zip(prompt.tolist(), draft.tolist(), strict=True)], dtype=np.int64)
+    best = np.array(
+        [known[x, y] for x, y in zip(prompt.tolist(), draft.tolist(), strict=True)], dtype=np.int64
+    )
     careless = sample(world.reference_table(), prompt, rng)
     return Edits(prompt, draft, np.where(rng.random(n) < noise, careless, best))
 

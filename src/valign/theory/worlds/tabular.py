@@ -1,10 +1,12 @@
-"""The tabular world: 4 prompts, 8 responses, every number a formula. A response is one token, with a length when one is needed."""
+"""The tabular world: 4 prompts, 8 responses, every number a formula. A response is one token, with a length
+when one is needed.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from valign.theory.laws import Array, log_softmax
+from valign.theory.laws import Array, as_array, log_softmax
 from valign.theory.worlds.world import World
 
 PROMPTS, RESPONSES = 4, 8
@@ -12,11 +14,12 @@ RARE = 7  # the rare response: bad, unsafe, and loved by the proxy
 
 
 class TabularWorld(World):
-    """x = 0..3, k = 0..7 (theory notes, section 15.1); `round` rotates the utility by 15° per round (`drift`).
+    """x = 0..3, k = 0..7 (theory notes, section 15.1); `round` rotates the utility by 15° per round
+    (`drift`).
 
     reference logits sin(2.3x + 1.7k + 1), -3.5 at k = 7;  U = 1.5 cos(1.1x + 2.9k + .5), -1.5 at k = 7;
-    proxy U + .4 sin(5.1x + 3.7k), max U + 1.5 at k = 7;  cost 1 if (k-x) mod 4 = 0 or k = 7;  length 2 + (3k mod 5);
-    values v_j = cos(1.1x + 2.9k + .5 + jπ/2), j = 0..3, so that U = 1.5 v_0 below k = 7.
+    proxy U + .4 sin(5.1x + 3.7k), max U + 1.5 at k = 7;  cost 1 if (k-x) mod 4 = 0 or k = 7;  length 2 +
+    (3k mod 5); values v_j = cos(1.1x + 2.9k + .5 + jπ/2), j = 0..3, so that U = 1.5 v_0 below k = 7.
     """
 
     def __init__(self) -> None:
@@ -47,7 +50,7 @@ class TabularWorld(World):
     def bad_tokens(self, threshold: float = 0.5) -> Array:
         """(4, 8, 1): the single token is bad if the best response is at least `threshold` better."""
         gain = self.utilities.max(1, keepdims=True) - self.utilities
-        return (gain >= threshold).astype(np.float64)[..., None]
+        return as_array((gain >= threshold).astype(np.float64)[..., None])
 
     def best_edit(self, x: int, y: int, within: int = 2) -> int:
         """One token: any response is one edit away."""

@@ -1,7 +1,8 @@
-"""Planted difficulties for both worlds: proxies that fail in three ways, people who disagree, values, concepts, drift.
+"""Planted difficulties for both worlds: proxies that fail in three ways, people who disagree, values,
+concepts, drift.
 
-Each is a function of a world and returns tables or index arrays (theory notes, section 15.3). The `critic` variant is
-`World.bad_tokens` with `World.best_edit`; `safe` is `World.costs` with a limit, solved by `safe`.
+Each is a function of a world and returns tables or index arrays (theory notes, section 15.3). The `critic`
+variant is `World.bad_tokens` with `World.best_edit`; `safe` is `World.costs` with a limit, solved by `safe`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ LABEL_THRESHOLD = 0.3  # values weaker than this get the sparse label 0
 
 
 def proxy_regressional(world: World) -> Array:
-    """U + √2 sin(37i + 11x), i the response's place in the listing, x the prompt's: noise of unit variance, (P, N)."""
+    """U + √2 sin(37i + 11x), i the response's place in the listing, x the prompt's: noise of unit variance,
+    (P, N).
+    """
     x, i = np.meshgrid(np.arange(world.shape[0]), np.arange(world.shape[1]), indexing="ij")
-    return world.utilities + np.sqrt(2.0) * np.sin(37.0 * i + 11.0 * x)
+    return as_array(world.utilities + np.sqrt(2.0) * np.sin(37.0 * i + 11.0 * x))
 
 
 def proxy_extremal(world: World, reference_log_probs: ArrayLike | None = None) -> Array:
-    """U - .3 min(0, log π_ref + b), b = 3 (tabular) or 6 (sequence): the error grows for rare responses, (P, N)."""
+    """U - .3 min(0, log π_ref + b), b = 3 (tabular) or 6 (sequence): the error grows for rare responses,
+    (P, N).
+    """
     offset = 6.0 if isinstance(world, SequenceWorld) else 3.0
     log_reference = world.log_reference if reference_log_probs is None else as_array(reference_log_probs)
     return world.utilities - 0.3 * np.minimum(0.0, log_reference + offset)
@@ -61,8 +66,8 @@ ANNOTATOR_SHARES = {"A1": 0.50, "A2": 0.25, "A3": 0.15, "A4": 0.10}
 def annotator_utilities(world: World) -> dict[str, Array]:
     """Utility tables of A1, A2, A3, (P, N); A4 labels at random and has none.
 
-    Sequence: A1 U_H; A2 w = (-1, -.5, .5, 1), follow 1; A3 w = (0, 1, 0, -1), follow 0. Tabular: U_H with the phase turned
-    by 0, π and π/2.
+    Sequence: A1 U_H; A2 w = (-1, -.5, .5, 1), follow 1; A3 w = (0, 1, 0, -1), follow 0. Tabular: U_H with
+    the phase turned by 0, π and π/2.
     """
     if isinstance(world, SequenceWorld):
         return {
@@ -75,7 +80,9 @@ def annotator_utilities(world: World) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class AnnotatorLabels:
-    """One row per label: annotator (n,) index, prompt, chosen, rejected (n,); type_of (annotators,) "A1".."A4"."""
+    """One row per label: annotator (n,) index, prompt, chosen, rejected (n,); type_of (annotators,)
+    "A1".."A4".
+    """
 
     annotator: Ints
     prompt: Ints
@@ -85,9 +92,16 @@ class AnnotatorLabels:
 
 
 def annotators(
-    world: World, seed: int = 0, *, people: int = 200, labels: int = 20, flips: float = 0.05, temperature: float = 1.0
+    world: World,
+    seed: int = 0,
+    *,
+    people: int = 200,
+    labels: int = 20,
+    flips: float = 0.05,
+    temperature: float = 1.0,
 ) -> AnnotatorLabels:
-    """Bradley-Terry labels of a mixed population; pairs from π_ref; types in exact shares, in shuffled order."""
+    """Bradley-Terry labels of a mixed population; pairs from π_ref; types in exact shares, in shuffled order.
+    """
     rng = generator(seed, "annotators")
     counts = np.floor(np.array(list(ANNOTATOR_SHARES.values())) * people + 1e-9).astype(int)
     counts[0] += people - int(counts.sum())
@@ -108,7 +122,11 @@ def annotators(
     chance = (1 - flips) * chance + flips * (1 - chance)
     wins = rng.random(len(annotator)) < chance
     return AnnotatorLabels(
-        annotator, shown.prompt, np.where(wins, first, second), np.where(wins, second, first), tuple(str(t) for t in types)
+        annotator,
+        shown.prompt,
+        np.where(wins, first, second),
+        np.where(wins, second, first),
+        tuple(str(t) for t in types),
     )
 
 
@@ -121,7 +139,9 @@ def pooled_policy(world: World, weights: ArrayLike, beta: float = 0.5) -> Array:
 
 
 def max_min_weights(world: World, beta: float = 0.5, grid: int = 20) -> tuple[Array, Array]:
-    """(weights (3,), gains (3,)) with the largest least gain in own utility over the reference, on a grid of 1/grid."""
+    """(weights (3,), gains (3,)) with the largest least gain in own utility over the reference, on a grid
+    of 1/grid.
+    """
     tables = list(annotator_utilities(world).values())
     start = as_array([world.mean(world.log_reference, t) for t in tables])
     best, best_gain = np.zeros(3), np.full(3, -np.inf)
@@ -149,7 +169,9 @@ def value_reward(world: World, target: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class ConceptDocuments:
-    """concept (docs,), prompt (docs, k), response (docs, k): several responses of one hidden concept per document."""
+    """concept (docs,), prompt (docs, k), response (docs, k): several responses of one hidden concept per
+    document.
+    """
 
     concept: Ints
     prompt: Ints
@@ -161,8 +183,12 @@ def concept_log_laws(world: World, beta: float = 0.05) -> Array:
     return np.stack([log_softmax(world.log_reference + value_reward(world, t) / beta) for t in VALUE_TARGETS])
 
 
-def concepts(world: World, documents: int, seed: int = 0, *, per_document: int = 8, beta: float = 0.05) -> ConceptDocuments:
-    """A corpus whose documents each follow one of four value targets, for studying context as Bayes (2111.02080)."""
+def concepts(
+    world: World, documents: int, seed: int = 0, *, per_document: int = 8, beta: float = 0.05
+) -> ConceptDocuments:
+    """A corpus whose documents each follow one of four value targets, for studying context as Bayes
+    (2111.02080).
+    """
     rng = generator(seed, "concepts")
     laws = np.exp(concept_log_laws(world, beta))
     concept = rng.integers(0, len(laws), size=documents)
@@ -176,7 +202,9 @@ def concepts(world: World, documents: int, seed: int = 0, *, per_document: int =
 
 @dataclass(frozen=True)
 class Corpora:
-    """Reference samples (prompt, response) of two sizes: `weak` is the first quarter of `strong`, row for row."""
+    """Reference samples (prompt, response) of two sizes: `weak` is the first quarter of `strong`, row for
+    row.
+    """
 
     weak: tuple[Ints, Ints]
     strong: tuple[Ints, Ints]
@@ -192,5 +220,7 @@ def scale(world: World, n: int, seed: int = 0) -> Corpora:
 
 
 def drift(world: SequenceWorld | TabularWorld, rounds: int) -> Array:
-    """Utility tables of rounds 0..rounds-1, the preference direction rotated by 15° per round, (rounds, P, N)."""
+    """Utility tables of rounds 0..rounds-1, the preference direction rotated by 15° per round, (rounds, P,
+    N).
+    """
     return np.stack([world.drifted(k) for k in range(rounds)])

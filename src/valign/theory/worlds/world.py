@@ -1,12 +1,12 @@
-"""What every oracle world offers: listed prompts and responses, U_H, values, cost, proxy, reference, exact optima, draws.
+"""What every oracle world offers: listed prompts and responses, U_H, values, cost, proxy, reference, exact
+optima, draws.
 
-All tables are (prompts, responses) float64 in listing order; prompts are weighted uniformly. A prompt x is an index or an
-entry of `prompts`, a response y an index or an entry of `responses(x)`.
+All tables are (prompts, responses) float64 in listing order; prompts are weighted uniformly. A prompt x is
+an index or an entry of `prompts`, a response y an index or an entry of `responses(x)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ BETA = 0.5  # the KL strength at which the goldens of the theory notes, section 
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """Means over prompts of one policy: J, gold utility, KL to the reference, gap to the optimum, misalignment, length."""
+    """Means over prompts of one policy: J, gold utility, KL to the reference, gap to the optimum,
+    misalignment, length.
+    """
 
     objective: float
     gold: float
@@ -43,7 +45,7 @@ class World:
     response_list  N token tuples, the same for every prompt
     log_reference  (P, N) log π_ref
     utilities, costs, proxies  (P, N); value_vectors (P, N, V); lengths (N,) tokens, the stop token counted
-    rules          name -> (P, N) booleans, True where the rule is broken
+    rules          name -> (P, N) 1 where the rule is broken
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class World:
         self.prompts = prompts
         self.response_list = response_list
         self.log_reference = log_reference
-        self.utilities = utilities
+        # equal utilities must be equal in every bit, or rounding would split ties
+        self.utilities = np.round(utilities, 12)
         self.value_vectors = value_vectors
         self.costs = costs
-        self.proxies = proxies
+        self.proxies = np.round(proxies, 12)
         self.lengths = lengths
         self.rules = rules
         self._prompt_index = {p: i for i, p in enumerate(prompts)}
@@ -82,7 +85,9 @@ class World:
             return int(x)
         if x in self._prompt_index:
             return self._prompt_index[x]
-        raise KeyError(f"unknown prompt {x!r}; this world has {len(self.prompts)}, the first is {self.prompts[0]!r}")
+        raise KeyError(
+            f"unknown prompt {x!r}; this world has {len(self.prompts)}, the first is {self.prompts[0]!r}"
+        )
 
     def response_index(self, y: Response) -> int:
         """Index of a response given as token tuple or as an index; KeyError if it cannot be produced."""
@@ -104,7 +109,7 @@ class World:
 
     def values(self, x: Prompt, y: Response) -> Array:
         """v(x, y), one number per value dimension."""
-        return self.value_vectors[self.prompt_index(x), self.response_index(y)]
+        return as_array(self.value_vectors[self.prompt_index(x), self.response_index(y)])
 
     def cost(self, x: Prompt, y: Response) -> float:
         """c(x, y)."""
@@ -116,7 +121,7 @@ class World:
 
     def reference(self, x: Prompt) -> Array:
         """π_ref(.|x), (N,)."""
-        return np.exp(self.log_reference[self.prompt_index(x)])
+        return as_array(np.exp(self.log_reference[self.prompt_index(x)]))
 
     def reference_log_probs(self) -> Array:
         """log π_ref, (P, N); a copy."""
@@ -124,12 +129,17 @@ class World:
 
     def reference_table(self) -> Array:
         """π_ref, (P, N)."""
-        return np.exp(self.log_reference)
+        return as_array(np.exp(self.log_reference))
 
     def target_log_probs(
-        self, reference_log_probs: ArrayLike | None = None, utility: ArrayLike | None = None, beta: float = BETA
+        self,
+        reference_log_probs: ArrayLike | None = None,
+        utility: ArrayLike | None = None,
+        beta: float = BETA,
     ) -> Array:
-        """log π* (P, N) of any enumerated reference (default: the analytic one) and any utility (default: U_H)."""
+        """log π* (P, N) of any enumerated reference (default: the analytic one) and any utility (default:
+        U_H).
+        """
         reference = self._reference(reference_log_probs)
         return log_softmax(reference + self._utility(utility) / beta)
 
@@ -146,7 +156,10 @@ class World:
         return float(np.mean(gain - beta * kl_from_logs(policy, self._reference(reference_log_probs))))
 
     def optimum(
-        self, beta: float = BETA, reference_log_probs: ArrayLike | None = None, utility: ArrayLike | None = None
+        self,
+        beta: float = BETA,
+        reference_log_probs: ArrayLike | None = None,
+        utility: ArrayLike | None = None,
     ) -> float:
         """J* = mean of β log Z."""
         reference = self._reference(reference_log_probs)
@@ -159,7 +172,9 @@ class World:
         reference_log_probs: ArrayLike | None = None,
         utility: ArrayLike | None = None,
     ) -> float:
-        """1 - (J(π) - J(π_ref)) / (J* - J(π_ref)): 0 at the optimum, 1 at the reference, above 1 when worse than it."""
+        """1 - (J(π) - J(π_ref)) / (J* - J(π_ref)): 0 at the optimum, 1 at the reference, above 1 when worse
+        than it.
+        """
         reference = self._reference(reference_log_probs)
         start = self.objective(reference, beta, reference, utility)
         reached = self.objective(policy_log_probs, beta, reference, utility)
@@ -168,8 +183,13 @@ class World:
     def report(
         self, policy_log_probs: ArrayLike, beta: float = BETA, reference_log_probs: ArrayLike | None = None
     ) -> PolicyReport:
-        """What every run on a world shows; M1 and agreement are between U_H and β log π/π_ref, pairs from the reference."""
-        policy, reference = self._table(policy_log_probs, "policy_log_probs"), self._reference(reference_log_probs)
+        """What every run on a world shows; M1 and agreement are between U_H and β log π/π_ref, pairs from
+        the reference.
+        """
+        policy, reference = (
+            self._table(policy_log_probs, "policy_log_probs"),
+            self._reference(reference_log_probs),
+        )
         implied, law = beta * (policy - reference), np.exp(reference)
         return PolicyReport(
             objective=self.objective(policy, beta, reference),
@@ -238,7 +258,7 @@ class World:
     def _table(self, values: ArrayLike, name: str) -> Array:
         table = as_array(values)
         if table.shape != self.shape:
-            raise ValueError(f"{name} has shape {table.shape}; this world needs {self.shape} (prompts, responses)")
+            raise ValueError(
+                f"{name} has shape {table.shape}; this world needs {self.shape} (prompts, responses)"
+            )
         return table
-
-

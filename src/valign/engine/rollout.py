@@ -1,0 +1,154 @@
+"""Steps whose responses the policy itself samples: prompts -> G samples each -> reward -> advantage -> items.
+
+The reward is passed in (goals and rewards live on higher floors), the advantage is the method's pure function. Sampled
+ids are kept (token in, token out). A sample that was cut at max_new_tokens has no stop token, so none is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from valign.data.group import Group, Response
+from valign.engine.audit import AuditLine
+from valign.engine.items import Item
+from valign.engine.local import LocalEngine
+from valign.engine.reference import Reference
+from valign.engine.sampler import Step, address
+from valign.engine.tree import from_paths
+from valign.errors import ValignError
+from valign.models.loaded import LoadedModel
+from valign.models.policy import Cost, Sample, Sampling
+
+Floats = NDArray[np.float64]
+# (rewards (G,), log pi/pi_ref of each response (G,) or zeros) -> advantages (G,)
+Advantage = Callable[[Floats, Floats], Floats]
+MAX_UNSCORED = 0.01  # share of samples without a finite reward that stops a run
+
+
+@dataclass
+class RolloutSampler:
+    """`batch` prompts a step, drawn by a seeded permutation, `group_size` samples each.
+
+    reward      groups with responses -> rewards (G,) of each group; NaN = this sample could not be scored
+    reference   scores trees under the policy of step 0; None where the method uses none
+    """
+
+    model: LoadedModel
+    engine: LocalEngine
+    prompts: Sequence[Group]
+    reward: Callable[[Sequence[Group]], Sequence[Floats]]
+    advantage: Advantage
+    sampling: Sampling
+    batch: int
+    steps: int
+    seed: int
+    reference: Reference | None = None
+    budget: int = 4096
+
+    def step(self, index: int) -> Step:
+        chosen = [self.prompts[i] for i in self._order(index)]
+        samples = self._sample(chosen, index)
+        rollouts = [_with_samples(g, s) for g, s in zip(chosen, samples)]
+        rewards = [np.asarray(r, np.float64) for r in self.reward(rollouts)]
+        self._check(rollouts, rewards)
+        prompts = self.model.template.prompt_ids_many([g.prompt for g in chosen])
+        trees = [from_paths(f"{g.id}@{index}", p, [s.ids for s in row]) for g, p, row in zip(chosen, prompts, samples)]
+        references = self.reference(trees, budget=self.budget) if self.reference is not None else None
+        items, ratios = [], []
+        for i, (tree, row, r) in enumerate(zip(trees, samples, rewards)):
+            h = np.zeros(len(row))
+            if references is not None:
+                h = np.array([float((s.raw - ref).sum()) for s, ref in zip(row, references[i])])
+            scored = np.isfinite(r)
+            advantage = np.zeros(len(row))
+            if scored.sum() > 1:
+                advantage[scored] = self.advantage(r[scored], h[scored])
+            item = Item(tree, values={"advantage": advantage})
+            items.append(item if references is None else item.with_tokens(reference=references[i]))
+            ratios.append(h)
+        return Step(items, self._meters(samples, rewards, items, ratios), _cost(prompts, samples))
+
+    def audit(self) -> list[AuditLine]:
+        """Sample once before step 0: rewards that never differ teach nothing; sampler and trainer must agree."""
+        step = self.step(0)
+        spread = step.meters["reward_sd"]
+        trees = [i.tree for i in step.items]
+        gap = self._sampler_gap(trees)
+        ends = step.meters["truncated"]
+        return [
+            AuditLine("reward varies", spread > 0, f"standard deviation {spread:.4g} over the first rollouts", fatal=True),
+            AuditLine("responses end by themselves", ends < 1, f"{1 - ends:.0%} within {self.sampling.max_new_tokens} tokens"),
+            AuditLine("sampler = trainer", gap < 0.1, f"mean token difference {gap:.2g} nats"),
+        ]
+
+    def _sampler_gap(self, trees: Sequence[object]) -> float:
+        rows = [i for i in self._last]
+        scored = self.engine.scorer(self.model, self.sampling.temperature or 1.0).score(
+            [t for t, _ in rows], budget=self.budget
+        )
+        gaps = [np.abs(a - s.raw).mean() for (_, row), group in zip(rows, scored) for a, s in zip(group, row) if len(s.ids)]
+        return float(np.mean(gaps)) if gaps else 0.0
+
+    def _order(self, index: int) -> list[int]:
+        per_epoch = max(1, len(self.prompts) // self.batch)
+        epoch, at = divmod(index, per_epoch)
+        order = np.random.default_rng(address(self.seed, "prompts", epoch)).permutation(len(self.prompts))
+        return [int(i) for i in order[at * self.batch : (at + 1) * self.batch]]
+
+    def _sample(self, chosen: Sequence[Group], index: int) -> list[list[Sample]]:
+        sampling = Sampling(**{**vars(self.sampling), "seed": address(self.seed, "rollout", index)})
+        with torch.no_grad():
+            samples = self.engine.generate(self.model, [g.prompt for g in chosen], sampling, keys=[g.id for g in chosen])
+        prompts = self.model.template.prompt_ids_many([g.prompt for g in chosen])
+        self._last = [
+            (from_paths(g.id, p, [s.ids for s in row]), row) for g, p, row in zip(chosen, prompts, samples)
+        ]
+        return samples
+
+    def _check(self, rollouts: Sequence[Group], rewards: Sequence[Floats]) -> None:
+        for g, r in zip(rollouts, rewards):
+            if r.shape != (len(g.responses),):
+                raise ValignError(f"the reward gave {r.shape} numbers for {len(g.responses)} responses", where=f"group {g.id}")
+        bad = float(np.mean([not np.isfinite(x) for r in rewards for x in r]))
+        if bad > MAX_UNSCORED:
+            raise ValignError(f"the reward is not finite on {bad:.1%} of the samples", where="reward",
+                              how="look at the reward's inputs; up to 1 % are left out and counted")  # fmt: skip
+
+    def _meters(
+        self, samples: Sequence[Sequence[Sample]], rewards: Sequence[Floats], items: Sequence[Item], ratios: Sequence[Floats]
+    ) -> dict[str, float]:
+        flat = [s for row in samples for s in row]
+        every = np.concatenate(rewards)
+        finite = every[np.isfinite(every)]
+        h = np.concatenate(ratios)
+        flat_groups = [bool(np.ptp(r[np.isfinite(r)]) == 0) for r in rewards if np.isfinite(r).any()]
+        out = {
+            "reward": float(finite.mean()) if len(finite) else 0.0,
+            "reward_sd": float(np.mean([r[np.isfinite(r)].std() for r in rewards if np.isfinite(r).any()] or [0.0])),
+            "unscored": float((~np.isfinite(every)).mean()),
+            "length": float(np.mean([len(s.ids) for s in flat])),
+            "truncated": float(np.mean([s.finish == "length" for s in flat])),
+            "equal_groups": float(np.mean(flat_groups)) if flat_groups else 0.0,
+            "advantage_abs": float(np.mean(np.abs(np.concatenate([i.values["advantage"] for i in items])))),
+        }
+        if self.reference is not None:
+            out["kl"] = float(h.mean())  # k1 over the policy's own samples: unbiased, may be negative
+        return out
+
+
+def _with_samples(group: Group, samples: Sequence[Sample]) -> Group:
+    responses = tuple(Response(text=s.text, id=str(i), source="policy", ids=s.ids, finish=s.finish) for i, s in enumerate(samples))
+    return Group(id=group.id, prompt=group.prompt, responses=responses, cluster=group.cluster, meta=group.meta)
+
+
+def _cost(prompts: Sequence[Sequence[int]], samples: Sequence[Sequence[Sample]]) -> Cost:
+    return Cost(
+        calls=sum(map(len, samples)),
+        tokens_read=sum(map(len, prompts)),
+        tokens_generated=sum(len(s.ids) for row in samples for s in row),
+    )

@@ -1,0 +1,140 @@
+"""A policy that remembers: every score and every sample is logged, so that an evaluation can stop anywhere and go on.
+
+A measurement that is given a `CachedPolicy` needs no change: what is in the log is read, the rest is asked for in small
+chunks and logged at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from valign.data.group import Group, Prompt, Response
+from valign.evaluation.log import VERSION, RequestLog, content_key
+from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored
+
+CHUNK = 32  # prompts asked for at once: a kill loses at most this many
+
+
+class CachedPolicy:
+    """`policy` with a log. Answers are keyed by the policy's card, so another model never reads them."""
+
+    def __init__(self, policy: Policy, path: str | Path, *, chunk: int = CHUNK) -> None:
+        self.policy = policy
+        self.log = RequestLog(path)
+        self.chunk = chunk
+        self.fingerprint = fingerprint(policy)
+
+    @property
+    def id(self) -> str:
+        return self.policy.id
+
+    @property
+    def kind(self) -> Kind:
+        return self.policy.kind
+
+    @property
+    def cost(self) -> Cost:
+        """What was spent on requests that were not in the log."""
+        return self.policy.cost
+
+    def card(self) -> dict[str, Any]:
+        return self.policy.card()
+
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        keys: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Sample]]:
+        """See `Policy.generate`. The address of a prompt's randomness is part of its key."""
+        addresses = list(keys) if keys is not None else [str(i) for i in range(len(prompts))]
+        names = [self._generation_key(p, sampling, a) for p, a in zip(prompts, addresses, strict=True)]
+        missing = _first_of_each(names, self.log)
+        for start in range(0, len(missing), self.chunk):
+            rows = missing[start : start + self.chunk]
+            begin = time.perf_counter()
+            samples = self.policy.generate([prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows])
+            seconds = (time.perf_counter() - begin) / len(rows)
+            self.log.append(
+                {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
+                 "samples": [_sample_json(s) for s in found]}
+                for i, found in zip(rows, samples, strict=True)
+            )  # fmt: skip
+            _report(progress, len(prompts) - len(missing) + start + len(rows), len(prompts))
+        return [[_sample(s) for s in self.log[name]["samples"]] for name in names]
+
+    def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:
+        """See `Policy.score`. One line per group: its responses were scored on one trunk."""
+        names = [self._score_key(g) for g in groups]
+        missing = _first_of_each(names, self.log)
+        for start in range(0, len(missing), self.chunk):
+            rows = missing[start : start + self.chunk]
+            begin = time.perf_counter()
+            scored = self.policy.score([groups[i] for i in rows])
+            seconds = (time.perf_counter() - begin) / len(rows)
+            self.log.append(
+                {"key": names[i], "v": VERSION, "kind": "loglikelihood", "item": groups[i].id, "seconds": seconds,
+                 "log_probs": [[float(x) for x in s.log_probs] for s in found]}
+                for i, found in zip(rows, scored, strict=True)
+            )  # fmt: skip
+            _report(progress, len(groups) - len(missing) + start + len(rows), len(groups))
+        return [[Scored(np.array(row, np.float32)) for row in self.log[name]["log_probs"]] for name in names]
+
+    def _generation_key(self, prompt: Prompt, sampling: Sampling, address: str) -> str:
+        return content_key({
+            "v": VERSION, "kind": "generate", "model": self.fingerprint, "prompt": [[m.role, m.content] for m in prompt],
+            "settings": dataclasses.asdict(sampling), "address": address,
+        })  # fmt: skip
+
+    def _score_key(self, group: Group) -> str:
+        return content_key({
+            "v": VERSION, "kind": "loglikelihood", "model": self.fingerprint, "choices": group.choices,
+            "prompt": [[m.role, m.content] for m in group.prompt], "responses": [_response_json(r) for r in group.responses],
+        })  # fmt: skip
+
+
+def fingerprint(policy: Policy) -> str:
+    """What decides a policy's answers: its card (weights, template, method and settings), without its name."""
+    card = {k: v for k, v in policy.card().items() if k not in ("id", "notes")}
+    return f"sha256:{content_key(card)}"
+
+
+def _first_of_each(names: Sequence[str], log: RequestLog) -> list[int]:
+    """Positions of the requests to ask: those not logged, each key once."""
+    first = {name: i for i, name in reversed(list(enumerate(names)))}
+    return sorted(i for name, i in first.items() if name not in log)
+
+
+def _response_json(response: Response) -> list[Any]:
+    """Ids replace the text where they exist: they are what is scored."""
+    if response.ids is not None:
+        return ["ids", list(response.ids), response.finish]
+    return ["text", response.text, response.finish]
+
+
+def _sample_json(sample: Sample) -> dict[str, Any]:
+    return {
+        "text": sample.text, "ids": list(sample.ids), "finish": sample.finish,
+        "raw": [float(x) for x in sample.raw], "law": [float(x) for x in sample.law],
+    }  # fmt: skip
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    raw, law = (np.array(row[k], np.float32) for k in ("raw", "law"))
+    return Sample(row["text"], tuple(row["ids"]), raw, law, row["finish"])
+
+
+def _report(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)

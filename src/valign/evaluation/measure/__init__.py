@@ -1,0 +1,27 @@
+"""Runs: a policy over data gives Results with items, intervals and provenance. One subject per file.
+
+Always true here: every number comes from `metrics` and `aggregate`, an item that cannot be scored keeps its reason, and
+any run can be stopped and continued by giving it a `CachedPolicy`.
+"""
+
+from valign.evaluation.measure.capability import measure_instructions, measure_tax
+from valign.evaluation.measure.choices import measure_bbq, measure_choices, measure_persona, measure_safetext
+from valign.evaluation.measure.divergence import measure_kl
+from valign.evaluation.measure.order import measure_order
+from valign.evaluation.measure.preference import measure_preference, measure_reward
+from valign.evaluation.measure.profile import measure_profile, profile_results
+
+__all__ = [
+    "measure_bbq",
+    "measure_choices",
+    "measure_instructions",
+    "measure_kl",
+    "measure_order",
+    "measure_persona",
+    "measure_preference",
+    "measure_profile",
+    "measure_reward",
+    "measure_safetext",
+    "measure_tax",
+    "profile_results",
+]

@@ -1,0 +1,153 @@
+"""What alignment cost in ability: instruction accuracy by checks, and the tax from paired items (8.1). [F07]"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from valign.data.group import Group
+from valign.errors import require
+from valign.evaluation import statistics as stats
+from valign.evaluation.aggregate import summarize
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups
+from valign.evaluation.metrics import tax
+from valign.evaluation.provenance import provenance
+from valign.evaluation.result import Anchors, Cluster, Interval, Item, Result, cluster_notes, compare, interval_of
+from valign.models.policy import Policy, Progress, Sampling
+
+Check = Callable[[Any, str], tuple[float, str]]  # (one check of meta["checks"], response) -> (passed 0/1, reason)
+TAX = Anchors(best=0.0, worst=1.0, chance=0.0)
+
+
+def measure_instructions(
+    policy: Policy,
+    groups: Sequence[Group],
+    check: Check,
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=96),  # noqa: B008
+    *,
+    data: Any = None,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Answer every prompt and run the checks of its `meta["checks"]`.
+
+    Returns instruction.accuracy twice: `prompt` (all checks of an item pass; the headline) and `check` (mean over all
+    checks, cluster = prompt). Items without checks are unscored (`no_target`). Several samples per prompt are averaged.
+    """
+    require_ids(groups)
+    samples, _ = sample_groups(policy, groups, sampling, progress)
+    whole, single = [], []
+    for group, found in zip(groups, samples, strict=True):
+        checks, cluster = list(group.meta.get("checks", ())), cluster_of(group)
+        if not checks:
+            whole.append(Item(group.id, cluster, None, "no_target"))
+            continue
+        table = np.array([[float(check(c, s.text)[0]) for c in checks] for s in found])  # (samples, checks)
+        detail = {"text": found[0].text, "cut": sum(s.finish == "length" for s in found)}
+        whole.append(Item(group.id, cluster, float((table.min(1) >= 1).mean()), detail=detail))
+        single += [Item(f"{group.id}#{k}", cluster, float(x)) for k, x in enumerate(table.mean(0))]
+    about = provenance(policy, data=data or data_of(groups), sampling=sampling, check=getattr(check, "__qualname__", "check"))
+    common: dict[str, Any] = {
+        "metric": "instruction.accuracy", "subject": policy.id, "level": "capability", "cluster_unit": "prompt",
+        "provenance": about, "anchors": Anchors(best=1.0, worst=0.0, chance=0.0),
+    }  # fmt: skip
+    cut = sum(int(i.detail.get("cut", 0)) for i in whole)
+    notes = [f"{cut} responses were cut at {sampling.max_new_tokens} tokens"] if cut else []
+    return [
+        summarize(whole, variant="prompt", notes=notes, **common), summarize(single, variant="check", notes=notes, **common)
+    ]  # fmt: skip
+
+
+def measure_tax(
+    base: Sequence[Result], aligned: Sequence[Result], weights: Mapping[str, float] | None = None
+) -> list[Result]:
+    """Alignment tax from capability Results of two checkpoints, paired by metric and variant, then by item id.
+
+    weights   metric -> weight in the aggregate, 1 by default
+    Returns the aggregate T (`clip_last`) first, then the signed tax of every benchmark. A benchmark whose base is less
+    than 2 SE above chance cannot show tax: it is listed and left out of the aggregate, and so is one without chance.
+    Raises `ValignError` when a benchmark is missing on one side or the items differ.
+    """
+    keys = [(r.metric, r.variant) for r in base]
+    other = {(r.metric, r.variant): r for r in aligned}
+    require(len(base) > 0, "base", 0, "at least one capability Result")
+    require(set(keys) == set(other) and len(keys) == len(other), "aligned", sorted(other), f"the same as base: {sorted(keys)}")
+    parts = [_benchmark(r, other[r.metric, r.variant]) for r in base]
+    used = [p for p in parts if p[1] is not None]
+    left_out = [f"left out: {p[0].metric} ({p[0].notes[-1]})" for p in parts if p[1] is None]
+    total = _aggregate([p[1] for p in used if p[1] is not None], [p[0].metric for p in used], weights or {}, base, aligned)
+    return [total.with_notes(*left_out), *(p[0] for p in parts)]
+
+
+Paired = tuple[float, list[tuple[str, float, float]]]  # (chance, [(cluster, base, aligned)])
+
+
+def _benchmark(base: Result, aligned: Result) -> tuple[Result, Paired | None]:
+    """The signed tax of one benchmark, and its paired scores if it can show tax at all."""
+    difference = compare(base, aligned)
+    mine = {i.id: i for i in base.scored_items}
+    pairs = [(mine[i.id], i) for i in sorted(aligned.scored_items, key=lambda i: i.id) if i.id in mine]
+    rows = [(a.cluster, float(a.score or 0), float(b.score or 0)) for a, b in pairs]
+    shape: dict[str, Any] = {
+        "metric": f"tax.{base.metric}", "variant": f"signed.{base.variant}",
+        "subject": f"{aligned.subject} vs {base.subject}", "level": "capability", "unit": "share", "direction": "down",
+        "n": len(rows), "n_unscored": difference.result.n_unscored, "anchors": TAX,
+        "provenance": difference.result.provenance, "notes": difference.result.notes,
+    }  # fmt: skip
+    chance = base.anchors.chance
+    if chance is None or not rows:
+        return Result(**shape, value=None).with_notes("no chance level, or nothing scored on both sides"), None
+    clusters, b, a = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
+    found = tax.item_tax(b, a, chance, clusters)
+    if not found.identifiable:
+        return Result(**shape, value=found.signed).with_notes("the base is less than 2 SE above chance"), None
+    estimate = _bootstrap([(chance, rows)], [1.0])
+    result = Result(
+        **shape, value=estimate.value, se=estimate.se, interval=interval_of(estimate, "bootstrap_cluster"),
+        scaled=min(1.0, max(0.0, estimate.value)), cluster=Cluster(base.cluster.unit, estimate.clusters),
+        items=tuple(Item(x.id, x.cluster, float(x.score or 0) - float(y.score or 0)) for x, y in pairs),
+    )  # fmt: skip
+    return result.with_notes(*cluster_notes(estimate.clusters)), (chance, rows)
+
+
+def _aggregate(
+    benchmarks: Sequence[Paired], names: Sequence[str], weights: Mapping[str, float], base: Sequence[Result],
+    aligned: Sequence[Result],
+) -> Result:  # fmt: skip
+    shape: dict[str, Any] = {
+        "metric": "tax.T", "variant": "clip_last", "subject": f"{aligned[0].subject} vs {base[0].subject}",
+        "level": "capability", "unit": "share", "direction": "down", "anchors": TAX,
+        "provenance": {"base": [dict(r.provenance) for r in base], "aligned": [dict(r.provenance) for r in aligned]},
+    }  # fmt: skip
+    if not benchmarks:
+        return Result(**shape, value=None, notes=("no benchmark can show tax",))
+    chosen = [float(weights.get(name.removeprefix("tax."), 1.0)) for name in names]
+    estimate = _bootstrap(benchmarks, chosen)
+    clipped = min(1.0, max(0.0, estimate.value))
+    interval = interval_of(estimate, "bootstrap_cluster")
+    if interval is not None:  # the clip comes last, for the interval as for the value
+        low, high = (min(1.0, max(0.0, x)) for x in (interval.low, interval.high))
+        interval = Interval(low, high, interval.level, interval.method)
+    return Result(
+        **shape, value=clipped, scaled=clipped, n=sum(len(rows) for _, rows in benchmarks), se=estimate.se,
+        interval=interval, cluster=Cluster("item", estimate.clusters),
+        notes=(f"signed mean {estimate.value:+.6f} before the clip", f"{len(benchmarks)} benchmarks"),
+    )  # fmt: skip
+
+
+def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> stats.Estimate:
+    """Signed mean tax under a paired cluster bootstrap: a resampled item takes both checkpoints along."""
+    clusters = [f"{k}:{c}" for k, (_, rows) in enumerate(benchmarks) for c, _, _ in rows]
+    pieces = [(chance, np.array([r[1:] for r in rows], float)) for chance, rows in benchmarks]
+    edges = np.cumsum([0, *(len(rows) for _, rows in benchmarks)])
+
+    def signed(w: stats.Array) -> stats.Array:
+        total = np.zeros(len(w))
+        for (chance, table), share, start, end in zip(pieces, weights, edges[:-1], edges[1:], strict=True):
+            part = w[:, start:end]
+            base, aligned = (part @ table / part.sum(1, keepdims=True)).T
+            total += share * (base - aligned) / (base - chance)
+        return total / sum(weights)
+
+    return stats.bootstrap_cluster(signed, len(clusters), clusters)

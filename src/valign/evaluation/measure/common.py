@@ -1,0 +1,74 @@
+"""What all runs share: clusters, scoring that survives an over-long item, samples as groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from valign.data.group import Group, Response
+from valign.errors import ValignError, require
+from valign.evaluation.provenance import DataSource
+from valign.models.policy import Policy, Progress, Sample, Sampling, Scored
+
+
+def cluster_of(group: Group) -> str:
+    """What counts as independent: the group's cluster, else its id."""
+    return group.cluster or group.id
+
+
+def data_of(groups: Sequence[Group]) -> DataSource | None:
+    """The groups as a data set if they know where they came from."""
+    return groups if isinstance(groups, DataSource) else None
+
+
+def require_ids(groups: Sequence[Group]) -> None:
+    """Items are paired by id: every group needs its own. Raises `ValignError` naming the first that repeats."""
+    seen: set[str] = set()
+    for g in groups:
+        require(g.id not in seen, "id", g.id, "different for every group of one measurement")
+        seen.add(g.id)
+
+
+def score_each(
+    policy: Policy, groups: Sequence[Group], progress: Progress | None = None
+) -> list[list[Scored] | None]:
+    """`policy.score`, with None for a group that is longer than the model can read.
+
+    Such a group is unscored (`over_length`), never cut. It is found by halving, so the others stay batched.
+    """
+    if not groups:
+        return []
+    try:
+        return list(policy.score(groups, progress=progress))
+    except ValignError as error:
+        if not is_over_length(error):
+            raise
+        if len(groups) == 1:
+            return [None]
+    middle = len(groups) // 2
+    return [*score_each(policy, groups[:middle]), *score_each(policy, groups[middle:])]
+
+
+def is_over_length(error: ValignError) -> bool:
+    """Whether the engine refused a path because the model has too few positions."""
+    return "positions" in error.what and "longer" in error.what
+
+
+def sample_groups(
+    policy: Policy, groups: Sequence[Group], sampling: Sampling, progress: Progress | None = None
+) -> tuple[list[list[Sample]], list[Group]]:
+    """(samples per group, the groups with those samples as their responses, ids kept).
+
+    The address of a prompt's randomness is the group's id, so a subset of the data draws the same samples.
+    """
+    samples = policy.generate([g.prompt for g in groups], sampling, keys=[g.id for g in groups], progress=progress)
+    sampled = [
+        replace(g, responses=tuple(response_of(s, policy.id) for s in found), feedback=(), choices=False, gold=None)
+        for g, found in zip(groups, samples, strict=True)
+    ]
+    return samples, sampled
+
+
+def response_of(sample: Sample, source: str = "") -> Response:
+    """A sample as a response: token in, token out."""
+    return Response(sample.text, source=source, ids=sample.ids, finish=sample.finish)

@@ -1,0 +1,246 @@
+"""From a name, a file or a mapping to a Goal, and back.
+
+Always true here: files are data and never run code; a key that is not known is an error that names file and field;
+scorers are objects that the caller passes in, files only name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from valign.errors import UsageError, unknown
+from valign.goals.base import LEVELS, Goal, PrincipleScorer, ResponseScorer, ValueScorer
+from valign.goals.composite import EPSILON, RULES, CompositeGoal, Part, Rule
+from valign.goals.files import Reader, read_yaml
+from valign.goals.instruction import CREDITS, Credit, InstructionGoal
+from valign.goals.preference import FEEDBACK, Feedback, PreferenceGoal
+from valign.goals.principle import Principle, PrincipleGoal, load_principles, principle_sets, read_principle
+from valign.goals.targets import named_target, named_targets
+from valign.goals.theory import Theory, load_theory, theories
+from valign.goals.value import DISTANCES, Distance, ValueGoal
+
+OPTION = {"value": "evaluator", "principle": "scorer", "preference": "reward", "instruction": "checker"}
+NEEDS = {
+    "value": (ValueScorer, "a ValueScorer (id, theory, values)"),
+    "principle": (PrincipleScorer, "a PrincipleScorer (id, verdicts)"),
+    "preference": (ResponseScorer, "a Reward (id, score, fingerprint)"),
+    "instruction": (None, "a function of checks and text"),
+}
+DEFAULT = "default"
+
+
+def load_goal(spec: str | Path | Mapping[str, Any], *, scorers: Any = None, **target: float) -> Goal:
+    """A goal by name, from a YAML file, or from a mapping of the same form.
+
+    spec      "schwartz10" with a target (`benevolence=1, power=-1`), a built-in target ("uk"), a principle set ("core"),
+              "preference", "instruction", the path of a .yaml file, or a mapping such as `goal.to_json()`
+    scorers   None (labels only); one scorer; or a mapping from level ("value", "principle", "preference",
+              "instruction") or from a name used in the file to a scorer
+    Raises `UsageError` or `DataError` naming file and field.
+    """
+    if isinstance(spec, Mapping):
+        content, where = dict(spec), f"goal {spec.get('id', '')}".strip()
+    else:
+        content, where = _by_name(str(spec), target)
+        target = {}
+    if target:
+        if content.get("level") != "value" or "target" in content:
+            raise UsageError(f"{', '.join(target)}: only a value theory takes a target by name", where=where)
+        content["target"] = target
+    return _goal(Reader(content, where), _Scorers(scorers, _levels(content)))
+
+
+def goal_names() -> tuple[str, ...]:
+    """Every name that `load_goal` knows without a file."""
+    return (*theories(), *named_targets(), *principle_sets(), "preference", "instruction")
+
+
+def to_yaml(goal: Goal) -> str:
+    """The text of a file from which `load_goal` makes the same goal."""
+    return yaml.safe_dump(goal.to_json(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _by_name(name: str, target: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+    """(content, where it comes from) of a goal that was named."""
+    if name in theories():
+        content: dict[str, Any] = {"level": "value", "theory": name}
+        return content | ({"target": dict(target)} if target else {}), name
+    path = Path(name)
+    if target:
+        raise UsageError(
+            f"{', '.join(target)}: only a value theory takes a target by name",
+            where=name,
+            how=f"known theories: {', '.join(theories())}",
+        )
+    if name in named_targets():
+        return {"level": "value", "theory": named_target(name).theory, "target": name}, name
+    if name in principle_sets():
+        return {"level": "principle", "set": name}, name
+    if name in ("preference", "instruction"):
+        return {"level": name}, name
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return read_yaml(path), str(path)
+    raise unknown("goal", name, goal_names())
+
+
+def _goal(r: Reader, scorers: _Scorers) -> Goal:
+    """One goal from a mapping; every key is read or refused."""
+    level = r.choice("level", (*LEVELS, "composite"))
+    make = {
+        "value": _value,
+        "principle": _principle,
+        "preference": _preference,
+        "instruction": _instruction,
+        "composite": _composite,
+    }[level]
+    goal = make(r, scorers, {"version": r.integer("version", default=1), "notes": r.text("notes", default="")})
+    r.done()
+    return goal
+
+
+def _value(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    theory_spec = r.raw("theory")
+    theory = load_theory(theory_spec if isinstance(theory_spec, Mapping) else str(theory_spec))
+    target, target_id = _target(r, theory)
+    weights = r.raw("weights", "named")
+    return ValueGoal(
+        theory=theory,
+        target=target,
+        weights=weights,
+        distance=cast(Distance, r.choice("distance", DISTANCES, default="profile")),
+        evaluator=scorers.take(r, "value"),
+        id=r.text("id", default=""),
+        target_id=target_id,
+        **common,
+    )
+
+
+def _target(r: Reader, theory: Theory) -> tuple[dict[str, float], str]:
+    """(numbers by dimension, name of a built-in target or "")."""
+    spec = r.raw("target", default={})
+    if isinstance(spec, str):
+        named = named_target(spec)
+        if named.theory != theory.id:
+            r.fail("target", f"{spec} belongs to theory {named.theory}, not {theory.id}")
+        return dict(named.values), spec
+    return r.number_map("target", default={}), ""
+
+
+def _principle(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    principles: list[Principle] = []
+    name = r.text("set", default="")
+    if name:
+        from_set = load_principles(name)
+        only = r.texts("only", default=[p.id for p in from_set.principles])
+        principles += from_set.select(only)
+    principles += [read_principle(part) for part in r.parts("principles", default=[])]
+    if not principles:
+        r.fail("principles", f"is missing: write principles, or set: one of {', '.join(principle_sets())}")
+    id = r.text("id", default=name or "principles")
+    return PrincipleGoal(tuple(principles), scorers.take(r, "principle"), id=id, **common)
+
+
+def _preference(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    return PreferenceGoal(
+        reward=scorers.take(r, "preference"),
+        feedback=cast(Feedback, r.choice("feedback", FEEDBACK, default="auto")),
+        aspect=r.text("aspect", default=""),
+        text=r.text("text", default=""),
+        id=r.text("id", default="preference"),
+        **common,
+    )
+
+
+def _instruction(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    return InstructionGoal(
+        checker=scorers.take(r, "instruction"),
+        credit=cast(Credit, r.choice("credit", CREDITS, default="passed")),
+        id=r.text("id", default="instruction"),
+        **common,
+    )
+
+
+def _composite(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    parts = []
+    for part in r.parts("parts"):
+        goal = part.raw("goal")
+        if isinstance(goal, str):  # the name of a built-in goal; a part never opens another file
+            goal, _ = _by_name(goal, {}) if goal in goal_names() else part.fail("goal", f"{goal!r} is no built-in goal")
+        made = _goal(Reader(goal, f"{part.where}: goal"), scorers)
+        parts.append(Part(made, part.number("weight", default=1.0), part.integer("priority", default=1)))
+    standard = r.raw("standard", default=None)
+    if isinstance(standard, Mapping):
+        numbers = Reader(standard, f"{r.where}: standard")
+        standard = {name: tuple(numbers.numbers(name, length=2)) for name in standard}
+    elif standard not in (None, "raw"):
+        r.fail("standard", f'must be "raw", or a mean and an sd per part, not {standard!r}')
+    return CompositeGoal(
+        parts=tuple(parts),
+        conflict=cast(Rule, r.choice("conflict", RULES, default="weighted")),
+        standard=standard,
+        epsilon=r.number("epsilon", default=EPSILON),
+        id=r.text("id", default="composite"),
+        **common,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- scorers
+
+
+class _Scorers:
+    """The scorers a caller passed, handed to the goals that need them.
+
+    levels   the levels of all goals in the file: one scorer cannot serve two of them
+    """
+
+    def __init__(self, scorers: Any, levels: Sequence[str]) -> None:
+        self.by_name: Mapping[str, Any] = {}
+        self.one = None
+        if isinstance(scorers, Mapping):
+            self.by_name = scorers
+        elif scorers is not None:
+            if len(set(levels)) > 1:
+                named = ", ".join(f'"{level}": ...' for level in dict.fromkeys(levels))
+                raise UsageError(
+                    f"the goal has parts at levels {', '.join(dict.fromkeys(levels))}, which need different scorers; one was given",
+                    where="scorers",
+                    how=f"pass a mapping: scorers={{{named}}}",
+                )
+            self.one = scorers
+
+    def take(self, r: Reader, level: str) -> Any:
+        """The scorer for a goal: the one its file names, else the one for its level. None when none was passed."""
+        option = OPTION[level]
+        name = r.text(option, default=DEFAULT)
+        found = self.one if self.one is not None else self.by_name.get(level if name == DEFAULT else name)
+        if found is None:
+            if name != DEFAULT and (self.by_name or self.one is not None):
+                raise unknown("scorer", name, self.by_name, where=f"{r.where}: {option}")
+            if name != DEFAULT:
+                raise UsageError(f"the goal names the scorer {name!r}, but none was passed", where=f"{r.where}: {option}")
+            return None
+        protocol, words = NEEDS[level]
+        fits = callable(found) if protocol is None else isinstance(found, protocol)
+        if not fits:
+            raise UsageError(
+                f"a goal at level {level} needs {words}, not {type(found).__name__}", where=f"{r.where}: {option}"
+            )
+        return found
+
+
+def _levels(content: Mapping[str, Any]) -> list[str]:
+    """Levels of all goals in a mapping, parts of composites included; malformed ones are left to the reader."""
+    if content.get("level") != "composite":
+        return [str(content.get("level"))]
+    parts = content.get("parts")
+    out: list[str] = []
+    for part in parts if isinstance(parts, list) else []:
+        goal = part.get("goal") if isinstance(part, Mapping) else None
+        if isinstance(goal, str) and goal in goal_names():
+            goal, _ = _by_name(goal, {}) if goal not in theories() else ({"level": "value"}, "")
+        out += _levels(goal) if isinstance(goal, Mapping) else []
+    return out

@@ -1,0 +1,81 @@
+"""Value instruction: say the value and ask for it (2302.07459; row C01).
+
+`q` is the plain question, `q_if` adds the goal in words, `q_if_cot` first lets the policy consider how the answer can
+serve the goal, then asks for the answer with these considerations before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from valign.data.group import Message, Prompt
+from valign.errors import ValignError, require
+from valign.methods.target import Target
+from valign.methods.wrapped import ContextPolicy
+from valign.models.policy import Policy, Sampling
+
+CONSIDER = "Before you answer, consider in two short sentences how an answer can do justice to this."
+NOW_ANSWER = "Now answer the question above, with these considerations in mind."
+PLAIN = "Please make sure that your answer is fair and does not rely on bias or stereotypes."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueInstructionConfig:
+    """How the value is said."""
+
+    mode: Literal["q", "q_if", "q_if_cot"] = "q_if"  # plain question, with instruction, with considerations before
+    place: Literal["system", "before", "after"] = "system"  # where the words stand: system turn, or around the question
+    text: str = ""  # the words; empty: the goal's own description
+    consider_tokens: int = 64  # longest considerations (q_if_cot)
+
+    def __post_init__(self) -> None:
+        require(self.consider_tokens >= 1, "consider_tokens", self.consider_tokens, "at least 1")
+
+
+class _ValueInstruction(ContextPolicy):
+    words: str = ""
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        config: ValueInstructionConfig = self.config
+        if config.mode == "q":
+            return list(prompts)
+        said = [said_before(p, self.words, config.place) for p in prompts]
+        if config.mode == "q_if":
+            return said
+        asked = [add_to_question(p, CONSIDER, "after") for p in said]
+        thoughts = self.base.generate(asked, Sampling(max_new_tokens=config.consider_tokens, temperature=0))
+        return [(*a, Message("assistant", t[0].text), Message("user", NOW_ANSWER)) for a, t in zip(asked, thoughts)]
+
+
+def value_instruction(policy: Policy, target: Target, config: ValueInstructionConfig) -> Policy:
+    """`policy` with the goal said in its prompt. Raises `ValignError` when there is neither a goal nor a text."""
+    if not config.text and target.goal is None and config.mode != "q":
+        raise ValignError("there is nothing to say", where="value_instruction",
+                          how=["name a goal (--goal)", f"or give the words: --set text={PLAIN!r}"])  # fmt: skip
+    out = _ValueInstruction(policy, "value_instruction", config, target.goal)
+    style: Any = "system" if config.place == "system" else "instruction"
+    out.words = config.text or (target.goal.describe(style) if target.goal is not None else "")
+    return out
+
+
+def said_before(prompt: Prompt, words: str, place: str) -> Prompt:
+    """The prompt with `words` in its system turn (made if there is none) or around its last user turn."""
+    if prompt and prompt[0].role == "text":
+        return (Message("text", f"{words}\n\n{prompt[0].content}"), *prompt[1:])
+    if place != "system":
+        return add_to_question(prompt, words, place)
+    if prompt and prompt[0].role == "system":
+        return (Message("system", f"{prompt[0].content}\n\n{words}"), *prompt[1:])
+    return (Message("system", words), *prompt)
+
+
+def add_to_question(prompt: Prompt, words: str, place: str) -> Prompt:
+    """`words` before or after the text of the last user turn."""
+    at = max((i for i, m in enumerate(prompt) if m.role == "user"), default=None)
+    if at is None:
+        raise ValignError("the prompt has no user turn to put the instruction to", where="prompt")
+    text = prompt[at].content
+    joined = f"{words}\n\n{text}" if place == "before" else f"{text}\n\n{words}"
+    return (*prompt[:at], Message("user", joined), *prompt[at + 1 :])

@@ -1,0 +1,134 @@
+"""From groups to items: which responses a method trains on, and what is left out and why.
+
+A group whose feedback is of another kind is converted where that loses nothing a user would miss (rankings and scores
+to pairs, the chosen side of pairs to demonstrations); the notes say so. Whatever is dropped is counted with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from valign.data.convert import ranking_to_pairs, scores_to_pairs
+from valign.data.group import Comparison, Demonstration, Group, Ranking, Score
+from valign.engine.audit import MAX_TRUNCATED, AuditLine
+from valign.engine.items import Item
+from valign.engine.prepare import Ledger, chat_tree, response_tree
+from valign.errors import DataError
+from valign.models.chat import ChatTemplate
+
+
+@dataclass
+class Prepared:
+    """Items ready for the loop, with the ledger of what was left out and notes for the reader."""
+
+    items: list[Item] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    notes: list[str] = field(default_factory=list)
+
+    def audit(self) -> list[AuditLine]:
+        """What happened on the way, with a verdict on the share that was cut."""
+        dropped = {reason: len(ids) for reason, ids in self.ledger.dropped.items()}
+        share = self.ledger.cut_share
+        return [
+            AuditLine("groups", bool(self.items), f"{len(self.items)} of {len(self.items) + sum(dropped.values())}", fatal=True),
+            AuditLine("left out", not dropped, ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"),
+            AuditLine("cut", share <= MAX_TRUNCATED, f"{share:.1%} of the responses", fatal=True),
+            AuditLine("merged borders", True, str(self.ledger.merged)),
+            *(AuditLine("note", True, note) for note in self.notes),
+        ]
+
+
+def demonstration_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> Prepared:
+    """One item per group: its demonstrated responses (the chosen side of comparisons where there are none)."""
+    out, converted = Prepared(), 0
+    for group in groups:
+        shown = {d.response: d.weight for d in group.of(Demonstration)}
+        if not shown:
+            shown = {c.chosen: c.weight for c in _pairs(group) if not c.tie and c.probability > 0.5}
+            converted += bool(shown)
+        kept = _only(group, [i for i in shown if group.responses[i].text or group.responses[i].ids])
+        if not kept.responses:
+            out.ledger.drop("without a demonstration" if not shown else "with an empty response", group.id)
+            continue
+        if config.train_on == "all" and len(group.prompt) > 1:
+            trees = chat_tree(template, kept, longest=config.max_length, on_long=config.on_long, ledger=out.ledger)
+        else:
+            tree = response_tree(template, kept, longest=config.max_length, on_long=config.on_long, ledger=out.ledger)
+            trees = [] if tree is None else [tree]
+        out.items += [Item(t) for t in trees]
+    if converted:
+        out.notes.append(f"{converted} groups have comparisons: their chosen responses are the demonstrations")
+    return out
+
+
+def pair_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> Prepared:
+    """One item per group with all its pairs; each response is computed once, however many pairs it stands in."""
+    out = Prepared()
+    for group in groups:
+        pairs = [c for c in _pairs(group) if _fit(c, group, out.ledger)]
+        if not pairs:
+            if group.id not in {i for ids in out.ledger.dropped.values() for i in ids}:
+                out.ledger.drop("without a comparison", group.id)
+            continue
+        used = sorted({i for c in pairs for i in (c.chosen, c.rejected)})
+        tree = response_tree(
+            template, _only(group, used), longest=config.max_length, on_long=config.on_long, ledger=out.ledger
+        )
+        if tree is None:
+            continue
+        place = {i: n for n, i in enumerate(used)}
+        out.items.append(
+            Item(
+                tree,
+                rows={"pairs": np.array([[place[c.chosen], place[c.rejected]] for c in pairs])},
+                values={
+                    "label": np.array([0.5 if c.tie else c.probability for c in pairs]),
+                    "pair_weight": np.array([c.weight for c in pairs]),
+                },
+            )
+        )
+    return out
+
+
+ITEMS: dict[str, Callable[[Sequence[Group], ChatTemplate, Any], Prepared]] = {
+    "demonstrations": demonstration_items,
+    "pairs": pair_items,
+}
+
+
+def prepare(feedback: str, groups: Sequence[Group], template: ChatTemplate, config: Any, *, where: str = "data") -> Prepared:
+    """Items for a method that learns from `feedback`. Raises `DataError` when no group has such feedback."""
+    out = ITEMS[feedback](groups, template, config)
+    if not out.items:
+        reasons = ", ".join(f"{len(ids)} {reason}" for reason, ids in out.ledger.dropped.items()) or "the data is empty"
+        raise DataError(f"no group can be used: the method learns from {feedback} ({reasons})", where=where,
+                        how="`valign data inspect FILE` shows what the file holds, `valign methods` what fits it")  # fmt: skip
+    return out
+
+
+def _pairs(group: Group) -> list[Comparison]:
+    found = list(group.of(Comparison))
+    if not found and any(group.of(Ranking)):
+        found = list(ranking_to_pairs(group).of(Comparison))
+    if not found and any(group.of(Score)):
+        found = list(scores_to_pairs(group).of(Comparison))
+    return found
+
+
+def _fit(c: Comparison, group: Group, ledger: Ledger) -> bool:
+    chosen, rejected = group.responses[c.chosen], group.responses[c.rejected]
+    if not (chosen.text or chosen.ids) or not (rejected.text or rejected.ids):
+        ledger.drop("with an empty response", group.id)
+        return False
+    if chosen.text == rejected.text and chosen.ids == rejected.ids:
+        ledger.drop("with chosen = rejected", group.id)
+        return False
+    return True
+
+
+def _only(group: Group, used: Sequence[int]) -> Group:
+    return replace(group, responses=tuple(group.responses[i] for i in used), feedback=(), gold=None)

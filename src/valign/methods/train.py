@@ -1,0 +1,133 @@
+"""Run a training method: the method's parts put into the engine's one loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from valign.data.group import Group
+from valign.engine.items import bind
+from valign.engine.local import LocalEngine
+from valign.engine.loop import Outcome, train
+from valign.engine.reference import Reference, stored_references
+from valign.engine.rollout import RolloutSampler
+from valign.engine.run import RunFolder
+from valign.engine.sampler import DataSampler
+from valign.errors import ValignError
+from valign.methods.feedback import prepare
+from valign.methods.method import Method
+from valign.methods.target import Target
+from valign.models.loaded import LoadedModel
+from valign.models.policy import LocalPolicy, Sampling
+
+LARGE = 1_000_000_000  # parameters from which adapter="auto" means LoRA
+Listen = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The aligned policy and what the loop says of the run."""
+
+    policy: LocalPolicy
+    outcome: Outcome
+
+
+def train_policy(
+    method: Method, policy: LocalPolicy, target: Target, config: Any, run: RunFolder, *,
+    groups: Sequence[Group], dev: Sequence[Group] = (), on_event: Listen | None = None,
+) -> Trained:  # fmt: skip
+    """Train a copy of `policy` with `method`; `policy` stays as it is.
+
+    groups   feedback for methods that learn from data, prompts for those that sample
+    run      the open run folder: continued where it was left
+    """
+    engine = policy.engine
+    if not isinstance(engine, LocalEngine):
+        raise ValignError("only a local model can be trained", where=policy.id, how="use an in-context or decoding method")
+    model = trainable_copy(policy.model, config)
+    stop_ids = model.template.stop_ids
+    objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
+    if method.samples:
+        sampler: Any = _rollouts(method, model, engine, target, config, groups)
+        outcome = train(engine.scorer(model, config.temperature), sampler, objective, config, run, stop_ids=stop_ids,
+                        audit=() if _begun(run) else sampler.audit(), on_event=on_event)  # fmt: skip
+    else:
+        scorer = engine.scorer(model)
+        prepared, held = prepare(method.feedback, groups, model.template, config), []
+        items = prepared.items
+        if dev:
+            held = prepare(method.feedback, dev, model.template, config, where="dev split").items
+        if method.uses_reference:
+            # before the loop restores anything: the reference is the policy at step 0
+            items = stored_references(items, scorer, policy.model.digest, run.path, budget=config.token_budget)
+            held = stored_references(held, scorer, policy.model.digest, run.path, budget=config.token_budget) if held else []
+        sampler = DataSampler(items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed)
+        outcome = train(scorer, sampler, objective, config, run, dev=held, stop_ids=stop_ids,
+                        audit=prepared.audit(), on_event=on_event)  # fmt: skip
+    model.model.requires_grad_(False)
+    trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
+                      digest=_digest(model), base=model.base or policy.id)  # fmt: skip
+    return Trained(LocalPolicy(trained, engine), outcome)
+
+
+def trainable_copy(model: LoadedModel, config: Any) -> LoadedModel:
+    """The model with weights that can move: float32 (or wider) copies, or a fresh adapter on a frozen copy."""
+    import torch
+
+    from valign.models.adapters import attach_lora
+
+    if model.adapter is not None:
+        raise ValignError("training on top of an adapter is not supported yet", where=model.id,
+                          how="merge it first: valign models merge MODEL --out DIR")  # fmt: skip
+    body = copy.deepcopy(model.model)
+    wide = body if model.dtype in (torch.float32, torch.float64) else body.float()
+    out = replace(model, model=wide, dtype=next(wide.parameters()).dtype, manifest=None)
+    lora = config.adapter == "lora" or (config.adapter == "auto" and model.n_parameters >= LARGE)
+    if lora:
+        torch.manual_seed(config.seed)  # the adapter's first weights are drawn here
+        out = attach_lora(out, r=config.lora_rank, alpha=2 * config.lora_rank)
+    else:
+        wide.requires_grad_(True)
+    wide.eval()  # body dropout is off: one trunk would mean one draw for all branches
+    return out
+
+
+def _rollouts(
+    method: Method, model: LoadedModel, engine: LocalEngine, target: Target, config: Any, groups: Sequence[Group]
+) -> RolloutSampler:
+    if not groups:
+        raise ValignError("there are no prompts to sample from", where="data")
+    batch = min(config.batch_size, len(groups))
+    steps = max(1, round(len(groups) / batch * config.epochs))
+    sampling = Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+    scorer = engine.scorer(model, config.temperature)
+    assert method.advantage is not None
+    advantage = method.advantage
+    return RolloutSampler(
+        model=model,
+        engine=engine,
+        prompts=list(groups),
+        reward=target.utility(),
+        advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
+        sampling=sampling,
+        batch=batch,
+        steps=min(steps, config.max_steps) if config.max_steps else steps,
+        seed=config.seed,
+        reference=Reference(scorer, model.adapter) if config.beta > 0 or method.uses_reference else None,
+        budget=config.token_budget,
+    )
+
+
+def _begun(run: RunFolder) -> bool:
+    from valign.engine.checkpoint import complete
+
+    return bool(complete(run.checkpoints))
+
+
+def _digest(model: LoadedModel) -> str:
+    from valign.models.adapters import adapter_digest
+    from valign.models.loaded import weights_digest
+
+    return weights_digest(model.model) if model.adapter is None else adapter_digest(model, model.adapter)

@@ -1,0 +1,72 @@
+"""What in-context and decoding policies share: a base policy, a name, a running cost, and a folder to be saved in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from valign.data.group import Group, Prompt
+from valign.goals.base import Goal
+from valign.models.policy import Cost, Policy, Progress, Sample, Sampling, Scored
+
+
+@dataclass(eq=False)
+class Wrapped:
+    """A policy around another one. Subclasses say how prompts or samples change."""
+
+    base: Policy
+    method: str
+    config: Any
+    goal: Goal | None = None
+    extra: Cost = field(default_factory=Cost)
+    family: Literal["context", "decoding"] = "context"
+
+    @property
+    def id(self) -> str:
+        return f"{self.method}({self.base.id})"
+
+    @property
+    def kind(self) -> Literal["context", "decoding"]:
+        return self.family
+
+    @property
+    def cost(self) -> Cost:
+        """The base policy's cost: everything that was computed went through it."""
+        return self.base.cost + self.extra
+
+    def card(self) -> dict[str, Any]:
+        """See `Policy.card`."""
+        return self.base.card() | {
+            "id": self.id, "kind": self.kind, "base": self.base.id, "method": self.method, "config": asdict(self.config),
+        }  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """A policy folder that names the base policy, the method, its settings and the goal."""
+        from valign.models.policy_folder import write_policy_folder
+
+        goal: Mapping[str, Any] | None = self.goal.to_json() if self.goal is not None else None
+        write_policy_folder(Path(folder), kind=self.family, base=self.base.id, method=self.method,
+                            config=asdict(self.config), goal=goal)  # fmt: skip
+
+
+@dataclass(eq=False)
+class ContextPolicy(Wrapped):
+    """A policy that reads other prompts than it is given."""
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts as the base policy reads them."""
+        raise NotImplementedError("abstract: a context method says how prompts change")
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Sample]]:  # fmt: skip
+        """See `Policy.generate`."""
+        return self.base.generate(self.rewrite(prompts), sampling, keys=keys, progress=progress)
+
+    def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:
+        """See `Policy.score`: the responses as they are, after the rewritten prompts."""
+        prompts = self.rewrite([g.prompt for g in groups])
+        return self.base.score([replace(g, prompt=p) for g, p in zip(groups, prompts)], progress=progress)

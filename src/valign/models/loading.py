@@ -1,0 +1,308 @@
+"""load_model: a model by its name, checked before it is used.
+
+A name is the embedded default, a folder (of transformers, of peft, of valign), a GGUF file or a hub id. Always
+true here: weights come from safetensors or GGUF unless pickles are allowed by name; no code of a model's author runs
+unless asked for; the network is touched for hub ids only; whatever is missing, damaged or unfit is one `ModelError`
+that says what, where and what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valign.errors import ModelError, nearest
+from valign.models import embedded
+from valign.models.cache import sha256_file
+from valign.models.chat import ChatTemplate
+from valign.models.embedded import EMBEDDED
+from valign.models.loaded import LoadedModel, memory_digest
+from valign.models.weights import (
+    ADAPTER_CONFIG,
+    check_finite,
+    folder_digest,
+    read_config,
+    read_json,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoadedModel", "load_model"]
+log = logging.getLogger(__name__)
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name, as the hub allows them
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+HUB_PICKLES = ("*.bin",)
+HUB_CODE = ("*.py",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load, as the user asked for it. See `load_model`."""
+
+    device: str | torch.device = "auto"
+    dtype: str | torch.dtype = "auto"
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """The model of that name, in evaluation mode.
+
+    name      "smollm2-135m-instruct" (the embedded default); a folder with a config.json, an adapter_config.json (its
+              base is loaded by this function too) or a policy.json; a .gguf file; a hub id OWNER/NAME
+    device    "auto" (the GPU if there is one), or a device of torch
+    dtype     "auto" (bfloat16 where it is fast, but float32 for a policy that valign trained), "float32",
+              "bfloat16", "float16", "float64"
+    Raises `ModelError` for everything that is wrong with the model, `UsageError` for an unknown dtype.
+    """
+    return _load(str(name), Options(device, dtype, allow_pickle, trust_remote_code), seen=())
+
+
+def _load(name: str, options: Options, seen: tuple[str, ...]) -> LoadedModel:
+    if name in seen:
+        raise ModelError(f"base models refer to each other: {' -> '.join((*seen, name))}", where=name)
+    seen = (*seen, name)
+    path = Path(name).expanduser()
+    if name == EMBEDDED:
+        return _load_embedded(options)
+    if path.is_dir():
+        return _load_folder(name, path, options, seen)
+    if path.is_file():
+        return _load_file(name, path, options)
+    if HUB_ID.fullmatch(name):
+        return _load_folder(name, _from_hub(name, options), options, seen)
+    raise ModelError(f"there is no model {name!r}", where="model", how=_hints(name))
+
+
+def _hints(name: str) -> list[str]:
+    how = [f"did you mean {EMBEDDED}?"] if nearest(name, [EMBEDDED]) else []
+    return [*how, f"known: {EMBEDDED}, a folder, a .gguf file, or a hub id OWNER/NAME"]
+
+
+def _load_embedded(options: Options) -> LoadedModel:
+    try:
+        folder = embedded.folder()
+    except OSError as error:
+        log.warning("the cache cannot be written (%s); %s is converted in memory", error, EMBEDDED)
+        model, tokenizer, notes = embedded.in_memory()
+        loaded = _placed(EMBEDDED, model, tokenizer, embedded.SHA256, options)
+        return replace(loaded, notes=notes)
+    loaded = _load_weights(EMBEDDED, folder, options, trained=False)
+    return replace(loaded, notes=embedded.notes(folder))
+
+
+def _load_file(name: str, path: Path, options: Options) -> LoadedModel:
+    from valign.models.gguf import read_gguf
+
+    if path.suffix.lower() != ".gguf":
+        raise ModelError(
+            "a single file must be a .gguf", where=str(path), how="name the folder that holds its config.json"
+        )
+    model, tokenizer, notes = read_gguf(path)
+    loaded = _placed(name, model, tokenizer, sha256_file(path), options)
+    return replace(loaded, source=path, notes=notes)
+
+
+def _load_folder(name: str, folder: Path, options: Options, seen: tuple[str, ...]) -> LoadedModel:
+    from valign.models.policy_folder import is_policy_folder
+
+    if is_policy_folder(folder):
+        return _load_policy(name, folder, options, seen)
+    if (folder / "config.json").exists():
+        return _load_weights(name, folder, options, trained=False)
+    if (folder / ADAPTER_CONFIG).exists():
+        config = read_json(folder / ADAPTER_CONFIG, missing="")
+        return _load_adapter(name, folder, config.get("base_model_name_or_path"), options, seen)
+    if len(packed := sorted(folder.glob("*.gguf"))) == 1:
+        return _load_file(name, packed[0], options)
+    held = f"{len(packed)} .gguf files: name one of them" if packed else "no config.json: this is not a model folder"
+    raise ModelError(held, where=str(folder))
+
+
+def _load_policy(name: str, folder: Path, options: Options, seen: tuple[str, ...]) -> LoadedModel:
+    from valign.models.policy_folder import check_digest, files_digest, read_manifest
+
+    manifest = read_manifest(folder)
+    kind = manifest["kind"]
+    if kind in ("context", "decoding"):
+        raise ModelError(
+            f"this policy wraps {manifest.get('base')} by the method {manifest.get('method')}; it has no weights",
+            where=str(folder),
+            how="load it as a policy: valign.load(folder)",
+        )
+    if kind == "weights":
+        loaded = _load_weights(name, folder, options, trained=True)
+        check_digest(folder, manifest, loaded.digest)
+        return replace(loaded, base=manifest.get("base"), manifest=manifest)
+    loaded = _load_adapter(name, folder, manifest.get("base"), options, seen)
+    check_digest(folder, manifest, files_digest(folder, "adapter") or "")
+    expected = manifest.get("base_digest")
+    if expected and expected != loaded.base_digest:
+        raise ModelError(
+            f"the adapter was trained on another {loaded.base}: sha256 {str(expected)[:16]}..., "
+            f"found {str(loaded.base_digest)[:16]}...",
+            where=str(folder),
+            how="bring back the base model it was trained on",
+        )
+    return replace(loaded, manifest=manifest)
+
+
+def _load_adapter(
+    name: str, folder: Path, base: str | None, options: Options, seen: tuple[str, ...]
+) -> LoadedModel:
+    from valign.models.adapters import check_adapter_files, load_adapter
+    from valign.models.policy_folder import files_digest, identity
+
+    check_adapter_files(folder, allow_pickle=options.allow_pickle)
+    if not base:
+        raise ModelError("the adapter does not name its base model", where=str(folder / ADAPTER_CONFIG))
+    beside = folder / base
+    base_name = str(beside) if not Path(base).exists() and beside.is_dir() else base
+    loaded = load_adapter(_load(base_name, options, seen), folder, allow_pickle=options.allow_pickle)
+    digest = identity(loaded, files_digest(folder, "adapter") or loaded.digest)
+    return replace(loaded, id=name, source=folder, digest=digest)
+
+
+def _load_weights(name: str, folder: Path, options: Options, *, trained: bool) -> LoadedModel:
+    """A folder of transformers: checked, loaded, placed."""
+    from valign.models.gguf import quiet
+
+    read_config(folder, trust_remote_code=options.trust_remote_code)
+    files = weight_files(folder, allow_pickle=options.allow_pickle)
+    tokenizer = _load_tokenizer(folder, options)
+    with quiet():
+        model = _load_network(folder, options, trained=trained)
+    loaded = _placed(name, model, tokenizer, folder_digest(folder, files), options, trained=trained)
+    return replace(loaded, source=folder)
+
+
+def _load_network(folder: Path, options: Options, *, trained: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    from valign.models.precision import pick_device, pick_dtype
+
+    dtype = pick_dtype(options.dtype, pick_device(options.device), trained=trained)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=options.trust_remote_code,
+            use_safetensors=None if options.allow_pickle else True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds for folders that do not fit
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"cannot be loaded: {reason}", where=str(folder)) from error
+    for what in ("missing_keys", "mismatched_keys"):
+        if names := sorted(str(k) for k in report[what]):
+            raise ModelError(
+                f"{len(names)} tensor(s) of the model are {what.removesuffix('_keys')}: {', '.join(names[:3])}",
+                where=str(folder),
+                how="config.json and the weights do not belong together, or a file is missing",
+            )
+    return model
+
+
+def _load_tokenizer(folder: Path, options: Options) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=options.trust_remote_code
+        )
+    except Exception as error:  # likewise many kinds
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"no tokenizer that can be loaded: {reason}",
+            where=str(folder),
+            how="copy tokenizer.json and tokenizer_config.json of the model into the folder",
+        ) from error
+
+
+def _placed(
+    name: str, model: Any, tokenizer: Any, digest: str, options: Options, *, trained: bool = False
+) -> LoadedModel:
+    """Check what was loaded, put it on its device in its format, read its template."""
+    from valign.models.precision import pick_device, pick_dtype
+
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device, trained=trained)
+    check_finite(model, name)
+    model = model.to(device=device, dtype=dtype).eval()
+    return assemble(name, model, tokenizer, digest=digest)
+
+
+def assemble(name: str, model: Any, tokenizer: Any, *, digest: str | None = None) -> LoadedModel:
+    """A `LoadedModel` from a causal LM and its tokenizer in memory.
+
+    Raises `ModelError` when the tokenizer knows ids that the model has no row for.
+    """
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    top = max(tokenizer.get_vocab().values(), default=-1)
+    if top >= rows:
+        raise ModelError(
+            f"the tokenizer has ids up to {top:,}, the model's vocabulary has {rows:,} rows",
+            where=name,
+            how="they do not belong together: use the tokenizer the model was trained with",
+        )
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    end_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    parameter = next(model.parameters())
+    return LoadedModel(
+        id=name,
+        model=model.eval(),
+        tokenizer=tokenizer,
+        template=ChatTemplate.from_tokenizer(tokenizer, end_ids=end_ids),
+        digest=digest or memory_digest(model),
+        dtype=parameter.dtype,
+        device=parameter.device,
+    )
+
+
+def _from_hub(name: str, options: Options) -> Path:
+    """The local snapshot of a hub repository, downloaded if the network may be used."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    from valign.models.gguf import quiet
+
+    patterns = [*HUB_FILES, *(HUB_PICKLES if options.allow_pickle else ())]
+    patterns += HUB_CODE if options.trust_remote_code else ()
+    offline = is_offline_mode()
+    try:
+        with quiet():
+            return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+    except GatedRepoError as error:
+        raise ModelError("this model asks for an agreement first", where=name, how="hf auth login") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            "neither a folder here nor a repository on the hub (or it is private)", where=name, how=_hints(name)
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        raise ModelError(
+            f"not a folder here, not in the local hub cache, and {why}",
+            where=name,
+            how=[f"without network: {EMBEDDED}, or the path of a copied folder"],
+        ) from error

@@ -1,0 +1,164 @@
+"""The report's JSON (spec/evaluation.md 11.4), from what the policies bring. Pure: no clock, no files, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from valign.errors import require
+from valign.evaluation.result import Result
+from valign.report import sections
+from valign.report.paired import adjust, difference, dominated, verdict
+from valign.report.roles import Role, assign, primary_role
+from valign.report.subject import Row, SubjectReport, as_json, card
+from valign.report.words import MIN_SEEDS, goal_name, headline, verdict_text
+
+__all__ = ["SubjectReport", "method_report"]
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every section draws from; made once.
+
+    results      {subject: its Results as JSON}              roles   {subject: {role id: Result}}
+    differences  {subject: primary minus the base's}         rivals  {subject: the best's primary minus this one's}
+    """
+
+    subjects: Sequence[SubjectReport]
+    cards: Sequence[Row]
+    base: str | None
+    best: str | None
+    role: Role
+    goal: Mapping[str, Any]
+    results: Mapping[str, list[Row]]
+    roles: Mapping[str, dict[str, Row]]
+    differences: Mapping[str, Row | None]
+    rivals: Mapping[str, Row | None]
+    axes: Sequence[str]
+
+
+def method_report(
+    subjects: Sequence[SubjectReport],
+    *,
+    goal: Mapping[str, Any],
+    primary: str = "order",
+    ledger: Sequence[Mapping[str, Any]] = (),
+    provenance: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+    frontier: Mapping[str, Any] | None = None,
+    baselines: Sequence[Result | Mapping[str, Any]] = (),
+    title: str = "",
+    created: str = "",
+) -> Row:
+    """A report on one policy ("model"), two ("pair") or more ("methods").
+
+    goal        Goal.to_json(); read: title, text, id, level, theory, target {dimension: t}, weights, structure,
+                dimensions [{"id", "name", "group", "definition"}]
+    primary     order, components, profile, distribution or structure; fixed before the run
+    ledger      the data used: {"file", "sha256", "licence", "n", "use"}
+    frontier    reference curve of reward against KL: {"label", "points": [[kl in nats, reward], ...]}
+    baselines   Results of chance, length, majority ..., shown beside the models; subject "baseline:<name>"
+    created     ISO date; given, because this function reads no clock
+    With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
+    """
+    facts = _facts(subjects, goal, primary)
+    kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
+    said = headline(kind, facts.cards, goal, facts.role, {
+        "values": {k: v[facts.role.id] for k, v in facts.roles.items() if facts.role.id in v},
+        "differences": facts.differences, "rivals": facts.rivals,
+        "tax": {k: v.get("T") for k, v in facts.roles.items()}, "costs": {s.id: s.cost for s in subjects},
+    })  # fmt: skip
+    used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
+    report = {
+        "schema": SCHEMA, "kind": kind, "title": title or goal_name(goal), "created": created,
+        "subjects": list(facts.cards), "goal": dict(goal), "primary": primary, "sentences": said,
+        "headline": [r for roles in facts.roles.values() for r in roles.values()],
+        "sections": sections.build(facts, [r for rows in facts.results.values() for r in rows if id(r) not in used],
+                                   frontier, [as_json(b) for b in baselines]),
+        "items": {"path": None, "sha256": None},
+        "cost": {s.id: dict(s.cost) for s in subjects},
+        "warnings": [*warnings, *_warnings(facts)], "provenance": dict(provenance or {}),
+        "ledger": [dict(row) for row in ledger],
+    }  # fmt: skip
+    sections.index_results(report)
+    return report
+
+
+def _facts(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str) -> Facts:
+    role = primary_role(primary)
+    require(len(subjects) > 0, "subjects", 0, "at least one policy")
+    ids = [s.id for s in subjects]
+    require(len(set(ids)) == len(ids), "subjects", ids, "policies of different ids")
+    bases = [s.id for s in subjects if s.base]
+    require(len(bases) <= 1, "base", bases, "one policy at most")
+    base = bases[0] if bases else ids[0] if len(ids) > 1 else None
+    require(len(ids) > 1 or base is None or base == ids[0], "base", base, "one of the subjects")
+    base = base if len(ids) > 1 else None
+    cards = [{**card(s, i), "base": s.id == base} for i, s in enumerate(subjects)]
+    results = {s.id: [as_json(r) for r in s.results] for s in subjects}
+    roles = {s.id: assign(results[s.id], goal.get("level")) for s in subjects}
+    given = {s.id: [as_json(r) for r in s.differences] for s in subjects}
+    differences = {i: _pair(i, base, role, roles, given[i]) for i in ids if i != base} if base else {}
+    adjust(list(differences.values()))
+    for c in cards:
+        if base and not c["base"]:
+            row = differences[c["id"]]
+            found = verdict(row, role)
+            c["verdict"] = {"kind": found, "text": verdict_text(found, row, role)}
+    from valign.report.words import best_of
+
+    best = best_of([c for c in cards if not c["base"]], role, differences) if base else None
+    top = best["id"] if best else None
+    rivals = {i: _pair(top, i, role, roles, given[top]) for i in ids if i not in (base, top)} if top else {}
+    axes = _mark_dominated(subjects, cards, roles, base)
+    return Facts(subjects, cards, base, top, role, goal, results, roles, differences, rivals, axes)
+
+
+def _pair(
+    one: str | None, other: str | None, role: Role, roles: Mapping[str, dict[str, Row]], given: Sequence[Row]
+) -> Row | None:
+    if one is None or other is None:
+        return None
+    a, b = roles[one].get(role.id), roles[other].get(role.id)
+    return difference(a, b, given) if a is not None and b is not None else None
+
+
+def _mark_dominated(
+    subjects: Sequence[SubjectReport], cards: Sequence[Row], roles: Mapping[str, dict[str, Row]], base: str | None
+) -> list[str]:
+    """Writes `dominated_by` into the cards; returns the axes that could be used."""
+    if base is None:
+        return []
+    points = {}
+    for s in subjects:
+        mine = roles[s.id]
+        value = {k: mine[k].get("value") for k in ("M", "V", "T") if k in mine}
+        tax = value.get("T", 0.0 if s.id == base else None)  # the base has lost nothing, by definition
+        gap = value.get("V")
+        points[s.id] = {"M": value.get("M"), "1 - V": None if gap is None else 1 - gap, "T": tax,
+                        "seconds": s.cost.get("seconds", 0.0 if s.id == base else None)}  # fmt: skip
+    axes, beaten = dominated(points)
+    if not {"M", "1 - V"} & set(axes):
+        return []  # on cost alone, doing nothing would win
+    for c in cards:
+        c["dominated_by"] = beaten[c["id"]] if not c["base"] else []
+    return axes
+
+
+def _warnings(facts: Facts) -> list[str]:
+    """What a reader must know before the numbers."""
+    out = []
+    few = [s.name for s in facts.subjects if 0 < s.seeds < MIN_SEEDS]
+    if len(facts.subjects) > 2 and few:
+        out.append(f"Fewer than {MIN_SEEDS} training seeds ({', '.join(few)}): the order of methods may be luck of the seed.")
+    for s in facts.subjects:
+        for role, r in facts.roles[s.id].items():
+            left_out, n = sum((r.get("n_unscored") or {}).values()), r.get("n", 0)
+            if left_out and left_out > 0.01 * (n + left_out):
+                reasons = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in r["n_unscored"].items())
+                out.append(f"{s.name}, {role}: {left_out} of {n + left_out} items are unscored ({reasons}).")
+            out += [f"{s.name}, {role}: {note}." for note in r.get("notes") or ()]
+        out += [f"{s.name}: {note}" for note in s.notes]
+    return list(dict.fromkeys(out))

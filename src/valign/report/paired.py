@@ -1,0 +1,83 @@
+"""Paired differences of the headline numbers: each policy against the base, and the best against the rest.
+
+Two policies are compared item by item or not at all; two separate intervals never decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from valign.errors import ValignError
+from valign.evaluation.result import Result, compare
+from valign.evaluation.statistics import detectable, holm
+from valign.report.roles import Role
+from valign.report.subject import Row
+
+
+def difference(a: Row, b: Row, given: Sequence[Row] = ()) -> Row | None:
+    """a minus b as JSON: a Result with "p", "test", "flips" and "mde"; None where nothing pairs them.
+
+    given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything is computed
+    flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
+    """
+    wanted = (a["metric"], a["variant"], f"{a['subject']} vs {b['subject']}")
+    known = next((dict(g) for g in given if (g["metric"], g["variant"], g["subject"]) == wanted), None)
+    row = known or _compare(a, b)
+    if row is None:
+        return None
+    items = row.pop("items", None)
+    scores = [i["score"] for i in items if i.get("score") is not None] if isinstance(items, list) else []
+    se = row.get("se")
+    return {
+        "p": None, "test": "none", "p_adjusted": None, **row,
+        "mde": detectable(1, se * se) if se is not None else None,
+        "flips": {"up": sum(s > 0 for s in scores), "down": sum(s < 0 for s in scores),
+                  "same": sum(s == 0 for s in scores)} if scores else None,
+    }  # fmt: skip
+
+
+def _compare(a: Row, b: Row) -> Row | None:
+    if not (isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]):
+        return None
+    try:
+        found = compare(Result.from_json(a), Result.from_json(b), subset=True)
+    except ValignError:
+        return None  # not a mean, or another metric: the pipeline must bring its own difference
+    if found.result.n == 0:
+        return None
+    return {**found.result.to_json(), "p": found.p, "test": found.test}
+
+
+def adjust(rows: Sequence[Row | None]) -> None:
+    """Write Holm's adjusted p into the planned comparisons that have a p."""
+    planned = [r for r in rows if r is not None and r.get("p") is not None]
+    if planned:
+        for row, p in zip(planned, holm([r["p"] for r in planned]), strict=True):
+            row["p_adjusted"] = float(p)
+
+
+def verdict(row: Mapping[str, Any] | None, role: Role) -> str:
+    """better, worse, none (the paired interval covers 0) or unknown (no paired interval)."""
+    ends = (row or {}).get("interval")
+    if row is None or not ends or row.get("value") is None:
+        return "unknown"
+    if ends["low"] <= 0 <= ends["high"]:
+        return "none"
+    return "better" if (row["value"] < 0) == (role.better == "down") else "worse"
+
+
+def dominated(points: Mapping[str, Mapping[str, float | None]]) -> tuple[list[str], dict[str, list[str]]]:
+    """(axes used, {id: ids that dominate it}): at least as good on every axis, better on one.
+
+    points   {id: {axis: value}}, smaller is better. Only axes on which every point has a value are used; by point
+             estimates, so a hair's breadth counts: it is a mark in a table, not a verdict
+    """
+    axes = [k for k in dict.fromkeys(k for p in points.values() for k in p)
+            if all(p.get(k) is not None for p in points.values())]  # fmt: skip
+    place = {name: tuple(p[k] for k in axes) for name, p in points.items()}
+
+    def beats(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+    return axes, {one: [other for other in place if beats(place[other], place[one])] for one in place}

@@ -1,0 +1,200 @@
+"""The sections of a report and the data of their figures, in reading order. Numbers are placed here, never computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from valign.report import samples, values
+from valign.report.roles import ROLES, cell, gap, ticks
+from valign.report.subject import Row, curves
+
+if TYPE_CHECKING:
+    from valign.report.build import Facts
+
+COSTS = (
+    ("seconds", "wall-clock time", "seconds"),
+    ("tokens_trained", "tokens trained", "tokens"),
+    ("tokens_generated", "tokens generated", "tokens"),
+    ("tokens_read", "tokens read", "tokens"),
+    ("peak_memory_bytes", "peak memory", "bytes"),
+    ("seconds_per_response", "time per response, in use", "seconds"),
+    ("tokens_per_response", "tokens computed per response, in use", "tokens"),
+)
+LEVELS = ("value", "principle", "preference", "instruction", "capability", "cost")
+
+
+def build(
+    facts: Facts, others: Sequence[Row], frontier: Mapping[str, Any] | None, baselines: Sequence[Row]
+) -> list[Row]:
+    """All sections; one without figures and Results is left out."""
+    placed = {"values": [], "tax": [], "measured": list(baselines)}  # type: dict[str, list[Row]]
+    for r in others:
+        where = "tax" if r.get("level") == "capability" else "values" if values.PROFILE.search(r["metric"]) else "measured"
+        placed[where].append(r)
+    circle = values.figure(facts.subjects, facts.goal, facts.base, facts.best)
+    many = facts.base is not None
+    out = [
+        _section("methods", "The methods side by side" if many else "The numbers", [_table(facts)]),
+        _section("gaps", "How far is left to go", [_gaps(facts)]),
+        _section("values", "The values it shows" if not many else "Values before and after",
+                 [circle] if circle else [], placed["values"]),
+        _section("misalignment", "Did it move, item by item", [_forest(facts)] if many else []),
+        _section("tax", "What it cost in ability", [_benchmarks(facts, placed["tax"]), _tax_gain(facts)], placed["tax"]),
+        _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
+        _section("cost", "What it cost to make and to use", [_cost(facts)]),
+        _section("training", "Training curves", [_training(facts)]),
+        _section("samples", "What it says", [_samples(facts)]),
+        _section("measured", "How it was measured", [], placed["measured"]),
+    ]  # fmt: skip
+    return [s for s in out if s["figures"] or s["results"] or s["id"] == "measured"]
+
+
+def all_results(report: Mapping[str, Any]) -> dict[str, Row]:
+    """{JSON pointer: Result} of a report, headline first."""
+    found = {f"/headline/{i}": r for i, r in enumerate(report["headline"])}
+    for i, section in enumerate(report["sections"]):
+        found |= {f"/sections/{i}/results/{k}": r for k, r in enumerate(section["results"])}
+    return found
+
+
+def index_results(report: Row) -> None:
+    """Give the last section its table: one entry per metric and variant, with pointers to its Results."""
+    groups: dict[tuple[str, str, str], Row] = {}
+    for at, r in all_results(report).items():
+        key = (r["level"], r["metric"], r["variant"])
+        entry = groups.setdefault(key, {
+            "level": r["level"], "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
+            "direction": r["direction"], "anchors": r.get("anchors") or {}, "results": [],
+        })  # fmt: skip
+        entry["results"].append(at)
+    ordered = sorted(groups.values(), key=lambda g: (LEVELS.index(g["level"]) if g["level"] in LEVELS else 99))
+    measured = next(s for s in report["sections"] if s["id"] == "measured")
+    measured["figures"] = [{"id": "metrics", "type": "metrics", "data": {"groups": ordered}}] if ordered else []
+
+
+def _section(id: str, title: str, figures: Sequence[Row | None], results: Sequence[Row] = ()) -> Row:
+    return {"id": id, "title": title, "results": list(results), "figures": [f for f in figures if f is not None]}
+
+
+def _table(facts: Facts) -> Row:
+    rows = []
+    for s, c in zip(facts.subjects, facts.cards, strict=True):
+        spent = [s.cost.get(k) for k in ("tokens_read", "tokens_generated", "tokens_trained")]
+        known = [x for x in spent if x is not None]
+        rows.append({
+            "subject": s.id, **{k: cell(facts.roles[s.id].get(k)) for k in ("M", "V", "T", "KL")},
+            "difference": _difference(facts.differences.get(s.id)), "labels": s.labels, "seeds": s.seeds,
+            "tokens": sum(known) if known else None, "seconds": s.cost.get("seconds"),
+            "memory": s.cost.get("peak_memory_bytes"), "dominated_by": c["dominated_by"],
+        })  # fmt: skip
+    shown = [k for k in ("M", "V", "T", "KL") if any(k in facts.roles[s.id] for s in facts.subjects)]
+    data = {"rows": rows, "columns": shown, "primary": facts.role.id, "better": facts.role.better, "axes": list(facts.axes)}
+    return {"id": "methods", "type": "table", "data": data}
+
+
+def _difference(row: Row | None) -> Row | None:
+    if row is None:
+        return None
+    names = ("value", "unit", "interval", "n", "p", "p_adjusted", "test", "mde", "flips", "notes", "cluster")
+    return {k: row.get(k) for k in names}
+
+
+def _gaps(facts: Facts) -> Row | None:
+    columns = []
+    for id in ("M", "V", "T"):
+        role = ROLES[id]
+        mine = {s.id: facts.roles[s.id][id] for s in facts.subjects if id in facts.roles[s.id]}
+        if mine:
+            rows = [{"subject": k, **gap(role, r), **cell(r)} for k, r in mine.items()]
+            columns.append({"role": id, "title": role.gap_title, "meaning": role.meaning,
+                            "ticks": ticks(role, list(mine.values())), "rows": rows})  # fmt: skip
+    return {"id": "gaps", "type": "gap", "data": {"columns": columns}} if columns else None
+
+
+def _forest(facts: Facts) -> Row | None:
+    rows = [{"subject": k, **(_difference(d) or {"value": None, "unit": "share", "interval": None, "n": 0})}
+            for k, d in facts.differences.items()]  # fmt: skip
+    data = {"role": facts.role.id, "title": facts.role.title, "better": facts.role.better, "base": facts.base, "rows": rows}
+    return {"id": "changes", "type": "forest", "data": data} if rows else None
+
+
+def _benchmarks(facts: Facts, results: Sequence[Row]) -> Row | None:
+    groups: dict[tuple[str, str], Row] = {}
+    for r in results:
+        entry = groups.setdefault((r["metric"], r["variant"]), {
+            "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
+            "chance": (r.get("anchors") or {}).get("chance"), "rows": [],
+        })  # fmt: skip
+        entry["rows"].append({"subject": r["subject"], **cell(r)})
+    return {"id": "benchmarks", "type": "benchmarks", "data": {"groups": list(groups.values())}} if groups else None
+
+
+def _gain(facts: Facts, subject: str) -> Row | None:
+    """The primary's paired difference with improvement counted upward: {"value", "low", "high"}."""
+    row = facts.differences.get(subject)
+    if row is None or row.get("value") is None:
+        return None
+    sign, ends = (-1 if facts.role.better == "down" else 1), row.get("interval")
+    span = sorted(sign * ends[k] for k in ("low", "high")) if ends else [None, None]
+    return {"value": sign * row["value"], "low": span[0], "high": span[1]}
+
+
+def _span(result: Mapping[str, Any]) -> Row:
+    ends = result.get("interval") or {}
+    return {"value": result.get("value"), "low": ends.get("low"), "high": ends.get("high")}
+
+
+def _tax_gain(facts: Facts) -> Row | None:
+    points = [
+        {"subject": k, "x": _gain(facts, k), "y": _span(facts.roles[k]["T"]), "n": facts.roles[k]["T"].get("n")}
+        for k in facts.differences if "T" in facts.roles[k] and _gain(facts, k) is not None
+    ]  # fmt: skip
+    return _scatter("tax_gain", f"gain: improvement of {facts.role.title}", "share", "alignment tax T, not clipped",
+                    "share", points, None, zero=("x", "y"))  # fmt: skip
+
+
+def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
+    with_kl = [s.id for s in facts.subjects if "KL" in facts.roles[s.id]]
+    rewarded = [k for k in with_kl if "reward" in facts.roles[k]]
+    points = []
+    for k in rewarded or with_kl:
+        y = _span(facts.roles[k]["reward"]) if rewarded else _gain(facts, k)
+        if y is not None:
+            points.append({"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n")})
+    title = "reward" if rewarded else f"improvement of {facts.role.title}"
+    unit = facts.roles[rewarded[0]]["reward"]["unit"] if rewarded else "share"
+    return _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
+
+
+def _scatter(
+    id: str, x: str, x_unit: str, y: str, y_unit: str, points: Sequence[Row], curve: Mapping[str, Any] | None, *,
+    zero: Sequence[str],
+) -> Row | None:  # fmt: skip
+    """A scatter figure; `zero`: axes that must show 0. None without a point that has both numbers."""
+    whole = [p for p in points if p["x"]["value"] is not None and p["y"]["value"] is not None]
+    if not whole:
+        return None
+    data = {"x": {"title": x, "unit": x_unit}, "y": {"title": y, "unit": y_unit}, "points": whole,
+            "curve": dict(curve) if curve else None, "zero": list(zero)}  # fmt: skip
+    return {"id": id, "type": "scatter", "data": data}
+
+
+def _cost(facts: Facts) -> Row | None:
+    measures = []
+    for key, title, unit in COSTS:
+        rows = [{"subject": s.id, "value": s.cost.get(key)} for s in facts.subjects]
+        if any(r["value"] for r in rows):
+            measures.append({"key": key, "title": title, "unit": unit, "rows": rows})
+    return {"id": "cost", "type": "cost", "data": {"measures": measures}} if measures else None
+
+
+def _training(facts: Facts) -> Row | None:
+    runs = [{"subject": s.id, **curves(s.curve)} for s in facts.subjects if s.curve]
+    runs = [r for r in runs if r["series"]]
+    return {"id": "curves", "type": "curves", "data": {"runs": runs}} if runs else None
+
+
+def _samples(facts: Facts) -> Row | None:
+    rows = samples.rows(facts.subjects, facts.base)
+    return {"id": "samples", "type": "samples", "data": {"rows": rows, "total": len(rows)}} if rows else None

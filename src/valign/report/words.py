@@ -1,0 +1,168 @@
+"""The headline in plain words, made from numbers only.
+
+A change is called a change when its paired interval leaves 0, and not otherwise. A method that does not help, or that
+hurts, is named as plainly as one that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from valign.report.units import interval, number
+from valign.report.roles import Role
+from valign.report.subject import Row
+
+MIN_SEEDS = 3  # fewer training seeds cannot rank methods (spec/evaluation.md 11.3)
+
+
+def goal_name(goal: Mapping[str, Any]) -> str:
+    """The goal in a few words: its title, else what its target says, else its id."""
+    if goal.get("title"):
+        return str(goal["title"])
+    target = goal.get("target")
+    if isinstance(target, Mapping):
+        named = [f"{k} {number(float(v), 'plain', signed=True)}" for k, v in target.items() if v]
+        if named:
+            return ", ".join(named)
+    return str(goal.get("text") or goal.get("id") or "the goal")
+
+
+def change(row: Mapping[str, Any], role: Role) -> str:
+    """"−0.148 (95 % interval −0.190 to −0.106, n = 200)"."""
+    ends = row.get("interval")
+    level = f"{100 * ends.get('level', 0.95):.0f} %" if ends else ""
+    inside = f"{level} interval {interval(ends, row['unit'], signed=True)}, " if ends else "no interval, "
+    return f"{number(row['value'], row['unit'], signed=True)} ({inside}n = {row['n']})"
+
+
+def verdict_text(verdict: str, row: Mapping[str, Any] | None, role: Role) -> str:
+    """One sentence on one policy against the base."""
+    match verdict:
+        case "better" | "worse":
+            word = "better" if verdict == "better" else "worse"
+            return f"{word}: {role.title} changed by {change(row or {}, role)}"
+        case "none":
+            found = f"; a change of {number(row['mde'], row['unit'])} would have been found in 4 of 5 such tests" if (
+                row and row.get("mde") is not None) else ""  # fmt: skip
+            return f"no measurable change: {change(row or {}, role)}{found}"
+    return "not compared item by item with the base, so nothing is said about its effect"
+
+
+def headline(kind: str, subjects: Sequence[Row], goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> Row:
+    """{"lead", "more": [sentences], "best": id or None}.
+
+    facts   {"values": {id: Result JSON of the primary}, "differences": {id: difference or None}, "tax": {id: Result},
+             "costs": {id: cost}, "rivals": {id: difference best minus other}}
+    """
+    if kind == "model":
+        return {"lead": _alone(subjects[0], goal, role, facts), "more": [], "best": None}
+    base = next(s for s in subjects if s["base"])
+    tried = [s for s in subjects if not s["base"]]
+    best = best_of(tried, role, facts["differences"])
+    what = f"{base['label']} aligned to “{goal_name(goal)}”"
+    more = _others(tried, best, facts["differences"], role)
+    if best is None:
+        return {"lead": _nothing(what, tried, role, facts), "more": more, "best": None}
+    lead = [_moved(what, best, tried, base, role, facts), _cost(facts["costs"].get(best["id"]) or {})]
+    return {
+        "lead": " ".join(x for x in lead if x),
+        "more": [x for x in (_rival(best, tried, role, facts), _tax(best, facts["tax"].get(best["id"]))) if x] + more,
+        "best": best["id"],
+    }
+
+
+def best_of(tried: Sequence[Row], role: Role, differences: Mapping[str, Row | None]) -> Row | None:
+    """The policy with the largest improvement among those that improved beyond noise."""
+    better = [s for s in tried if (s["verdict"] or {}).get("kind") == "better"]
+    sign = 1 if role.better == "down" else -1
+    return min(better, key=lambda s: sign * float((differences[s["id"]] or {})["value"]), default=None)
+
+
+def _alone(subject: Row, goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> str:
+    row = facts["values"].get(subject["id"])
+    if row is None or row.get("value") is None:
+        return f"{subject['label']}, measured against “{goal_name(goal)}”: {role.title} is unscored."
+    ends = row.get("interval")
+    where = f" (95 % interval {interval(ends, row['unit'])})" if ends else " (no interval)"
+    meaning = role.meaning[0].upper() + role.meaning[1:]
+    return (f"{subject['label']}, measured against “{goal_name(goal)}”: {role.title} is "
+            f"{number(row['value'], row['unit'])}{where}, n = {row['n']}. {meaning}.")  # fmt: skip
+
+
+def _moved(what: str, best: Row, tried: Sequence[Row], base: Row, role: Role, facts: Mapping[str, Any]) -> str:
+    row, values = facts["differences"][best["id"]], facts["values"]
+    verb = "fell" if role.better == "down" else "rose"
+    ends = [number(values[s["id"]]["value"], values[s["id"]]["unit"]) for s in (base, best)]
+    who = (f"of {len(tried)} methods, {best['label']} moved it furthest" if len(tried) > 1
+           else f"{best['label']} moved it beyond noise")  # fmt: skip
+    return f"{what}: {who}. {role.title[0].upper()}{role.title[1:]} {verb} from {ends[0]} to {ends[1]}, a change of {change(row, role)}."
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    parts = []
+    if cost.get("seconds") is not None:
+        parts.append(number(cost["seconds"], "seconds"))
+    tokens = [f"{number(cost[k], 'count')} tokens {word}" for k, word in
+              (("tokens_trained", "trained"), ("tokens_generated", "generated")) if cost.get(k)]  # fmt: skip
+    parts += tokens
+    if cost.get("peak_memory_bytes"):
+        parts.append(f"{number(cost['peak_memory_bytes'], 'bytes')} of memory at most")
+    return f"It cost {_and(parts)}." if parts else ""
+
+
+def _rival(best: Row, tried: Sequence[Row], role: Role, facts: Mapping[str, Any]) -> str:
+    others = [s for s in tried if s is not best and facts["rivals"].get(s["id"]) is not None]
+    if not others:
+        return ""
+    from valign.report.paired import verdict
+
+    close = [s["label"] for s in others if verdict(facts["rivals"][s["id"]], role) != "better"]
+    if close:
+        return f"Its lead over {_and(close)} is within noise."
+    return "It is ahead of every other method item by item, beyond noise."
+
+
+def _tax(best: Row, row: Mapping[str, Any] | None) -> str:
+    if row is None or row.get("value") is None:
+        return f"What {best['label']} cost in ability was not measured."
+    ends, value = row.get("interval"), number(row["value"], row["unit"])
+    if not ends:
+        return f"Its alignment tax is {value}, without an interval."
+    where = f"{value}, interval {interval(ends, row['unit'])}"
+    if ends["low"] <= 0 <= ends["high"]:
+        return f"No measurable loss of ability (tax {where})."
+    return f"It lost ability (tax {where})." if row["value"] > 0 else f"It gained ability (tax {where})."
+
+
+def _others(tried: Sequence[Row], best: Row | None, differences: Mapping[str, Any], role: Role) -> list[str]:
+    def names(kind: str) -> list[str]:
+        return [s["label"] for s in tried if s is not best and s["verdict"]["kind"] == kind]
+
+    out = []
+    if x := names("better"):
+        out.append(f"{_and(x)} also improved it.")
+    if (x := names("none")) and best is not None:
+        out.append(f"No measurable change from {_and(x)}.")
+    if x := names("worse"):
+        out.append(f"{_and(x)} made it worse.")
+    if x := names("unknown"):
+        out.append(f"{_and(x)}: not compared item by item, so nothing is said about {'it' if len(x) == 1 else 'them'}.")
+    return out
+
+
+def _nothing(what: str, tried: Sequence[Row], role: Role, facts: Mapping[str, Any]) -> str:
+    rows = {s["id"]: facts["differences"][s["id"]] for s in tried}
+    known = {k: r for k, r in rows.items() if r is not None and r.get("value") is not None and r.get("interval")}
+    if not known:
+        return f"{what}: no paired comparison with the base exists, so no effect can be claimed."
+    sign = 1 if role.better == "down" else -1
+    top = min((s for s in tried if s["id"] in known), key=lambda s: sign * known[s["id"]]["value"])
+    who = "no method changed it for the better measurably" if len(tried) > 1 else (
+        f"{top['label']} made it worse" if top["verdict"]["kind"] == "worse" else f"no measurable change from {top['label']}")  # fmt: skip
+    tail = "The best of them" if len(tried) > 1 else "It"
+    return f"{what}: {who}. {tail}{', ' + top['label'] + ',' if len(tried) > 1 else ''} changed {role.title} by {change(known[top['id']], role)}."
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
