@@ -20,15 +20,15 @@ def normalized(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
 
 
-def shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """The word 5-grams of a text; a shorter text is one shingle; no words, no shingle."""
+def shingles(text: str) -> frozenset[int]:
+    """The word 5-grams of a text, hashed; a shorter text is one shingle; no words, no shingle."""
     words = _WORD.findall(text.lower())
     if len(words) < WORDS:
-        return frozenset([tuple(words)]) if words else frozenset()
-    return frozenset(tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1))
+        return frozenset([hash(tuple(words))]) if words else frozenset()
+    return frozenset(hash(tuple(words[i : i + WORDS])) for i in range(len(words) - WORDS + 1))
 
 
-def jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
+def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     """|a and b| / |a or b|, 0 where both are empty."""
     both = len(a & b)
     return both / (len(a) + len(b) - both) if both else 0.0
@@ -55,7 +55,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[tuple
     shingles, each is compared with the next few: some pair of such a family is found, though not every pair.
     """
     sets = [shingles(t) for t in texts]
-    places: dict[tuple[str, ...], list[int]] = {}
+    places: dict[int, list[int]] = {}
     for i, s in enumerate(sets):
         for shingle in s:
             places.setdefault(shingle, []).append(i)

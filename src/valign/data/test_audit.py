@@ -38,7 +38,7 @@ def words(rng, n):
     return " ".join(rng.choice(SYLLABLES) + rng.choice(SYLLABLES) + rng.choice(SYLLABLES) for _ in range(n))
 
 
-def clean(n=120, seed=0):
+def clean(n=200, seed=0):
     """Situations with random texts of random length, whose labels say nothing about length or position."""
     rng = random.Random(seed)
     groups = []
@@ -74,8 +74,9 @@ def failed(lines):
 def relabelled(group, change):
     """The group with the values of each response changed: change(response index, values) -> values."""
     feedback = [
-        replace(f, values=change(f.response, dict(f.values))) if isinstance(f, VectorScore) else f for f in group.feedback
-    ]  # fmt: skip
+        replace(f, values=change(f.response, dict(f.values))) if isinstance(f, VectorScore) else f
+        for f in group.feedback
+    ]
     return replace(group, feedback=tuple(feedback))
 
 
@@ -86,7 +87,9 @@ def test_a_clean_set_passes_every_line(good):
 
 
 def test_distance_by_hand():
-    """D = sqrt(sum w (v - t)^2 / sum w) / 2: 0 at the target, 1 at its opposite, 1/2 where nothing is said."""
+    """D = sqrt(sum w (v - t)^2 / sum w) / 2: 0 at the target, 1 at its opposite, 1/2 where nothing is
+    said.
+    """
     assert demo_distance({"BE": 1, "UN": 1, "PO": -1}) == 0
     assert demo_distance({"BE": -1, "UN": -1, "PO": 1}) == 1
     assert demo_distance({"HE": 1}) == 0.5
@@ -123,7 +126,10 @@ def test_length_that_gives_the_preference_away_fails(good):
 
 def test_length_that_gives_the_sign_of_a_value_away_fails(good):
     rng = random.Random(2)
-    faulty = [padded(g, lambda g: [f.response for f in g.of(VectorScore) if f.values.get("TR", 0) < 0], rng) for g in good]  # fmt: skip
+    faulty = [
+        padded(g, lambda g: [f.response for f in g.of(VectorScore) if f.values.get("TR", 0) < 0], rng)
+        for g in good
+    ]
     assert failed(audit_dilemmas(faulty)) == {"length.TR"}
 
 
@@ -171,12 +177,17 @@ def test_the_same_prompt_twice_fails(good):
 def test_a_test_situation_in_training_fails(good):
     """A test prompt of which a fifth is reworded stands in training: no repeat any more, but a leak."""
     text = good[0].prompt_text.split()
-    text[-4:] = "and now it ends otherwise".split()
+    text[-4:] = ["and", "now", "it", "ends", "otherwise"]
     faulty = list(good)
     faulty[1] = replace(good[1], prompt=user(" ".join(text)))
     assert (faulty[0].split, faulty[1].split) == ("test", "train")
     assert "leaks.prompts" in failed(audit_dilemmas(faulty))
-    slight = [replace(g, prompt=user(" ".join([*text[:15], *words(random.Random(9), 10).split()]))) if g is good[1] else g for g in good]  # fmt: skip
+    slight = [
+        replace(g, prompt=user(" ".join([*text[:15], *words(random.Random(9), 10).split()])))
+        if g is good[1]
+        else g
+        for g in good
+    ]
     assert failed(audit_dilemmas(slight)) == {"leaks.prompts"}
 
 

@@ -67,7 +67,9 @@ def test_scores_give_the_stated_number_of_pairs(values, gap):
 
 
 def test_scores_of_each_annotator_are_compared_among_themselves():
-    """Two annotators with different habits do not make pairs with each other; a repeated score is averaged."""
+    """Two annotators with different habits do not make pairs with each other; a repeated score is
+    averaged.
+    """
     g = group(
         2,
         *(Score(response=i, value=v, annotator="mild") for i, v in enumerate((8.0, 9.0))),

@@ -17,7 +17,7 @@ def test_case_blanks_and_punctuation_do_not_count():
 
 
 def test_shingles_by_hand():
-    assert shingles("one two three") == {("one", "two", "three")}
+    assert shingles("One two three!") == shingles("one two three") and len(shingles("one two three")) == 1
     assert len(shingles("a b c d e f")) == 2 and shingles("?!") == frozenset()
     a, b = shingles("a b c d e f"), shingles("a b c d e g")
     assert jaccard(a, b) == 1 / 3 and jaccard(frozenset(), frozenset()) == 0

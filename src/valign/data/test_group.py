@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from valign.data.frozen import Frozen
 from valign.data.group import (
     KINDS,
     ROLES,
@@ -16,7 +17,6 @@ from valign.data.group import (
     Critique,
     Demonstration,
     Edit,
-    Frozen,
     Group,
     Message,
     Profile,
@@ -46,7 +46,7 @@ def some_feedback(kind: str, n: int) -> st.SearchStrategy:
     two = st.permutations(range(n)).map(lambda p: p[:2])
     common = {"annotator": words, "weight": st.floats(0, 9)}
     places = st.permutations(range(n)).flatmap(
-        lambda p: st.integers(1, n).map(lambda k: (tuple(p[:k]),) + tuple((i,) for i in p[k:]))
+        lambda p: st.integers(1, n).map(lambda k: (tuple(p[:k]), *tuple((i,) for i in p[k:])))
     )
     match kind:
         case "demonstration":

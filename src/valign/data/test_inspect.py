@@ -23,12 +23,22 @@ def groups():
             (Comparison(chosen=0, rejected=1), VectorScore(response=0, theory="t", values={"BE": 1.0})),
             split="train",
         ),
-        Group("b", user("First  question!"), (Response(LONG + " too"), Response("")), (Comparison(chosen=1, rejected=0),)),
+        Group(
+            "b",
+            user("First  question!"),
+            (Response(LONG + " too"), Response("")),
+            (Comparison(chosen=1, rejected=0),),
+        ),
         Group("c", user("other"), (Response("x"), Response(" x ")), (Comparison(chosen=0, rejected=1),)),
         Group("d", user(" "), (Response("y"), Response("z")), (Comparison(chosen=0, rejected=1, tie=True),)),
         Group("e", user("pick"), (Response(" Yes"), Response(" No")), choices=True, gold=1),
-        Group("f", user("rate"), (Response("m"),), (Score(response=0, value=3.0), Verdict(response=0, principle="harm", value=-1.0))),
-    ]  # fmt: skip
+        Group(
+            "f",
+            user("rate"),
+            (Response("m"),),
+            (Score(response=0, value=3.0), Verdict(response=0, principle="harm", value=-1.0)),
+        ),
+    ]
 
 
 def test_counts_by_hand(groups):
@@ -58,7 +68,7 @@ def test_problems_carry_group_field_and_line(groups, tmp_path):
         {"prompt": "q"},
         {"prompt": "r", "chosen": "a", "rejected": "b"},
     ]
-    path.write_text("\n\n".join(json.dumps(r) for r in rows))  # fmt: skip
+    path.write_text("\n\n".join(json.dumps(r) for r in rows))
     i = inspect(read(path))
     assert [(p.line, p.field, p.reason) for p in i.problems] == [
         (3, "chosen", "dropped: is missing"),

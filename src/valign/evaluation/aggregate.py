@@ -1,7 +1,7 @@
-"""From items to a Result: which interval belongs to which metric, what unscored items could change, where on the scale.
+"""From items to a Result: its interval, what unscored items could change, its place on the scale.
 
-The one place that applies table 1.2 of spec/evaluation.md. A metric that is no mean of its items passes its statistic,
-a function of item weights, and gets a cluster bootstrap.
+The one place that applies table 1.2 of spec/evaluation.md. A metric that is no mean of its items passes its
+statistic, a function of item weights, and gets a cluster bootstrap.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from valign.evaluation import statistics as stats
 from valign.evaluation.metrics.scale import component
-from valign.evaluation.result import Anchors, Cluster, Item, ItemStatistic, Result, cluster_notes, interval_of
+from valign.evaluation.record import Anchors, Cluster, Item, ItemStatistic, Result, cluster_notes, interval_of
 from valign.evaluation.statistics import Array, Estimate
 
 SMALL = 100  # below this many 0/1 items, or
@@ -49,24 +49,40 @@ def summarize(
     scored = [i for i in kept if i.score is not None]
     unscored = Counter(i.reason for i in kept if i.reason is not None)
     common: dict[str, Any] = {
-        "metric": metric, "variant": variant, "subject": subject, "level": level, "unit": unit, "direction": direction,
-        "anchors": anchors, "n": len(scored), "n_unscored": dict(sorted(unscored.items())), "items": tuple(kept),
+        "metric": metric,
+        "variant": variant,
+        "subject": subject,
+        "level": level,
+        "unit": unit,
+        "direction": direction,
+        "anchors": anchors,
+        "n": len(scored),
+        "n_unscored": dict(sorted(unscored.items())),
+        "items": tuple(kept),
         "provenance": dict(provenance or {}),
-    }  # fmt: skip
+    }
     if not scored:
-        return Result(**common, value=None, cluster=Cluster(cluster_unit, 0), notes=(*notes, "nothing was scored"))
+        return Result(
+            **common, value=None, cluster=Cluster(cluster_unit, 0), notes=(*notes, "nothing was scored")
+        )
     estimate, method = estimate_items(scored, statistic, bootstrap)
     value = None if np.isnan(estimate.value) else estimate.value
     more = cluster_notes(estimate.clusters)
     if value is None:
-        estimate, more = Estimate(estimate.value, None, None, None, estimate.clusters), [*more, "undefined on these items"]
+        estimate, more = (
+            Estimate(estimate.value, None, None, None, estimate.clusters),
+            [*more, "undefined on these items"],
+        )
     return Result(
-        **common, value=value, se=estimate.se, interval=interval_of(estimate, method),
+        **common,
+        value=value,
+        se=estimate.se,
+        interval=interval_of(estimate, method),
         scaled=place(value, direction, anchors) if scaled and value is not None else None,
         cluster=Cluster(cluster_unit, estimate.clusters),
         bounds=bounds(scored, sum(unscored.values()), anchors) if statistic is None else None,
         notes=(*notes, *more),
-    )  # fmt: skip
+    )
 
 
 def estimate_items(
@@ -78,10 +94,14 @@ def estimate_items(
     weights = np.array([i.weight for i in scored], float)
     if statistic is not None:
         chosen = statistic
-        return stats.bootstrap_cluster(lambda w: chosen(scored, w * weights), len(scored), clusters), "bootstrap_cluster"
+        return stats.bootstrap_cluster(
+            lambda w: chosen(scored, w * weights), len(scored), clusters
+        ), "bootstrap_cluster"
     if bootstrap:
         mean = stats.mean_statistic(scores)
-        return stats.bootstrap_cluster(lambda w: mean(w * weights), len(scored), clusters), "bootstrap_cluster"
+        return stats.bootstrap_cluster(
+            lambda w: mean(w * weights), len(scored), clusters
+        ), "bootstrap_cluster"
     estimate = stats.t_cluster(scores, clusters, weights)
     if _is_small_share(scores, weights) and len(scores) > 1 and estimate.clusters == len(scores):
         low, high = stats.wilson(float(scores.sum()), len(scores))
@@ -90,7 +110,9 @@ def estimate_items(
 
 
 def bounds(scored: Sequence[Item], unscored: int, anchors: Anchors) -> tuple[float, float] | None:
-    """The mean if all unscored items were worst or best (weight 1 each); None if none is unscored or an end is open."""
+    """The mean if all unscored items were worst or best (weight 1 each); None if none is unscored or an end
+    is open.
+    """
     if not unscored or anchors.best is None or anchors.worst is None:
         return None
     total = sum(i.weight * (i.score or 0.0) for i in scored)
@@ -100,7 +122,9 @@ def bounds(scored: Sequence[Item], unscored: int, anchors: Anchors) -> tuple[flo
 
 
 def place(value: float, direction: str, anchors: Anchors) -> float | None:
-    """Where `value` lies on the gap axis; None without two anchors. Metrics with a target are folded about it."""
+    """Where `value` lies on the gap axis; None without two anchors. Metrics with a target are folded about
+    it.
+    """
     best, worst = anchors.best, anchors.worst
     if best is None or worst is None:
         return None

@@ -1,7 +1,8 @@
-"""A policy that remembers: every score and every sample is logged, so that an evaluation can stop anywhere and go on.
+"""A policy that remembers: every score and every sample is logged,
+so that an evaluation can stop anywhere and go on.
 
-A measurement that is given a `CachedPolicy` needs no change: what is in the log is read, the rest is asked for in small
-chunks and logged at once.
+A measurement that is given a `CachedPolicy` needs no change: what is in the log is read, the rest is asked
+for in small chunks and logged at once.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class CachedPolicy:
         for start in range(0, len(missing), self.chunk):
             rows = missing[start : start + self.chunk]
             begin = time.perf_counter()
-            samples = self.policy.generate([prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows])
+            samples = self.policy.generate(
+                [prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows]
+            )
             seconds = (time.perf_counter() - begin) / len(rows)
             self.log.append(
                 {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
@@ -84,28 +87,46 @@ class CachedPolicy:
             scored = self.policy.score([groups[i] for i in rows])
             seconds = (time.perf_counter() - begin) / len(rows)
             self.log.append(
-                {"key": names[i], "v": VERSION, "kind": "loglikelihood", "item": groups[i].id, "seconds": seconds,
-                 "log_probs": [[float(x) for x in s.log_probs] for s in found]}
+                {
+                    "key": names[i],
+                    "v": VERSION,
+                    "kind": "loglikelihood",
+                    "item": groups[i].id,
+                    "seconds": seconds,
+                    "log_probs": [[float(x) for x in s.log_probs] for s in found],
+                }
                 for i, found in zip(rows, scored, strict=True)
-            )  # fmt: skip
+            )
             _report(progress, len(groups) - len(missing) + start + len(rows), len(groups))
         return [[Scored(np.array(row, np.float32)) for row in self.log[name]["log_probs"]] for name in names]
 
     def _generation_key(self, prompt: Prompt, sampling: Sampling, address: str) -> str:
-        return content_key({
-            "v": VERSION, "kind": "generate", "model": self.fingerprint, "prompt": [[m.role, m.content] for m in prompt],
-            "settings": dataclasses.asdict(sampling), "address": address,
-        })  # fmt: skip
+        return content_key(
+            {
+                "v": VERSION,
+                "kind": "generate",
+                "model": self.fingerprint,
+                "prompt": [[m.role, m.content] for m in prompt],
+                "settings": dataclasses.asdict(sampling),
+                "address": address,
+            }
+        )
 
     def _score_key(self, group: Group) -> str:
-        return content_key({
-            "v": VERSION, "kind": "loglikelihood", "model": self.fingerprint, "choices": group.choices,
-            "prompt": [[m.role, m.content] for m in group.prompt], "responses": [_response_json(r) for r in group.responses],
-        })  # fmt: skip
+        return content_key(
+            {
+                "v": VERSION,
+                "kind": "loglikelihood",
+                "model": self.fingerprint,
+                "choices": group.choices,
+                "prompt": [[m.role, m.content] for m in group.prompt],
+                "responses": [_response_json(r) for r in group.responses],
+            }
+        )
 
 
 def fingerprint(policy: Policy) -> str:
-    """What decides a policy's answers: its card (weights, template, method and settings), without its name."""
+    """What decides a policy's answers: its card (weights, template, method, settings) without its name."""
     card = {k: v for k, v in policy.card().items() if k not in ("id", "notes")}
     return f"sha256:{content_key(card)}"
 

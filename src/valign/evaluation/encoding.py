@@ -1,15 +1,19 @@
-"""From (context, continuation) to token ids, exactly as lm-evaluation-harness 0.4 splits them (section 10, rules 1, 2).
+"""Pairs of (context, continuation) as token ids, as lm-evaluation-harness 0.4 splits, cuts and rolls them.
 
-Pure functions on ids; `encode` is any tokenizer call that adds start tokens as that tokenizer does by default. Kept so
-that numbers can be compared with published ones: elsewhere a border is carried, never searched for.
+Section 10 of spec/evaluation.md, rules 1 and 2. The split itself is `ChatTemplate.encode_harness`; cutting and
+rolling are pure functions on ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-Encode = Callable[[str], list[int]]
+from valign.data.group import Prompt, text
+
+if TYPE_CHECKING:
+    from valign.models.chat import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -30,28 +34,27 @@ class EncodedPair:
         """Nothing is left to score: the continuation disappeared in the context's last token."""
         return not self.continuation
 
+    def __len__(self) -> int:
+        return len(self.context) + len(self.continuation)
 
-def encode_pair(context: str, continuation: str, encode: Encode, prefix_token: int, encode_plain: Encode | None = None) -> EncodedPair:
-    """ids of a pair: trailing whitespace of the context moves to the continuation; continuation = whole[len(enc(context)):].
 
-    prefix_token   BOS, else EOS: the context where the text has none (empty or only whitespace)
-    encode_plain   the same tokenizer without special tokens, for that case; `encode` by default
+def encode_pair(template: ChatTemplate, prompt: Prompt, continuation: str) -> EncodedPair:
+    """The ids of a continuation after a prompt; white space at the context's end moves to the continuation.
+
+    Nothing but white space is no context: it moves whole, and the start token (else the end token) is read.
     """
-    stripped = context.rstrip()
-    continuation = context[len(stripped) :] + continuation
-    if not stripped:
-        ids = tuple((encode_plain or encode)(continuation))
-        if ids and ids[0] == prefix_token:
-            return EncodedPair(ids[:1], ids[1:])
-        return EncodedPair((prefix_token,), ids)
-    head, whole = tuple(encode(stripped)), tuple(encode(stripped + continuation))
-    return EncodedPair(head, whole[len(head) :], border_merge=whole[: len(head)] != head)
+    before = template.prompt_text(prompt)
+    if not before.strip():
+        prompt, continuation = text(""), before + continuation
+    path = template.encode_harness(prompt, continuation)
+    return EncodedPair(tuple(path.ids[: path.n_prompt]), tuple(path.ids[path.n_prompt :]), path.merged)
 
 
 def truncate(pair: EncodedPair, max_length: int) -> EncodedPair | None:
-    """The last max_length + 1 tokens of the pair: the very last is only predicted. None if the continuation is longer.
+    """The last max_length + 1 tokens of the pair, of which the very last is only predicted.
 
-    The harness's rule (`on_long: harness`); by default a pair that is too long is left unscored.
+    None if the continuation alone is longer than max_length. This is the harness's rule (`on_long: harness`); by
+    default a pair that is too long is left unscored.
     """
     if len(pair.continuation) > max_length:
         return None
@@ -66,9 +69,9 @@ def rolling_windows(tokens: Sequence[int], prefix_token: int, max_length: int) -
 
     Every window but the last is read after one token of context; the last looks back as far as max_length allows.
     """
-    text = (prefix_token, *tokens)
+    ids = (prefix_token, *tokens)
     out = []
     for start in range(0, len(tokens), max_length):
-        end = min(start + max_length, len(tokens))  # text[start + 1 .. end] is predicted from text[.. end - 1]
-        out.append(EncodedPair(text[max(0, end - max_length) : start + 1], tuple(tokens[start:end])))
+        end = min(start + max_length, len(tokens))  # ids[start + 1 .. end] is predicted from ids[.. end - 1]
+        out.append(EncodedPair(ids[max(0, end - max_length) : start + 1], tuple(tokens[start:end])))
     return out

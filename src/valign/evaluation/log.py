@@ -1,7 +1,9 @@
-"""The request log: an append-only JSONL file that is cache, resume, shard merge and viewer at once (section 10.6).
+"""The request log: an append-only JSONL file that is cache, resume,
+shard merge and viewer at once (section 10.6).
 
-Always true here: a key names the content of a request (never its place in a batch), a request is answered once, a
-second answer must agree with the first, and a line cut by a kill is dropped when the file is opened again.
+Always true here: a key names the content of a request (never its place in a batch), a request is answered
+once, a second answer must agree with the first, and a line cut by a kill is dropped when the file is opened
+again.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class RequestLog:
         return len(self.rows)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add answers (each with its "key") and push them to the disk; a known key must agree and is not written again.
+        """Add answers (each with its "key") and push them to the disk;
+        a known key must agree and is not written again.
 
         Raises `ValignError` (nondeterministic) when it does not.
         """
@@ -95,7 +98,9 @@ class RequestLog:
                 row = json.loads(line)
             except ValueError as error:
                 where = f"{self.path} line {number}"
-                raise DataError("not JSON; only the last line may be broken", where=where, how="start a new log") from error
+                raise DataError(
+                    "not JSON; only the last line may be broken", where=where, how="start a new log"
+                ) from error
             self._is_new(row)
 
 

@@ -1,4 +1,5 @@
-"""Where a number came from: code, model, data, settings, library versions. No credentials, no names of machines.
+"""Where a number came from: code, model, data, settings, library versions. No credentials,
+no names of machines.
 
 Two Results with equal provenance must have equal values; `contradictions` finds those that do not.
 """
@@ -11,7 +12,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
 import valign
@@ -22,6 +23,7 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy")
 SECRET = ("api_key", "apikey", "token", "password", "secret", "authorization", "credential")
 
 
+@runtime_checkable
 class DataSource(Protocol):
     """What a data set says about itself (`data.Dataset` does)."""
 
@@ -44,7 +46,8 @@ def provenance(
 ) -> dict[str, Any]:
     """The provenance of a measurement as JSON values.
 
-    settings   whatever else decided the number: protocol, goal fingerprint, prompt template, seeds; None is kept
+    settings   whatever else decided the number: protocol, goal fingerprint, prompt template, seeds; None is
+               kept
     """
     out: dict[str, Any] = {"valign": valign.__version__, "commit": commit(), "libraries": libraries()}
     if policy is not None:
@@ -54,7 +57,9 @@ def provenance(
     if data is not None:
         out["data"] = data_card(data)
     if sampling is not None:
-        out["sampling"] = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(sampling).items()}
+        out["sampling"] = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(sampling).items()
+        }
     clean = without_secrets({**out, **settings})
     return dict(plain(clean, "provenance"))
 
@@ -65,7 +70,9 @@ def model_card(policy: Policy) -> dict[str, Any]:
 
 
 def data_card(data: DataSource) -> dict[str, Any]:
-    """File, sha256, licence, rows, dropped rows. Only the file's name is kept, not where it lies on this machine."""
+    """File, sha256, licence, rows, dropped rows. Only the file's name is kept, not where it lies on this
+    machine.
+    """
     report = getattr(data, "report", None)
     return {
         "file": Path(data.source).name if "://" not in data.source else without_login(data.source),
@@ -88,7 +95,8 @@ def libraries() -> dict[str, str | None]:
 def commit(package: Path | None = None) -> str | None:
     """The git commit of the source tree that the package runs from; None for an installed package.
 
-    Reads .git itself: no process is started and no other repository above an environment is mistaken for ours.
+    Reads .git itself: no process is started and no other repository above an environment is mistaken for
+    ours.
     """
     folder = (package or Path(valign.__file__).parent).resolve()
     git = folder.parents[1] / ".git"
@@ -111,7 +119,8 @@ def without_secrets(value: Any) -> Any:
     """The same structure with credentials blanked and logins cut from addresses."""
     if isinstance(value, Mapping):
         return {
-            str(k): "(hidden)" if v is not None and _is_secret(str(k)) else without_secrets(v) for k, v in value.items()
+            str(k): "(hidden)" if v is not None and _is_secret(str(k)) else without_secrets(v)
+            for k, v in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [without_secrets(v) for v in value]
@@ -127,7 +136,9 @@ def without_login(address: str) -> str:
 
 
 def contradictions(results: Sequence[Result]) -> list[tuple[Result, Result]]:
-    """Pairs with equal metric, variant, subject and provenance but different values: something is not repeatable."""
+    """Pairs with equal metric, variant, subject and provenance but different values: something is not
+    repeatable.
+    """
     seen: dict[str, Result] = {}
     out = []
     for r in results:

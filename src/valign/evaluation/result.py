@@ -1,184 +1,47 @@
-"""Result: a number that never travels alone. Value, unit, n, interval, what was left out, and where it came from.
+"""Results and what may be done with them: compare two models item by item, pool disjoint sets of items.
 
-Always true here: a Result is immutable, its JSON holds no NaN and no infinity, undefined is None and never 0, and two
-Results of different metric, variant or direction are never combined. How items become a value is `aggregate`'s subject.
+`record` says what a Result is; both are imported from here. Never possible: arithmetic between different
+metrics, variants or directions, two separate intervals instead of a paired one, averages of averages.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from valign.errors import ValignError, require
 from valign.evaluation import statistics as stats
+from valign.evaluation.record import (
+    Anchors,
+    Cluster,
+    Interval,
+    Item,
+    ItemStatistic,
+    Result,
+    cluster_notes,
+    interval_of,
+    plain,
+)
 
-LEVELS = ("instruction", "preference", "principle", "value", "capability", "cost")
-UNITS = ("share", "percent", "score", "nats", "bits", "elo", "tokens", "seconds", "bytes", "degrees")
-REASONS = (
-    "parse_failure", "refusal", "judge_error", "over_length", "empty_continuation", "no_target", "missing_label", "skipped",
-)  # fmt: skip
-METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi")
-ItemStatistic = Callable[[Sequence["Item"], stats.Array], stats.Array]  # (scored items, (b, n) weights) -> (b,) values
-FEW_CLUSTERS = 10  # fewer are noted: the t interval is then a rough guide
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """[low, high] that covers the true value with probability `level`; the drawing is clipped, the numbers are not."""
-
-    low: float
-    high: float
-    level: float = 0.95
-    method: str = "t_cluster"
-
-    def __post_init__(self) -> None:
-        require(self.method in METHODS, "interval.method", self.method, f"one of {', '.join(METHODS)}")
-        require(0 < self.level < 1, "interval.level", self.level, "between 0 and 1")
-        require(_finite(self.low) and _finite(self.high), "interval", (self.low, self.high), "finite")
-        require(self.low <= self.high, "interval", (self.low, self.high), "ordered: low <= high")
-
-
-@dataclass(frozen=True, slots=True)
-class Anchors:
-    """The ends of a metric and what chance gives; None where there is no such value."""
-
-    best: float | None = None
-    worst: float | None = None
-    chance: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """What was treated as independent, and how many there were."""
-
-    unit: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One scored (score) or unscored (reason) item.
-
-    detail  the parts from which a metric that is no mean is recomputed (numbers and short texts)
-    """
-
-    id: str
-    cluster: str
-    score: float | None
-    reason: str | None = None
-    weight: float = 1.0
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require((self.score is None) == (self.reason is not None), "item", self.id, "scored, or unscored with a reason")
-        require(self.reason is None or self.reason in REASONS, "reason", self.reason, f"one of {', '.join(REASONS)}")
-        require(self.score is None or _finite(self.score), "score", self.score, "finite; unscored items carry a reason")
-
-    def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"id": self.id, "cluster": self.cluster, "score": self.score, "weight": self.weight}
-        if self.reason is not None:
-            out["reason"] = self.reason
-        if self.detail:
-            out["detail"] = dict(self.detail)
-        return out
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One number with everything that is needed to read, compare and repeat it (spec/evaluation.md 1.1).
-
-    direction  "up", "down" or "target:<number>"        scaled  place on the gap axis, 0 best, 1 worst
-    bounds     value if all unscored items were worst or best      items_file  {"path", "sha256"} of items kept beside
-    """
-
-    metric: str
-    variant: str
-    subject: str
-    level: str
-    value: float | None
-    unit: str
-    direction: str
-    anchors: Anchors = Anchors()
-    scaled: float | None = None
-    n: int = 0
-    n_unscored: Mapping[str, int] = field(default_factory=dict)
-    bounds: tuple[float, float] | None = None
-    se: float | None = None
-    interval: Interval | None = None
-    cluster: Cluster = Cluster("item", 0)
-    items: tuple[Item, ...] = ()
-    items_file: Mapping[str, str] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("metric", "variant", "subject"):
-            require(bool(getattr(self, name).strip()), name, getattr(self, name), "a name that is not empty")
-        require(self.level in LEVELS, "level", self.level, f"one of {', '.join(LEVELS)}")
-        require(self.unit in UNITS, "unit", self.unit, f"one of {', '.join(UNITS)}")
-        require(_is_direction(self.direction), "direction", self.direction, 'up, down or "target:<number>"')
-        require(self.value is None or _finite(self.value), "value", self.value, "finite, or None where undefined")
-        require(self.se is None or (_finite(self.se) and self.se >= 0), "se", self.se, "finite and not negative, or None")
-        require((self.se is None) == (self.interval is None), "interval", self.interval, "given exactly when se is given")
-        require(self.scaled is None or 0 <= self.scaled <= 1, "scaled", self.scaled, "in [0, 1] or None")
-        wrong = [r for r, k in self.n_unscored.items() if r not in REASONS or k < 1]
-        require(not wrong, "n_unscored", dict(self.n_unscored), f"counts of {', '.join(REASONS)}")
-        require(self.n >= 0, "n", self.n, "a count")
-        plain(self.provenance, "provenance")
-
-    @property
-    def unscored(self) -> int:
-        return sum(self.n_unscored.values())
-
-    @property
-    def scored_items(self) -> tuple[Item, ...]:
-        return tuple(i for i in self.items if i.score is not None)
-
-    def with_notes(self, *notes: str) -> Result:
-        """The same Result with more warnings."""
-        return replace(self, notes=(*self.notes, *(x for x in notes if x not in self.notes)))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values only; every field of spec/evaluation.md 1.1 is there."""
-        interval = self.interval
-        return {
-            "metric": self.metric, "variant": self.variant, "subject": self.subject, "level": self.level,
-            "value": self.value, "unit": self.unit, "direction": self.direction,
-            "anchors": {"best": self.anchors.best, "worst": self.anchors.worst, "chance": self.anchors.chance},
-            "scaled": self.scaled, "n": self.n, "n_unscored": dict(self.n_unscored),
-            "bounds": list(self.bounds) if self.bounds is not None else None, "se": self.se,
-            "interval": None if interval is None else {f.name: getattr(interval, f.name) for f in fields(interval)},
-            "cluster": {"unit": self.cluster.unit, "count": self.cluster.count},
-            "items": dict(self.items_file) if self.items_file is not None else [i.to_json() for i in self.items],
-            "provenance": plain(self.provenance, "provenance"), "notes": list(self.notes),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Result:
-        """The inverse of `to_json`; items kept in a file stay there (see `results_file.read_items`)."""
-        known = {f.name for f in fields(cls)} - {"items_file"}
-        if extra := set(row) - known:
-            raise ValignError(f"unknown field(s) {sorted(extra)}", where="result", how=f"known: {', '.join(sorted(known))}")
-        data = dict(row)
-        items = data.pop("items", [])
-        inside = not isinstance(items, Mapping)
-        try:
-            return cls(**{
-                **data,
-                "anchors": Anchors(**data.get("anchors") or {}),
-                "interval": Interval(**data["interval"]) if data.get("interval") else None,
-                "cluster": Cluster(**data.get("cluster") or {"unit": "item", "count": 0}),
-                "bounds": None if data.get("bounds") is None else (data["bounds"][0], data["bounds"][1]),
-                "notes": tuple(data.get("notes", ())),
-                "items": tuple(Item(**i) for i in items) if inside else (),
-                "items_file": None if inside else dict(items),
-            })  # fmt: skip
-        except (TypeError, KeyError, IndexError) as error:
-            raise ValignError(f"not a result: {error}", where=f"result {row.get('metric')}") from error
+__all__ = [
+    "Anchors",
+    "Cluster",
+    "Difference",
+    "Interval",
+    "Item",
+    "ItemStatistic",
+    "Result",
+    "cluster_notes",
+    "compare",
+    "interval_of",
+    "is_mean",
+    "plain",
+    "pool",
+]
 
 
 @dataclass(frozen=True)
@@ -186,8 +49,10 @@ class Difference:
     """Two models on the same items.
 
     result      value = a - b with a paired interval; subject "a vs b"
-    p           exact McNemar for 0/1 scores, else a permutation of labels within clusters; None where undefined
-    left_out    items that only one of the two has (subset=True)       unpaired  items unscored in either, by reason
+    p           exact McNemar for 0/1 scores, else a permutation of labels within clusters; None where
+                undefined
+    left_out    items that only one of the two has (subset=True)       unpaired  items unscored in either, by
+                reason
     """
 
     result: Result
@@ -202,8 +67,8 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic
 
     subset      compare on the items that both have when the sets differ (otherwise they are refused)
     statistic   for metrics that are no mean of item scores: maps (items, (b, n) weights) to (b,) values
-    Raises `ValignError` for different metrics, variants or directions, for different items, and for a metric that is no
-    mean when no statistic is given.
+    Raises `ValignError` for different metrics, variants or directions, for different items, and for a metric
+    that is no mean when no statistic is given.
     """
     _same_metric(a, b)
     pairs, left_out = _join(a, b, subset)
@@ -213,25 +78,42 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic
     notes += [f"{unpaired} items are unscored in either model and left the pair"] if unpaired else []
     if statistic is None and not (is_mean(a) and is_mean(b)):
         raise ValignError(
-            f"{a.metric} ({a.variant}) is not a mean of item scores", where="compare", how="pass its statistic"
+            f"{a.metric} ({a.variant}) is not a mean of item scores",
+            where="compare",
+            how="pass its statistic",
         )
     estimate, p, test, more, method = _paired(both, statistic)
     unscored = {"skipped": unpaired} if unpaired else {}
     result = Result(
-        metric=a.metric, variant=a.variant, subject=f"{a.subject} vs {b.subject}", level=a.level,
-        value=estimate.value if both and math.isfinite(estimate.value) else None, unit=a.unit, direction=a.direction, n=len(both), n_unscored=unscored,
-        se=estimate.se, interval=interval_of(estimate, method), cluster=Cluster(a.cluster.unit, estimate.clusters),
-        items=tuple(replace(x, score=x.score - y.score) for x, y in both if x.score is not None and y.score is not None),
-        provenance={"a": plain(a.provenance, "a"), "b": plain(b.provenance, "b")}, notes=(*notes, *more),
-    )  # fmt: skip
+        metric=a.metric,
+        variant=a.variant,
+        subject=f"{a.subject} vs {b.subject}",
+        level=a.level,
+        value=estimate.value if both and math.isfinite(estimate.value) else None,
+        unit=a.unit,
+        direction=a.direction,
+        n=len(both),
+        n_unscored=unscored,
+        se=estimate.se,
+        interval=interval_of(estimate, method),
+        cluster=Cluster(a.cluster.unit, estimate.clusters),
+        items=tuple(
+            replace(x, score=x.score - y.score)
+            for x, y in both
+            if x.score is not None and y.score is not None
+        ),
+        provenance={"a": plain(a.provenance, "a"), "b": plain(b.provenance, "b")},
+        notes=(*notes, *more),
+    )
     return Difference(result, p, test, left_out, unpaired)
 
 
 def pool(results: Sequence[Result], statistic: ItemStatistic | None = None) -> Result:
     """One Result over the items of all: recomputed from items, never an average of averages.
 
-    Items of different Results must have different ids. Refuses different metric, variant, direction, unit, level or
-    subject, Results whose items were left in a file, and metrics that are no mean unless their `statistic` is given.
+    Items of different Results must have different ids. Refuses different metric, variant, direction, unit,
+    level or subject, Results whose items were left in a file, and metrics that are no mean unless their
+    `statistic` is given.
     """
     from valign.evaluation.aggregate import summarize
 
@@ -240,63 +122,51 @@ def pool(results: Sequence[Result], statistic: ItemStatistic | None = None) -> R
     for other in results[1:]:
         _same_metric(first, other)
         for name in ("unit", "level", "subject"):
-            require(getattr(first, name) == getattr(other, name), name, getattr(other, name), repr(getattr(first, name)))
+            require(
+                getattr(first, name) == getattr(other, name),
+                name,
+                getattr(other, name),
+                repr(getattr(first, name)),
+            )
     for r in results:
         _has_items(r)
     items = [i for r in results for i in r.items]
-    require(len({i.id for i in items}) == len(items), "items", "", "of different ids; the same item cannot be pooled twice")
+    require(
+        len({i.id for i in items}) == len(items),
+        "items",
+        "",
+        "of different ids; the same item cannot be pooled twice",
+    )
     if statistic is None and not all(is_mean(r) for r in results):
-        raise ValignError(f"{first.metric} ({first.variant}) is not a mean", where="pool", how="pass its statistic")
+        raise ValignError(
+            f"{first.metric} ({first.variant}) is not a mean", where="pool", how="pass its statistic"
+        )
     notes = tuple(dict.fromkeys(n for r in results for n in r.notes))
     return summarize(
-        items, metric=first.metric, variant=first.variant, subject=first.subject, level=first.level, unit=first.unit,
-        direction=first.direction, anchors=first.anchors, cluster_unit=first.cluster.unit, statistic=statistic,
-        provenance={"pooled": [plain(r.provenance, "provenance") for r in results]}, notes=notes,
-    )  # fmt: skip
+        items,
+        metric=first.metric,
+        variant=first.variant,
+        subject=first.subject,
+        level=first.level,
+        unit=first.unit,
+        direction=first.direction,
+        anchors=first.anchors,
+        cluster_unit=first.cluster.unit,
+        statistic=statistic,
+        provenance={"pooled": [plain(r.provenance, "provenance") for r in results]},
+        notes=notes,
+    )
 
 
 def is_mean(result: Result) -> bool:
-    """Whether the value is the weighted mean of the item scores (then items alone are enough to recompute it)."""
+    """Whether the value is the weighted mean of the item scores (then items alone are enough to recompute
+    it).
+    """
     scored = result.scored_items
     if result.value is None or not scored:
         return True
     mean = np.average([i.score for i in scored if i.score is not None], weights=[i.weight for i in scored])
     return abs(float(mean) - result.value) <= 1e-9 * max(1.0, abs(result.value))
-
-
-def interval_of(estimate: stats.Estimate, method: str, level: float = 0.95) -> Interval | None:
-    """The interval of an estimate, None where it has none."""
-    if estimate.low is None or estimate.high is None:
-        return None
-    return Interval(estimate.low, estimate.high, level, method)
-
-
-def plain(value: Any, where: str) -> Any:
-    """`value` as JSON values: tuples become lists. Raises `ValignError` for NaN, infinity or a foreign object."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            require(math.isfinite(value), where, value, "finite: JSON holds neither NaN nor infinity")
-            return value
-        case Mapping():
-            return {str(k): plain(v, f"{where}.{k}") for k, v in value.items()}
-        case list() | tuple():
-            return [plain(v, where) for v in value]
-    raise ValignError(f"a {type(value).__name__} cannot stand in JSON", where=where)
-
-
-def _finite(x: float) -> bool:
-    return isinstance(x, (int, float)) and math.isfinite(x)
-
-
-def _is_direction(text: str) -> bool:
-    if text in ("up", "down"):
-        return True
-    try:
-        return text.startswith("target:") and math.isfinite(float(text.removeprefix("target:")))
-    except ValueError:
-        return False
 
 
 def _same_metric(a: Result, b: Result) -> None:
@@ -319,13 +189,19 @@ def _join(a: Result, b: Result, subset: bool) -> tuple[list[tuple[Item, Item]], 
     _has_items(b)
     left, right = {i.id: i for i in a.items}, {i.id: i for i in b.items}
     for items, table in ((a.items, left), (b.items, right)):
-        require(len(items) == len(table), "items", len(items), f"of different ids, but only {len(table)} are distinct")
+        require(
+            len(items) == len(table),
+            "items",
+            len(items),
+            f"of different ids, but only {len(table)} are distinct",
+        )
     alone = set(left) ^ set(right)
     if alone and not subset:
         raise ValignError(
-            f"the two Results have different items: {len(alone)} are in one only (first: {min(alone)!r})", where="compare",
+            f"the two Results have different items: {len(alone)} are in one only (first: {min(alone)!r})",
+            where="compare",
             how="evaluate both on the same items, or pass subset=True to compare the items they share",
-        )  # fmt: skip
+        )
     return [(left[i], right[i]) for i in left if i in right], len(alone)
 
 
@@ -333,7 +209,13 @@ def _paired(
     both: Sequence[tuple[Item, Item]], statistic: ItemStatistic | None
 ) -> tuple[stats.Estimate, float | None, Literal["mcnemar", "permutation", "none"], list[str], str]:
     if not both:
-        return stats.Estimate(0.0, None, None, None, 0), None, "none", ["no item is scored in both"], "paired_t"
+        return (
+            stats.Estimate(0.0, None, None, None, 0),
+            None,
+            "none",
+            ["no item is scored in both"],
+            "paired_t",
+        )
     clusters = [x.cluster for x, _ in both]
     if statistic is not None:
         first, second, chosen = [x for x, _ in both], [y for _, y in both], statistic
@@ -351,10 +233,10 @@ def _paired(
         if estimate.clusters < len(both):
             notes.append("McNemar treats items as independent; the interval is clustered")
         return estimate, p, "mcnemar", notes, "paired_t"
-    return estimate, stats.permutation_p(np.array(weights) * (a - b), clusters), "permutation", notes, "paired_t"
-
-
-def cluster_notes(clusters: int) -> list[str]:
-    if clusters < 2:
-        return ["one cluster: no interval"]
-    return [f"only {clusters} clusters: the interval is rough"] if clusters < FEW_CLUSTERS else []
+    return (
+        estimate,
+        stats.permutation_p(np.array(weights) * (a - b), clusters),
+        "permutation",
+        notes,
+        "paired_t",
+    )

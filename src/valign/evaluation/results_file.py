@@ -1,6 +1,7 @@
 """Results on disk: {"schema": 1, "results": [...]}, written atomically, long item tables in a file beside it.
 
-Item files are named by their content, so that Results with equal items share one and a changed file is noticed.
+Item files are named by their content, so that Results with equal items share one and a changed file is
+noticed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ INLINE = 200  # more items than this go to a file, spec/evaluation.md 1.1
 
 
 def write_results(results: Sequence[Result], path: str | Path) -> Path:
-    """Write `path` (a .json file); items of long Results go to <stem>.items/<sha256>.jsonl. Returns the path."""
+    """Write `path` (.json); items of long Results go to <stem>.items/<sha256>.jsonl. Returns the path."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     rows = [_row(r, target) for r in results]
@@ -31,7 +32,8 @@ def write_results(results: Sequence[Result], path: str | Path) -> Path:
 
 
 def read_results(path: str | Path, *, items: bool = True) -> list[Result]:
-    """The Results of a file. items=False leaves items that stand in a file there (`Result.items_file` says where).
+    """The Results of a file. items=False leaves items that stand in a file there (`Result.items_file` says
+    where).
 
     Raises `DataError` for a missing or foreign file, and for an item file that is missing or was changed.
     """
@@ -43,18 +45,22 @@ def read_results(path: str | Path, *, items: bool = True) -> list[Result]:
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error}", where=str(source)) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "results" not in document:
-        raise DataError(f'not a file of Results: it must hold {{"schema": {SCHEMA}, "results": [...]}}', where=str(source))
+        raise DataError(
+            f'not a file of Results: it must hold {{"schema": {SCHEMA}, "results": [...]}}', where=str(source)
+        )
     results = [Result.from_json(row) for row in document["results"]]
     return [read_items(r, source.parent) if items else r for r in results]
 
 
 def read_items(result: Result, folder: str | Path) -> Result:
-    """The same Result with its items loaded from the file beside it; unchanged when they are already there."""
+    """The same Result with its items loaded from the file beside it; unchanged when they are there."""
     if result.items_file is None:
         return result
     path = Path(folder) / result.items_file["path"]
     if not path.is_file():
-        raise DataError("the items of a Result are missing", where=str(path), how="copy the .items folder with the file")
+        raise DataError(
+            "the items of a Result are missing", where=str(path), how="copy the .items folder with the file"
+        )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != result.items_file["sha256"]:
         raise DataError("the items were changed after they were written (sha256 differs)", where=str(path))

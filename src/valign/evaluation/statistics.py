@@ -1,8 +1,9 @@
-"""How sure we are: intervals, paired tests, multiplicity and sample sizes. Arrays in, numbers out; no Result, no files.
+"""How sure we are: intervals, paired tests, multiplicity and sample sizes. Arrays in, numbers out;
+no Result, no files.
 
-Always true here: a cluster is what counts as independent, nothing depends on the order of items, the bootstrap is
-seeded, and an interval that does not exist (one cluster) is None. Which interval belongs to which metric is decided in
-`aggregate`.
+Always true here: a cluster is what counts as independent, nothing depends on the order of items, the
+bootstrap is seeded, and an interval that does not exist (one cluster) is None. Which interval belongs to
+which metric is decided in `aggregate`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Estimate(NamedTuple):
     clusters: int
 
 
-# --------------------------------------------------------------------------------------------------------- intervals
+# -------------------------------------------------------------------------------------------------- intervals
 
 
 def cluster_index(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.int64]:
@@ -56,10 +57,11 @@ def clustered_se(
     *,
     small_sample: bool = True,
 ) -> tuple[float, float | None]:
-    """(mean, √(C/(C-1) Σ_c (Σ_{i∈c} w_i (s_i - mean))²) / Σ w); the error is None for fewer than two clusters.
+    """(mean, √(C/(C-1) Σ_c (Σ_{i∈c} w_i (s_i - mean))²) / Σ w);
+    the error is None for fewer than two clusters.
 
-    scores (n,); clusters n names or None; weights (n,) or None for 1. With one item per cluster this is the plain
-    standard error √(Σ(s-s̄)²/(n-1)/n). small_sample=False leaves C/(C-1) out (Miller 2024, 2411.00640).
+    scores (n,); clusters n names or None; weights (n,) or None for 1. With one item per cluster this is the
+    plain standard error √(Σ(s-s̄)²/(n-1)/n). small_sample=False leaves C/(C-1) out (Miller 2024, 2411.00640).
     """
     s = np.asarray(scores, float)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, float)
@@ -114,7 +116,12 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> tuple[float, flo
 
 
 def bootstrap_replicates(
-    statistic: Statistic, n: int, clusters: Sequence[Hashable] | None = None, *, draws: int = REPLICATES, seed: int = 0
+    statistic: Statistic,
+    n: int,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = REPLICATES,
+    seed: int = 0,
 ) -> Array:
     """(draws,) values of `statistic` under multinomial resampling of whole clusters.
 
@@ -145,8 +152,8 @@ def bootstrap_cluster(
 ) -> Estimate:
     """The statistic at weights 1, the standard deviation of its replicates, and their percentiles.
 
-    Replicates in which the statistic is undefined (nan) are left out. The standard deviation *is* the standard error: it
-    is not divided by √draws.
+    Replicates in which the statistic is undefined (nan) are left out. The standard deviation *is* the
+    standard error: it is not divided by √draws.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         value = float(np.asarray(statistic(np.ones((1, n))), float)[0])
@@ -167,11 +174,13 @@ def mean_statistic(scores: ArrayLike) -> Statistic:
     return lambda weights: np.asarray(weights @ s / weights.sum(1))
 
 
-# ------------------------------------------------------------------------------------------------------------- tests
+# ------------------------------------------------------------------------------------------------------ tests
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Exact two-sided McNemar p: discordant pairs are a fair coin under the null (binomial, summed with integers)."""
+    """Exact two-sided McNemar p: discordant pairs are a fair coin under the null (binomial, summed with
+    integers).
+    """
     n, k = first_only + second_only, min(first_only, second_only)
     if n == 0:
         return 1.0
@@ -180,7 +189,11 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def permutation_p(
-    differences: ArrayLike, clusters: Sequence[Hashable] | None = None, *, draws: int = PERMUTATIONS, seed: int = 0
+    differences: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> float:
     """Two-sided p of the mean difference when the two labels are exchanged at random within each cluster.
 
@@ -225,7 +238,7 @@ def _unsorted(values: Array, order: NDArray[np.intp]) -> Array:
     return out
 
 
-# ------------------------------------------------------------------------------------------------------ sample sizes
+# ----------------------------------------------------------------------------------------------- sample sizes
 
 
 def _z(alpha: float, power: float) -> float:
@@ -238,7 +251,8 @@ def items_needed(
 ) -> float:  # fmt: skip
     """n = (z_{α/2} + z_β)² (ω² + σ_A²/K + σ_B²/K) / δ² items to find a difference δ (not rounded).
 
-    variance    ω², variance over items of the true difference     noise_a, noise_b  σ² of one sample of an item
+    variance    ω², variance over items of the true difference     noise_a, noise_b  σ² of one sample of an
+                item
     samples     K, samples per item
     """
     return _z(alpha, power) ** 2 * (variance + (noise_a + noise_b) / samples) / delta**2
@@ -281,9 +295,11 @@ def k_samples(samples: ArrayLike) -> SampleVariance:
 def votes_needed(
     win_rate: float, votes_per_item: int = 1, icc: float = 0.0, *, alpha: float = 0.05, power: float = 0.8
 ) -> tuple[float, int]:
-    """(votes, items) to tell a win rate from one half: ((z_{α/2}/2 + z_β √(p(1-p)))/(p-½))² · (1 + (m-1) icc) / m.
+    """(votes, items) to tell a win rate from one half:
+    ((z_{α/2}/2 + z_β √(p(1-p)))/(p-½))² · (1 + (m-1) icc) / m.
 
-    votes_per_item m, icc the correlation of two votes on one item. Votes are before the design effect, not rounded.
+    votes_per_item m, icc the correlation of two votes on one item. Votes are before the design effect, not
+    rounded.
     """
     z_alpha, z_beta = float(ndtri(1 - alpha / 2)), float(ndtri(power))
     votes = ((z_alpha / 2 + z_beta * math.sqrt(win_rate * (1 - win_rate))) / (win_rate - 0.5)) ** 2

@@ -58,17 +58,28 @@ def test_power_golden(evaluation_golden):
 def test_k_samples_golden(evaluation_golden):
     g = evaluation_golden("stats.k_samples")
     k = stats.k_samples(g.inputs["samples"])
-    g.check({
-        "mean": k.mean, "se": k.se, "within_part": k.within, "between_part": k.between, "se_if_k_infinite": k.se_if_endless
-    })  # fmt: skip
+    g.check(
+        {
+            "mean": k.mean,
+            "se": k.se,
+            "within_part": k.within,
+            "between_part": k.between,
+            "se_if_k_infinite": k.se_if_endless,
+        }
+    )
 
 
 def test_multiplicity_golden(evaluation_golden):
     g = evaluation_golden("stats.multiplicity")
     holm, bh = stats.holm(g.inputs["p"]), stats.benjamini_hochberg(g.inputs["p"])
-    g.check({
-        "holm": holm, "benjamini_hochberg": bh, "holm_rejected_05": (holm <= 0.05).sum(), "bh_rejected_05": (bh <= 0.05).sum()
-    })  # fmt: skip
+    g.check(
+        {
+            "holm": holm,
+            "benjamini_hochberg": bh,
+            "holm_rejected_05": (holm <= 0.05).sum(),
+            "bh_rejected_05": (bh <= 0.05).sum(),
+        }
+    )
     back = np.argsort([3, 0, 2, 1, 7, 6, 5, 4])
     shuffled = np.array(g.inputs["p"])[[3, 0, 2, 1, 7, 6, 5, 4]]
     np.testing.assert_allclose(stats.holm(shuffled)[back], holm)
@@ -78,7 +89,9 @@ def test_multiplicity_golden(evaluation_golden):
 def test_human_sample_size_golden(evaluation_golden):
     g = evaluation_golden("stats.human_sample_size")
     i = g.inputs
-    votes, items = stats.votes_needed(i["win_rate"], i["votes_per_item"], i["icc"], alpha=i["alpha"], power=i["power"])
+    votes, items = stats.votes_needed(
+        i["win_rate"], i["votes_per_item"], i["icc"], alpha=i["alpha"], power=i["power"]
+    )
     effect = 1 + (i["votes_per_item"] - 1) * i["icc"]
     g.check({"n_votes": votes, "n_votes_ceil": math.ceil(votes), "design_effect": effect, "n_items": items})
 

@@ -1,4 +1,6 @@
-"""Goals: what to align with, at four levels, as data. `load_goal` makes one; see `base.Goal` for what all can do."""
+"""Goals: what to align with, at four levels, as data. `load_goal` makes one; see `base.Goal` for what all can
+do.
+"""
 
 from valign.goals.base import Goal, PrincipleScorer, ResponseScorer, ValueScorer
 from valign.goals.composite import CompositeGoal, Part

@@ -1,9 +1,11 @@
-"""Goal: what to align with, at one of four levels, as one object for every trainer, in-context method and evaluator.
+"""Goal: what to align with, at one of four levels, as one object for every trainer, in-context method and
+evaluator.
 
-Always true here: a goal is a value (frozen); `utility` and `labels` give one float64 per response, NaN where nothing is
-known ("unscored is not wrong"); the parts of `explain` sum to the utility; `load_goal(goal.to_json())` is the same goal,
-with the same fingerprint. What scores a response (a value evaluator, a judge, a reward model, rule checkers) lives on a
-higher floor and is passed in as one of the protocols below.
+Always true here: a goal is a value (frozen); `utility` and `labels` give one float64 per response, NaN where
+nothing is known ("unscored is not wrong"); the parts of `explain` sum to the utility;
+`load_goal(goal.to_json())` is the same goal, with the same fingerprint. What scores a response (a value
+evaluator, a judge, a reward model, rule checkers) lives on a higher floor and is passed in as one of the
+protocols below.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Goal(Protocol):
     def level(self) -> Level: ...
 
     def utility(self, groups: Sequence[Group]) -> list[Array]:
-        """(n_responses,) per group by the goal's scorer; NaN = unscored. Raises `ValignError` without a scorer."""
+        """(n_responses,) per group by the goal's scorer; NaN = unscored. Raises `ValignError` without a
+        scorer.
+        """
         ...
 
     def labels(self, groups: Sequence[Group]) -> list[Array]:
@@ -72,7 +76,9 @@ class ValueScorer(Protocol):
     def theory(self) -> str: ...
 
     def values(self, groups: Sequence[Group]) -> list[Array]:
-        """(n_responses, K) per group in [-1, 1], dimensions in the theory's vector order; NaN rows = unscored."""
+        """(n_responses, K) per group in [-1, 1], dimensions in the theory's vector order; NaN rows =
+        unscored.
+        """
         ...
 
 
@@ -84,13 +90,17 @@ class PrincipleScorer(Protocol):
     def id(self) -> str: ...
 
     def verdicts(self, groups: Sequence[Group], principles: Sequence[Any]) -> list[Array]:
-        """(n_responses, n_principles) per group: 1 kept, -1 broken, 0 not touched, between = doubt; NaN = unscored."""
+        """(n_responses, n_principles) per group: 1 kept, -1 broken, 0 not touched, between = doubt; NaN =
+        unscored.
+        """
         ...
 
 
 @runtime_checkable
 class ResponseScorer(Protocol):
-    """Gives one number per response: a reward model, a judge, a classifier. `rewards.base.Reward` is this protocol."""
+    """Gives one number per response: a reward model, a judge, a classifier. `rewards.base.Reward` is this
+    protocol.
+    """
 
     @property
     def id(self) -> str: ...
@@ -123,7 +133,7 @@ class Checker(Protocol):
     def __call__(self, checks: Sequence[Mapping[str, Any]], text: str, /) -> Checked: ...
 
 
-# ---------------------------------------------------------------------------------------- what all levels share
+# -------------------------------------------------------------------------------------- what all levels share
 
 
 def sha256(content: Any) -> str:
@@ -139,7 +149,11 @@ def scorer_identity(scorer: Any) -> str | None:
     if callable(getattr(scorer, "fingerprint", None)):
         return str(scorer.fingerprint())
     name = getattr(scorer, "id", None)
-    return str(name) if name else f"{scorer.__module__}.{getattr(scorer, '__qualname__', type(scorer).__qualname__)}"
+    return (
+        str(name)
+        if name
+        else f"{scorer.__module__}.{getattr(scorer, '__qualname__', type(scorer).__qualname__)}"
+    )
 
 
 def missing_scorer(goal: str, level: str, option: str, what: str) -> ValignError:
@@ -159,10 +173,13 @@ def check_style(style: str) -> None:
         raise unknown("style", style, STYLES, where="describe")
 
 
-def per_response(rows: Sequence[Any], groups: Sequence[Group], scorer: str, width: int | None = None) -> list[Array]:
+def per_response(
+    rows: Sequence[Any], groups: Sequence[Group], scorer: str, width: int | None = None
+) -> list[Array]:
     """What a scorer returned, as float64 arrays of shape (n_responses,) or (n_responses, width), checked.
 
-    Raises `DataError` naming scorer and group for a wrong number of groups or responses and for infinite numbers.
+    Raises `DataError` naming scorer and group for a wrong number of groups or responses and for infinite
+    numbers.
     """
     if len(rows) != len(groups):
         raise DataError(f"gave {len(rows)} results for {len(groups)} groups", where=f"scorer {scorer}")
@@ -174,7 +191,9 @@ def per_response(rows: Sequence[Any], groups: Sequence[Group], scorer: str, widt
         if n == 0:
             array = array.reshape(shape)
         if array.shape != shape:
-            raise DataError(f"gave shape {array.shape}, not {shape}", where=f"scorer {scorer}, group {group.id}")
+            raise DataError(
+                f"gave shape {array.shape}, not {shape}", where=f"scorer {scorer}, group {group.id}"
+            )
         if np.isinf(array).any():
             raise DataError("gave an infinite number", where=f"scorer {scorer}, group {group.id}")
         out.append(array)

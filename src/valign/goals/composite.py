@@ -1,14 +1,15 @@
 """CompositeGoal: several goals as one, with weights, priorities and a rule for their conflicts.
 
-Always true here: parts are standardized (mean 0, sd 1 on samples of the reference; the numbers are stored with the
-goal), so weights and priorities mean something; a response that one part leaves unscored is unscored.
+Always true here: parts are standardized (mean 0, sd 1 on samples of the reference; the numbers are stored
+with the goal), so weights and priorities mean something; a response that one part leaves unscored is
+unscored.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -22,7 +23,9 @@ from valign.goals.words import sentence
 log = logging.getLogger(__name__)
 Rule = Literal["weighted", "lexicographic"]
 RULES: tuple[str, ...] = get_args(Rule)
-EPSILON = 0.1  # sd: below this difference a higher class leaves the choice to the next; spec/goals.md section 5
+EPSILON = (
+    0.1  # sd: below this difference a higher class leaves the choice to the next; spec/goals.md section 5
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class CompositeGoal:
     """weighted: r = Σ w_k z_k. lexicographic: priority classes, the first decides unless it is (almost) even.
 
     conflict   how the parts are joined
-    standard   (mean, sd) of each part on reference samples, by the part's goal id; "raw" takes the parts as they are;
+    standard   (mean, sd) of each part on reference samples, by the part's goal id; "raw" takes the parts as
+               they are;
                None = not measured yet, so no utility: see `standardized`
     epsilon    lexicographic: width of "even" in sd of the class score
     """
@@ -69,7 +73,9 @@ class CompositeGoal:
             raise UsageError("a composite goal needs at least two parts", where=where)
         ids = [p.goal.id for p in self.parts]
         if double := {i for i in ids if ids.count(i) > 1}:
-            raise UsageError(f"two parts have the id {sorted(double)[0]!r}", where=where, how="give each part an id")
+            raise UsageError(
+                f"two parts have the id {sorted(double)[0]!r}", where=where, how="give each part an id"
+            )
         require(0 < self.epsilon < float("inf"), "epsilon", self.epsilon, "above 0")
         if isinstance(self.standard, Mapping):
             if missing := set(ids) ^ set(self.standard):
@@ -82,7 +88,9 @@ class CompositeGoal:
         """The highest level among the parts."""
         return cast(Level, LEVELS[max(LEVELS.index(p.goal.level) for p in self.parts)])
 
-    def standardized(self, groups: Sequence[Group], *, by: Literal["utility", "labels"] = "utility") -> CompositeGoal:
+    def standardized(
+        self, groups: Sequence[Group], *, by: Literal["utility", "labels"] = "utility"
+    ) -> CompositeGoal:
         """The same goal with mean and sd of every part measured on samples of the reference.
 
         A part that does not vary there keeps sd 1 (it cannot be put on a scale) and is named in a warning.
@@ -92,15 +100,19 @@ class CompositeGoal:
             scores = np.concatenate([np.zeros(0), *getattr(part.goal, by)(groups)])
             scores = scores[~np.isnan(scores)]
             if scores.size < 2:
-                raise DataError(f"part {part.goal.id!r} scores {scores.size} response(s)", where=f"goal {self.id}")
+                raise DataError(
+                    f"part {part.goal.id!r} scores {scores.size} response(s)", where=f"goal {self.id}"
+                )
             sd = float(scores.std())
             if sd < 1e-12:
-                log.warning("part %r is constant on the reference samples: it stays on its own scale", part.goal.id)
+                log.warning(
+                    "part %r is constant on the reference samples: it stays on its own scale", part.goal.id
+                )
                 sd = 1.0
             standard[part.goal.id] = (float(scores.mean()), sd)
         return replace(self, standard=standard)
 
-    # -------------------------------------------------------------------------------------------------- numbers
+    # ------------------------------------------------------------------------------------------------ numbers
 
     def utility(self, groups: Sequence[Group]) -> list[Array]:
         """See `Goal.utility`. Raises `UsageError` before the parts are standardized."""
@@ -111,7 +123,7 @@ class CompositeGoal:
         return [np.asarray(sum(p.values())) for p in self._joined(lambda goal: goal.labels(groups))]
 
     def explain(self, groups: Sequence[Group]) -> list[dict[str, Array]]:
-        """See `Goal.explain`: weighted: one part per goal; lexicographic: one per priority class, "1: a + b"."""
+        """See `Goal.explain`: one part per goal (weighted), or per priority class, "1: a + b"."""
         return self._joined(lambda goal: goal.utility(groups))
 
     def standard_scores(self, groups: Sequence[Group]) -> list[dict[str, Array]]:
@@ -119,7 +131,8 @@ class CompositeGoal:
         return self._z(lambda goal: goal.utility(groups))
 
     def decided_by(self, group: Group, a: int, b: int) -> str:
-        """Which part puts one response above the other: the largest difference (weighted), the first class that differs
+        """Which part puts one response above the other: the largest difference (weighted), the first class
+        that differs
         (lexicographic), "" when nothing does."""
         (z,) = self.standard_scores([group])
         if self.conflict == "lexicographic":
@@ -139,13 +152,18 @@ class CompositeGoal:
             raise UsageError(
                 "the parts are not standardized, so their weights have no meaning yet",
                 where=f"goal {self.id}",
-                how=["goal.standardized(groups) with samples of the reference policy", "or standard: raw to take them as they are"],
+                how=[
+                    "goal.standardized(groups) with samples of the reference policy",
+                    "or standard: raw to take them as they are",
+                ],
             )
         columns = []
         for part in self.parts:
             mean, sd = (0.0, 1.0) if isinstance(self.standard, str) else self.standard[part.goal.id]
             columns.append([(x - mean) / sd for x in score(part.goal)])
-        return [dict(zip((p.goal.id for p in self.parts), row, strict=True)) for row in zip(*columns, strict=True)]
+        return [
+            dict(zip((p.goal.id for p in self.parts), row, strict=True)) for row in zip(*columns, strict=True)
+        ]
 
     def _joined(self, score: Callable[[Goal], list[Array]]) -> list[dict[str, Array]]:
         weights = {p.goal.id: p.weight for p in self.parts}
@@ -170,7 +188,7 @@ class CompositeGoal:
             out[name] = np.asarray(sum(p.weight / total * z[p.goal.id] for p in members))
         return out
 
-    # ---------------------------------------------------------------------------------------------------- words
+    # -------------------------------------------------------------------------------------------------- words
 
     def describe(self, style: Style = "instruction") -> str:
         """See `Goal.describe`: the parts in the order in which they count."""
@@ -180,7 +198,11 @@ class CompositeGoal:
         if style == "short":
             return "; ".join(p.goal.describe("short") for p in ranked)
         texts = [p.goal.describe("instruction") for p in ranked]
-        rule = "Where these conflict, what stands first goes first." if lexical else "Weigh these against each other."
+        rule = (
+            "Where these conflict, what stands first goes first."
+            if lexical
+            else "Weigh these against each other."
+        )
         opening = "You are an assistant who follows these guidelines.\n\n" if style == "system" else ""
         return f"{opening}{chr(10).join(sentence(t) for t in texts)}\n{rule}"
 
@@ -191,8 +213,15 @@ class CompositeGoal:
 
     def to_json(self) -> dict[str, Any]:
         """See `Goal.to_json`."""
-        out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "composite", "conflict": self.conflict}
-        out["parts"] = [{"goal": p.goal.to_json(), "weight": p.weight, "priority": p.priority} for p in self.parts]
+        out: dict[str, Any] = {
+            "id": self.id,
+            "version": self.version,
+            "level": "composite",
+            "conflict": self.conflict,
+        }
+        out["parts"] = [
+            {"goal": p.goal.to_json(), "weight": p.weight, "priority": p.priority} for p in self.parts
+        ]
         if isinstance(self.standard, Mapping):
             out["standard"] = {name: list(numbers) for name, numbers in self.standard.items()}
         elif self.standard is not None:
@@ -202,11 +231,12 @@ class CompositeGoal:
 
 
 def lexicographic(classes: Mapping[str, Array], epsilon: float) -> dict[str, Array]:
-    """Additive form of "the first class decides, the next only where it is even": one part per class, first class first.
+    """Additive form of "the first class decides, the next only where it is even": a part per class.
 
     A class score is cut down to steps of ε, and what the lower classes give is squeezed into one step:
-    u_c = ε·(⌊s_c/ε⌋ + σ(u_{c+1})), u of the last class = its score. So a lower class never outweighs a difference of ε
-    or more in a higher one, and u is one number per response that does not depend on the other responses.
+    u_c = ε·(⌊s_c/ε⌋ + σ(u_{c+1})), u of the last class = its score. So a lower class never outweighs a
+    difference of ε or more in a higher one, and u is one number per response that does not depend on the
+    others. classes: scores by class name, first class first.
     """
     names = list(classes)
     below = np.array(classes[names[-1]], dtype=np.float64)
@@ -214,7 +244,8 @@ def lexicographic(classes: Mapping[str, Array], epsilon: float) -> dict[str, Arr
     for name in reversed(names[:-1]):
         step = epsilon * (np.floor(classes[name] / epsilon) + 0.5)
         inside = epsilon * (expit(below) - 0.5)
-        slope = np.divide(inside, below, out=np.full_like(below, epsilon / 4), where=below != 0)  # σ'(0) = 1/4
+        limit = np.full_like(below, epsilon / 4)  # σ'(0) = 1/4
+        slope = np.divide(inside, below, out=limit, where=below != 0)
         values = {name: step, **{lower: x * slope for lower, x in values.items()}}
         below = step + inside
     return values

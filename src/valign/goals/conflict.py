@@ -1,7 +1,7 @@
 """Conflicts between the parts of a goal: found and shown, not hidden.
 
-Always true here: a conflict is a negative correlation of two parts over reference samples; which side wins is left to
-the goal's own rule.
+Always true here: a conflict is a negative correlation of two parts over reference samples; which side wins is
+left to the goal's own rule.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ class Conflict:
     examples: tuple[str, ...]
 
 
-def conflicts(goal: Goal, groups: Sequence[Group], *, threshold: float = THRESHOLD, examples: int = 5) -> list[Conflict]:
-    """Pairs of parts of `goal.explain` whose scores correlate below `threshold` on the groups, strongest first."""
+def conflicts(
+    goal: Goal, groups: Sequence[Group], *, threshold: float = THRESHOLD, examples: int = 5
+) -> list[Conflict]:
+    """Pairs of parts of `goal.explain` whose scores correlate below `threshold` on the groups, strongest
+    first.
+    """
     rows = goal.explain(groups)
     names = list(dict.fromkeys(name for row in rows for name in row))
     empty = [np.full(len(g.responses), np.nan) for g in groups]
@@ -43,12 +47,14 @@ def conflicts(goal: Goal, groups: Sequence[Group], *, threshold: float = THRESHO
     for one, other in combinations(names, 2):
         r, n = correlation(np.concatenate(columns[one]), np.concatenate(columns[other]))
         if r < threshold:
-            found.append(Conflict(one, other, r, n, _examples(groups, columns[one], columns[other], examples)))
+            found.append(
+                Conflict(one, other, r, n, _examples(groups, columns[one], columns[other], examples))
+            )
     return sorted(found, key=lambda c: c.correlation)
 
 
 def correlation(a: Array, b: Array) -> tuple[float, int]:
-    """Pearson correlation over the pairs known in both, and their number; NaN for fewer than 3 or a constant."""
+    """Pearson correlation over what both know, and its n; NaN for fewer than 3 or a constant."""
     known = ~(np.isnan(a) | np.isnan(b))
     a, b = a[known], b[known]
     if len(a) < 3 or a.std() < 1e-12 or b.std() < 1e-12:
@@ -56,7 +62,9 @@ def correlation(a: Array, b: Array) -> tuple[float, int]:
     return float(np.corrcoef(a, b)[0, 1]), len(a)
 
 
-def _examples(groups: Sequence[Group], one: Sequence[Array], other: Sequence[Array], n: int) -> tuple[str, ...]:
+def _examples(
+    groups: Sequence[Group], one: Sequence[Array], other: Sequence[Array], n: int
+) -> tuple[str, ...]:
     """Prompts by the largest product of opposite differences between two of their responses."""
     strengths = []
     for a, b in zip(one, other, strict=True):

@@ -1,8 +1,9 @@
 """How far a value vector is from a target: the distances and pushes of value space, as pure functions.
 
-Values v have shape (..., K), targets t and weights w shape (K,); all lie in [-1, 1] (weights in [0, inf)), and results
-have shape (...). NaN in v gives NaN. `*_parts` have shape (..., K) and sum to the reward over the last axis.
-Source of the formulas: spec/goals.md section 4, spec/evaluation.md 2.1, 5.1, 5.2; BaseAlign is arXiv 2311.10766.
+Values v have shape (..., K), targets t and weights w shape (K,); all lie in [-1, 1] (weights in [0, inf)),
+and results have shape (...). NaN in v gives NaN. `*_parts` have shape (..., K) and sum to the reward over the
+last axis. Source of the formulas: spec/goals.md section 4, spec/evaluation.md 2.1, 5.1, 5.2; BaseAlign is
+arXiv 2311.10766.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def _floats(x: ArrayLike) -> Array:
     return np.asarray(x, dtype=np.float64)
 
 
-# ------------------------------------------------------------------------------------------------------- BaseAlign
+# -------------------------------------------------------------------------------------------------- BaseAlign
 
 
 def basealign_parts(values: ArrayLike, target: ArrayLike) -> Array:
@@ -30,7 +31,8 @@ def basealign_parts(values: ArrayLike, target: ArrayLike) -> Array:
 
 
 def basealign(values: ArrayLike, target: ArrayLike) -> Array:
-    """D = Σ_k |v_k - t_k| · 1[|v_k| > .3] · |t_k|, the published form; v is already bounded (tanh of a raw score).
+    """D = Σ_k |v_k - t_k| · 1[|v_k| > .3] · |t_k|, the published form; v is already bounded (tanh of a raw
+    score).
 
     A text that shows no value has D = 0, the best there is: watch `silent`.
     """
@@ -43,11 +45,13 @@ def silent(values: ArrayLike) -> Array:
     return np.where(np.isnan(v).any(-1), np.nan, (np.abs(v) <= MASK).all(-1))
 
 
-# --------------------------------------------------------------------------------------------------------- profile
+# ---------------------------------------------------------------------------------------------------- profile
 
 
 def profile(values: ArrayLike, target: ArrayLike, weights: ArrayLike) -> Array:
-    """D = sqrt(Σ_k w_k (v_k - t_k)² / Σ_k w_k) / 2, in [0, 1]: 0 on the target, 1 at the opposite pole everywhere."""
+    """D = sqrt(Σ_k w_k (v_k - t_k)² / Σ_k w_k) / 2, in [0, 1]: 0 on the target, 1 at the opposite pole
+    everywhere.
+    """
     v, t, w = _floats(values), _floats(target), _floats(weights)
     return np.asarray(np.sqrt((w * (v - t) ** 2).sum(-1) / w.sum()) / 2)
 
@@ -81,7 +85,7 @@ def chance_corrected(values: ArrayLike, target: ArrayLike, weights: ArrayLike) -
     return np.asarray((v - neutral) / (1 - neutral)) if neutral < 1 else np.full_like(v, np.nan)
 
 
-# ------------------------------------------------------------------------------------------------- directions, angles
+# ----------------------------------------------------------------------------------------- directions, angles
 
 
 def direction_parts(values: ArrayLike, target: ArrayLike, weights: ArrayLike) -> Array:
@@ -105,10 +109,12 @@ def circle_product(values: ArrayLike, target: ArrayLike, similarity: ArrayLike) 
 
 
 def circle_cosine(values: ArrayLike, target: ArrayLike, similarity: ArrayLike) -> Array:
-    """vᵀSt / sqrt(vᵀSv · tᵀSt), in [-1, 1]; on a circle it is the cosine between two resultants. NaN where one is 0."""
+    """vᵀSt / sqrt(vᵀSv · tᵀSt), in [-1, 1]; on a circle it is the cosine between two resultants. NaN where
+    one is 0.
+    """
     v, t, s = _floats(values), _floats(target), _floats(similarity)
     own = np.maximum(np.einsum("...i,ij,...j->...", v, s, v), 0.0)
     scale = np.sqrt(own * max(float(t @ s @ t), 0.0))
     product = circle_product(v, t, s)
     # 1e-9: what rounding leaves of a resultant that is 0
-    return np.divide(product, scale, out=np.full_like(product, np.nan), where=scale > 1e-9)
+    return np.asarray(np.divide(product, scale, out=np.full_like(product, np.nan), where=scale > 1e-9))

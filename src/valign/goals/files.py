@@ -1,7 +1,7 @@
 """Reading goal files: YAML without code, and mappings whose every key must be known.
 
-Always true here: a file is data (safe loading, tags refused, a key given twice refused), and whoever reads a mapping
-through `Reader` names file and field in every error and cannot overlook a key.
+Always true here: a file is data (safe loading, tags refused, a key given twice refused), and whoever reads a
+mapping through `Reader` names file and field in every error and cannot overlook a key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key, _ in node.value:
         if key.value in seen:
             line = key.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice, line {line}")
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key.value!r} is given twice, line {line}"
+            )
         seen.add(key.value)
     return dict(loader.construct_mapping(node, deep=True))
 
@@ -93,7 +95,9 @@ class Reader:
         raise DataError(reason, where=f"{self.where}: {key}")
 
     def raw(self, key: str, default: Any = MISSING) -> Any:
-        """The value as it stands; the default when the key is absent. Raises when it is absent without default."""
+        """The value as it stands; the default when the key is absent. Raises when it is absent without
+        default.
+        """
         self.taken.append(key)
         if key in self.content and self.content[key] is not None:
             return self.content[key]
@@ -135,7 +139,9 @@ class Reader:
         return {str(k): self._number(f"{key}.{k}", v) for k, v in value.items()}
 
     def parts(self, key: str, default: Any = MISSING) -> Iterator[Reader]:
-        """A list of mappings, each with its own reader; their unread keys are refused when the list was walked."""
+        """A list of mappings, each with its own reader; their unread keys are refused when the list was
+        walked.
+        """
         for i, part in enumerate(self._list(key, default)):
             reader = Reader(part, f"{self.where}: {key}[{i}]")
             yield reader
@@ -151,9 +157,18 @@ class Reader:
 
     def _list(self, key: str, default: Any) -> list[Any]:
         value = self.raw(key, default)
-        return list(value) if isinstance(value, list | tuple) else self.fail(key, f"must be a list, not {value!r}")
+        return (
+            list(value)
+            if isinstance(value, list | tuple)
+            else self.fail(key, f"must be a list, not {value!r}")
+        )
 
     def _number(self, key: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value != value
+            or abs(value) == float("inf")
+        ):
             self.fail(key, f"must be a number, not {value!r}")
         return float(value)

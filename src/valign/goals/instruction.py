@@ -1,7 +1,7 @@
 """InstructionGoal: level 1, do the task that was asked for, as far as rules can check it.
 
-Always true here: a task brings its own checks (`meta["checks"]` of its group), so the goal holds for any mixture of
-tasks. The checkers are passed in (`rewards.rules.check`).
+Always true here: a task brings its own checks (`meta["checks"]` of its group), so the goal holds for any
+mixture of tasks. The checkers are passed in (`rewards.rules.check`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ import numpy as np
 
 from valign.data.group import Group
 from valign.errors import DataError, unknown
-from valign.goals.base import Array, Checker, Level, Style, check_style, missing_scorer, scorer_identity, sha256
+from valign.goals.base import (
+    Array,
+    Checker,
+    Level,
+    Style,
+    check_style,
+    missing_scorer,
+    scorer_identity,
+    sha256,
+)
 from valign.goals.preference import thumbs
 
 Credit = Literal["passed", "share"]
@@ -42,10 +51,14 @@ class InstructionGoal:
 
     def utility(self, groups: Sequence[Group]) -> list[Array]:
         """See `Goal.utility`; NaN for a group without checks."""
-        return [_total(parts, len(g.responses)) for parts, g in zip(self.explain(groups), groups, strict=True)]
+        return [
+            _total(parts, len(g.responses)) for parts, g in zip(self.explain(groups), groups, strict=True)
+        ]
 
     def labels(self, groups: Sequence[Group]) -> list[Array]:
-        """See `Goal.labels`: 1 for the right choice of a multiple-choice task and 0 for the others, else thumbs."""
+        """See `Goal.labels`: 1 for the right choice of a multiple-choice task and 0 for the others, else
+        thumbs.
+        """
         out = []
         for group in groups:
             if group.gold is None:
@@ -55,7 +68,9 @@ class InstructionGoal:
         return out
 
     def explain(self, groups: Sequence[Group]) -> list[dict[str, Array]]:
-        """See `Goal.explain`: with "share" one part per check ("2 words": its 1/n), with "passed" the one part "checks"."""
+        """See `Goal.explain`: with "share" one part per check ("2 words": its 1/n), with "passed" the one
+        part "checks".
+        """
         if self.checker is None:
             raise missing_scorer(self.id, "instruction", "checker", "rewards.rules.check")
         return [self._parts(group, self.checker) for group in groups]
@@ -68,7 +83,9 @@ class InstructionGoal:
         if self.credit == "passed":
             return {"checks": np.array([float(r.passed) for r in results])}
         names = [f"{i + 1} {check.get('type', '')}" for i, check in enumerate(checks)]
-        outcomes = np.array([[float(ok) for _, ok in r.outcomes] for r in results]).reshape(len(results), len(checks))
+        outcomes = np.array([[float(ok) for _, ok in r.outcomes] for r in results]).reshape(
+            len(results), len(checks)
+        )
         return dict(zip(names, outcomes.T / len(checks), strict=True))
 
     def describe(self, style: Style = "instruction") -> str:
@@ -76,7 +93,9 @@ class InstructionGoal:
         check_style(style)
         if style == "short":
             return "do exactly what is asked"
-        text = "Do exactly what the user asks: give the right answer, in the form, length and format that was asked for."
+        text = (
+            "Do exactly what the user asks: give the right answer, in the form and length that was asked for."
+        )
         return f"You are a careful assistant. {text}" if style == "system" else text
 
     def fingerprint(self) -> str:
@@ -85,7 +104,12 @@ class InstructionGoal:
 
     def to_json(self) -> dict[str, Any]:
         """See `Goal.to_json`."""
-        out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "instruction", "credit": self.credit}
+        out: dict[str, Any] = {
+            "id": self.id,
+            "version": self.version,
+            "level": "instruction",
+            "credit": self.credit,
+        }
         return out | ({"notes": self.notes} if self.notes else {})
 
 

@@ -1,7 +1,7 @@
 """From a name, a file or a mapping to a Goal, and back.
 
-Always true here: files are data and never run code; a key that is not known is an error that names file and field;
-scorers are objects that the caller passes in, files only name them.
+Always true here: files are data and never run code; a key that is not known is an error that names file and
+field; scorers are objects that the caller passes in, files only name them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ DEFAULT = "default"
 def load_goal(spec: str | Path | Mapping[str, Any], *, scorers: Any = None, **target: float) -> Goal:
     """A goal by name, from a YAML file, or from a mapping of the same form.
 
-    spec      "schwartz10" with a target (`benevolence=1, power=-1`), a built-in target ("uk"), a principle set ("core"),
-              "preference", "instruction", the path of a .yaml file, or a mapping such as `goal.to_json()`
+    spec      "schwartz10" with a target (`benevolence=1, power=-1`), a built-in target ("uk"), a principle
+              set ("core"), "preference", "instruction", the path of a .yaml file, or a mapping such as
+              `goal.to_json()`
     scorers   None (labels only); one scorer; or a mapping from level ("value", "principle", "preference",
               "instruction") or from a name used in the file to a scorer
     Raises `UsageError` or `DataError` naming file and field.
@@ -97,7 +98,9 @@ def _goal(r: Reader, scorers: _Scorers) -> Goal:
         "instruction": _instruction,
         "composite": _composite,
     }[level]
-    goal = make(r, scorers, {"version": r.integer("version", default=1), "notes": r.text("notes", default="")})
+    goal = make(
+        r, scorers, {"version": r.integer("version", default=1), "notes": r.text("notes", default="")}
+    )
     r.done()
     return goal
 
@@ -169,7 +172,11 @@ def _composite(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     for part in r.parts("parts"):
         goal = part.raw("goal")
         if isinstance(goal, str):  # the name of a built-in goal; a part never opens another file
-            goal, _ = _by_name(goal, {}) if goal in goal_names() else part.fail("goal", f"{goal!r} is no built-in goal")
+            goal, _ = (
+                _by_name(goal, {})
+                if goal in goal_names()
+                else part.fail("goal", f"{goal!r} is no built-in goal")
+            )
         made = _goal(Reader(goal, f"{part.where}: goal"), scorers)
         parts.append(Part(made, part.number("weight", default=1.0), part.integer("priority", default=1)))
     standard = r.raw("standard", default=None)
@@ -188,7 +195,7 @@ def _composite(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- scorers
+# ---------------------------------------------------------------------------------------------------- scorers
 
 
 class _Scorers:
@@ -204,16 +211,19 @@ class _Scorers:
             self.by_name = scorers
         elif scorers is not None:
             if len(set(levels)) > 1:
-                named = ", ".join(f'"{level}": ...' for level in dict.fromkeys(levels))
+                found = tuple(dict.fromkeys(levels))
+                named = ", ".join(f'"{level}": ...' for level in found)
                 raise UsageError(
-                    f"the goal has parts at levels {', '.join(dict.fromkeys(levels))}, which need different scorers; one was given",
+                    f"parts at levels {', '.join(found)} need different scorers; one was given",
                     where="scorers",
                     how=f"pass a mapping: scorers={{{named}}}",
                 )
             self.one = scorers
 
     def take(self, r: Reader, level: str) -> Any:
-        """The scorer for a goal: the one its file names, else the one for its level. None when none was passed."""
+        """The scorer for a goal: the one its file names, else the one for its level. None when none was
+        passed.
+        """
         option = OPTION[level]
         name = r.text(option, default=DEFAULT)
         found = self.one if self.one is not None else self.by_name.get(level if name == DEFAULT else name)
@@ -221,19 +231,22 @@ class _Scorers:
             if name != DEFAULT and (self.by_name or self.one is not None):
                 raise unknown("scorer", name, self.by_name, where=f"{r.where}: {option}")
             if name != DEFAULT:
-                raise UsageError(f"the goal names the scorer {name!r}, but none was passed", where=f"{r.where}: {option}")
+                raise UsageError(
+                    f"the goal names the scorer {name!r}, but none was passed", where=f"{r.where}: {option}"
+                )
             return None
         protocol, words = NEEDS[level]
         fits = callable(found) if protocol is None else isinstance(found, protocol)
         if not fits:
             raise UsageError(
-                f"a goal at level {level} needs {words}, not {type(found).__name__}", where=f"{r.where}: {option}"
+                f"a goal at level {level} needs {words}, not {type(found).__name__}",
+                where=f"{r.where}: {option}",
             )
         return found
 
 
 def _levels(content: Mapping[str, Any]) -> list[str]:
-    """Levels of all goals in a mapping, parts of composites included; malformed ones are left to the reader."""
+    """Levels of all goals in a mapping, parts included; malformed ones are left to the reader."""
     if content.get("level") != "composite":
         return [str(content.get("level"))]
     parts = content.get("parts")

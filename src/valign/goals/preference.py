@@ -1,7 +1,7 @@
 """PreferenceGoal: level 2, what people like, carried by their comparisons, rankings, scores and thumbs.
 
-Always true here: labels lie in [0, 1] where the scale of the feedback is known. A reward model that generalizes beyond
-the data is passed in; fitting one is a method.
+Always true here: labels lie in [0, 1] where the scale of the feedback is known. A reward model that
+generalizes beyond the data is passed in; fitting one is a method.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class PreferenceGoal:
     """r(x, y) = R(x, y) of a reward model; labels = how far people liked y among the responses to x.
 
     reward     a ResponseScorer; None leaves `labels` only
-    feedback   which labels to read: "comparisons" (rankings and edits included), "scores", "thumbs" (verdicts on
+    feedback   which labels to read: "comparisons" (rankings and edits included), "scores", "thumbs" (verdicts
+               on
                "good"), or "auto": the first of these that a group has
     aspect     of scores: which one; "" = "overall" if present, else the mean of all
     text       what people like, in words, for `describe`
@@ -65,7 +66,7 @@ class PreferenceGoal:
         return per_response(self.reward.score(groups), groups, self.reward.id)
 
     def labels(self, groups: Sequence[Group]) -> list[Array]:
-        """See `Goal.labels`: win rate, mean score scaled to [0, 1] where it has ends, or share of thumbs up."""
+        """See `Goal.labels`: win rate, mean score (scaled where it has ends), share of thumbs up."""
         return [self._labelled(group) for group in groups]
 
     def explain(self, groups: Sequence[Group]) -> list[dict[str, Array]]:
@@ -100,14 +101,20 @@ class PreferenceGoal:
 
     def to_json(self) -> dict[str, Any]:
         """See `Goal.to_json`."""
-        out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "preference", "feedback": self.feedback}
+        out: dict[str, Any] = {
+            "id": self.id,
+            "version": self.version,
+            "level": "preference",
+            "feedback": self.feedback,
+        }
         for name in ("aspect", "text", "notes"):
             out |= {name: value} if (value := getattr(self, name)) else {}
         return out
 
 
 def win_rates(group: Group) -> Array:
-    """(n_responses,) mean probability of being preferred, over the comparisons a response takes part in; NaN without any.
+    """(n_responses,) mean probability of being preferred, over the comparisons a response takes part in; NaN
+    without any.
 
     A ranking counts as all its pairs (ties as one half), an edit as the revision preferred to the original.
     """
@@ -127,11 +134,13 @@ def win_rates(group: Group) -> Array:
         place = {r: i for i, tied in enumerate(ranking.order) for r in tied}
         for a, b in combinations(sorted(place, key=lambda r: place[r]), 2):
             add(a, b, 0.5 if place[a] == place[b] else 1.0, ranking.weight)
-    return np.divide(won, met, out=np.full(n, np.nan), where=met > 0)
+    return np.asarray(np.divide(won, met, out=np.full(n, np.nan), where=met > 0))
 
 
 def mean_scores(group: Group, aspect: str = "") -> Array:
-    """(n_responses,) weighted mean of the scores of an aspect, mapped to [0, 1] where their scale has both ends."""
+    """(n_responses,) weighted mean of the scores of an aspect, mapped to [0, 1] where their scale has both
+    ends.
+    """
     scores = list(group.of(Score))
     if not aspect and any(s.aspect == "overall" for s in scores):
         aspect = "overall"

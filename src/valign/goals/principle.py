@@ -1,8 +1,9 @@
 """PrincipleGoal: level 3, explicit rules with reasons, and the sets of them that ship as data.
 
-Always true here: r = Σ_k w_k s_k with s_k in [-1, 1]: 1 kept, -1 broken, 0 not touched. Verdicts come from a scorer that
-is passed in (classifier, judge, rule), or from the `Verdict`s in the data. A response of a judged group that carries no
-verdict on a principle does not touch it; in a group without any verdict nothing is known.
+Always true here: r = Σ_k w_k s_k with s_k in [-1, 1]: 1 kept, -1 broken, 0 not touched. Verdicts come from a
+scorer that is passed in (classifier, judge, rule), or from the `Verdict`s in the data. A response of a judged
+group that carries no verdict on a principle does not touch it; in a group without any verdict nothing is
+known.
 """
 
 from __future__ import annotations
@@ -193,12 +194,16 @@ class PrincipleGoal:
     def verdicts(self, groups: Sequence[Group]) -> list[Array]:
         """(n_responses, K) per group in [-1, 1], by the scorer. Raises `ValignError` when there is none."""
         if self.scorer is None:
-            raise missing_scorer(self.id, "principle", "scorer", "a PrincipleScorer: a classifier, judge or rule")
+            raise missing_scorer(
+                self.id, "principle", "scorer", "a PrincipleScorer: a classifier, judge or rule"
+            )
         rows = self.scorer.verdicts(groups, self.principles)
         rows = per_response(rows, groups, self.scorer.id, width=len(self.principles))
         for row, group in zip(rows, groups, strict=True):
             if (np.abs(row) > 1 + 1e-6).any():
-                raise DataError("gave a verdict outside [-1, 1]", where=f"scorer {self.scorer.id}, group {group.id}")
+                raise DataError(
+                    "gave a verdict outside [-1, 1]", where=f"scorer {self.scorer.id}, group {group.id}"
+                )
         return rows
 
     def label_verdicts(self, groups: Sequence[Group]) -> list[Array]:
@@ -227,7 +232,9 @@ class PrincipleGoal:
             for r in {f.response for f in verdicts if f.principle == id}:
                 own = [f for f in verdicts if f.principle == id and f.response == r]
                 if wrong := [f.value for f in own if not -1 <= f.value <= 1]:
-                    raise DataError(f"verdict {wrong[0]} is outside [-1, 1]", where=f"group {group.id}, principle {id}")
+                    raise DataError(
+                        f"verdict {wrong[0]} is outside [-1, 1]", where=f"group {group.id}, principle {id}"
+                    )
                 out[r, k] = weighted_mean([f.value for f in own], [f.weight for f in own])
         return out
 
@@ -238,7 +245,9 @@ class PrincipleGoal:
         if style == "short":
             return f"principles: {', '.join(p.id for p in ranked)}"
         lines = "\n".join(f"- {sentence(p.words())}." for p in ranked)
-        order = " The earlier ones go first where two conflict." if len({p.priority for p in ranked}) > 1 else ""
+        order = (
+            " The earlier ones go first where two conflict." if len({p.priority for p in ranked}) > 1 else ""
+        )
         opening = "You are an assistant who keeps to" if style == "system" else "When you answer, keep to"
         return f"{opening} these principles.{order}\n{lines}"
 
@@ -247,7 +256,9 @@ class PrincipleGoal:
         return sha256([self.to_json(), scorer_identity(self.scorer)])
 
     def to_json(self) -> dict[str, Any]:
-        """See `Goal.to_json`: the texts themselves, so that a stored goal does not change with the set it came from."""
+        """See `Goal.to_json`: the texts themselves, so that a stored goal does not change with the set it
+        came from.
+        """
         out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "principle"}
         out["principles"] = [p.to_json() for p in self.principles]
         return out | ({"notes": self.notes} if self.notes else {})
@@ -260,5 +271,7 @@ def _check_ids(principles: Sequence[Principle], where: str) -> None:
         for p in principles:
             value = " ".join(getattr(p, name).lower().split())
             if value in seen:
-                raise DataError(f"{name} {getattr(p, name)!r} stands twice", where=f"{where}: principle {p.id}")
+                raise DataError(
+                    f"{name} {getattr(p, name)!r} stands twice", where=f"{where}: principle {p.id}"
+                )
             seen.add(value)

@@ -1,7 +1,7 @@
 """Targets in value space: named vectors with their source, and vectors a user writes down.
 
-Always true here: a dimension that is written is a target (0 included, meaning neither for nor against); a dimension that
-is not written is no target and has weight 0 unless other weights are asked for.
+Always true here: a dimension that is written is a target (0 included, meaning neither for nor against); a
+dimension that is not written is no target and has weight 0 unless other weights are asked for.
 """
 
 from __future__ import annotations
@@ -53,14 +53,20 @@ def _targets() -> dict[str, Target]:
     reader = Reader(read_yaml(path), path.name)
     found = {}
     for r in reader.parts("targets"):
-        target = Target(r.text("id"), r.text("theory"), r.number_map("values"), r.text("source"), r.text("licence"))
+        target = Target(
+            r.text("id"), r.text("theory"), r.number_map("values"), r.text("source"), r.text("licence")
+        )
         found[target.id] = target
     reader.done()
     return found
 
 
-def weight_vector(theory: Theory, target: Mapping[str, float], weights: str | Sequence[float] | Mapping[str, float]) -> Array:
-    """(K,) weights ≥ 0, not all 0: "named" 1 where the target is written; "ones"; "abs_target" |t_k|; or numbers."""
+def weight_vector(
+    theory: Theory, target: Mapping[str, float], weights: str | Sequence[float] | Mapping[str, float]
+) -> Array:
+    """(K,) weights ≥ 0, not all 0: "named" 1 where the target is written; "ones"; "abs_target" |t_k|; or
+    numbers.
+    """
     k = len(theory.dimensions)
     if isinstance(weights, str):
         if weights not in WEIGHTS:

@@ -1,7 +1,8 @@
 """Value theories: dimensions with definitions and their structure, read from data files.
 
-Always true here: a theory's dimensions stand in the order of its vectors; names are found by id or by name, whatever
-their case and hyphens. Own theories are files of the same format. Targets, distances and evaluators live elsewhere.
+Always true here: a theory's dimensions stand in the order of its vectors; names are found by id or by name,
+whatever their case and hyphens. Own theories are files of the same format. Targets, distances and evaluators
+live elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ STRUCTURES: tuple[str, ...] = get_args(Structure)
 class Dimension:
     """One motivational dimension.
 
-    toward, away   what a speaker does who holds it high, or sets it aside; they complete "When you answer, ..."
+    toward, away   what a speaker does who holds it high, or sets it aside; they complete "When you answer,
+                   ..."
     groups         higher-order groups it belongs to
     """
 
@@ -39,7 +41,9 @@ class Dimension:
     away: str = ""
 
     def push(self, sign: float) -> str:
-        """The dimension as an instruction for (sign > 0) or against it; built from the definition when none is given."""
+        """The dimension as an instruction for (sign > 0) or against it; built from the definition when none
+        is given.
+        """
         written = self.toward if sign > 0 else self.away
         return written or (f"act for {self.definition}" if sign > 0 else f"do not act for {self.definition}")
 
@@ -76,7 +80,7 @@ class Theory:
         return tuple(d.id for d in self.dimensions)
 
     def index(self, name: str) -> int:
-        """Place of a dimension in vectors, by id or name. Raises `UsageError` with the nearest known names."""
+        """Place of a dimension in vectors, by id or name. Raises `UsageError` with the nearest names."""
         places = {_key(word): k for k, d in enumerate(self.dimensions) for word in (d.name, d.id)}
         if _key(name) not in places:
             names = [word for d in self.dimensions for word in (d.id, d.name)]
@@ -84,7 +88,9 @@ class Theory:
         return places[_key(name)]
 
     def vector(self, values: Mapping[str, float]) -> Array:
-        """(K,) with the given numbers, 0 elsewhere. Raises for unknown or repeated names and numbers out of range."""
+        """(K,) with the given numbers, 0 elsewhere. Raises for unknown or repeated names and numbers out of
+        range.
+        """
         out = np.zeros(len(self.dimensions))
         seen: set[int] = set()
         for name, value in values.items():
@@ -98,11 +104,15 @@ class Theory:
         return out
 
     def similarity(self) -> Array:
-        """(K, K), 1 on the diagonal: cos of the angle between two dimensions on a circle; else 1 within a group, 0 across."""
+        """(K, K), 1 on the diagonal: cos of the angle between two dimensions on a circle; else 1 within a
+        group, 0 across.
+        """
         if self.structure == "circle":
             theta = np.radians([self.angles[i] for i in self.ids])
             return np.asarray(np.cos(theta[:, None] - theta[None, :]))
-        same = [[bool(set(a.groups) & set(b.groups)) or a is b for b in self.dimensions] for a in self.dimensions]
+        same = [
+            [bool(set(a.groups) & set(b.groups)) or a is b for b in self.dimensions] for a in self.dimensions
+        ]
         return np.asarray(same, dtype=np.float64)
 
     def fingerprint(self) -> str:
@@ -111,7 +121,12 @@ class Theory:
 
     def to_json(self) -> dict[str, Any]:
         """The content of the theory's file."""
-        out: dict[str, Any] = {"id": self.id, "version": self.version, "title": self.title, "source": self.source}
+        out: dict[str, Any] = {
+            "id": self.id,
+            "version": self.version,
+            "title": self.title,
+            "source": self.source,
+        }
         out |= {"wording": self.wording, "structure": self.structure, "range": [self.low, self.high]}
         if self.angles:
             out |= {"angles": dict(self.angles), "order": list(self.order)}
@@ -168,14 +183,20 @@ def _theory(r: Reader) -> Theory:
         high=high,
         angles=r.number_map("angles", default={}),
         order=tuple(r.texts("order", default=[])),
-        opposites=tuple((tuple(p.texts("one")), tuple(p.texts("other"))) for p in r.parts("opposites", default=[])),
+        opposites=tuple(
+            (tuple(p.texts("one")), tuple(p.texts("other"))) for p in r.parts("opposites", default=[])
+        ),
         opposed_groups=tuple((a, b) for a, b in r.pairs("opposed_groups", default=[])),
     )
     r.done()
     names = [_key(w) for d in dimensions for w in {_key(d.id), _key(d.name)}]
     if len(names) != len(set(names)) or not dimensions:
         raise DataError("dimensions need one id and one name each, used once", where=f"{r.where}: dimensions")
-    mentioned = {*theory.angles, *theory.order, *(i for pair in theory.opposites for side in pair for i in side)}
+    mentioned = {
+        *theory.angles,
+        *theory.order,
+        *(i for pair in theory.opposites for side in pair for i in side),
+    }
     if extra := mentioned - ids:
         raise unknown("dimension", sorted(extra)[0], ids, where=r.where)
     if theory.structure == "circle" and set(theory.angles) != ids:

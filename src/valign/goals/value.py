@@ -1,8 +1,8 @@
 """ValueGoal: level 4, a target vector in the space of a value theory.
 
 Always true here: v(x, y) comes from a value evaluator that is passed in, or from the value labels in the data
-(`VectorScore` of the same theory; a dimension that a label leaves out is 0). What reads values out of a text lives in
-`rewards/value_evaluator.py`.
+(`VectorScore` of the same theory; a dimension that a label leaves out is 0). What reads values out of a text
+lives in `rewards/value_evaluator.py`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ class ValueGoal:
     """r(x, y) = -D(v(x, y), t), or a push along t.
 
     target     numbers in [-1, 1] by dimension (id or name); what is not written is no target
-    weights    "named" (1 where the target is written), "ones", "abs_target", one number per dimension, or a mapping
-    distance   profile, basealign: r = -D; direction, cosine, circle_cosine: r itself, 0 for a text without values
+    weights    "named" (1 where the target is written), "ones", "abs_target", one number per dimension, or a
+               mapping
+    distance   profile, basealign: r = -D; direction, cosine, circle_cosine: r itself, 0 for a text without
+               values
     evaluator  reads v(x, y); None leaves `labels` only
     target_id  the name of a built-in target, "" for one's own
     """
@@ -69,16 +71,25 @@ class ValueGoal:
             raise UsageError(
                 "a value goal needs a target",
                 where=f"theory {self.theory.id}",
-                how=[f"name dimensions, each in [-1, 1]: {self.theory.dimensions[0].name}=1", "or a built-in target: uk"],
+                how=[
+                    f"name dimensions, each in [-1, 1]: {self.theory.dimensions[0].name}=1",
+                    "or a built-in target: uk",
+                ],
             )
-        object.__setattr__(self, "target", frozen({self.theory.ids[self.theory.index(k)]: v for k, v in self.target.items()}))
+        object.__setattr__(
+            self, "target", frozen({self.theory.ids[self.theory.index(k)]: v for k, v in self.target.items()})
+        )
         weights = frozen(self.weights) if isinstance(self.weights, Mapping | str) else tuple(self.weights)
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "id", self.id or self.target_id or self.theory.id)
         if not (self.t * self.w).any() and self.distance != "profile":
-            raise UsageError(f"a target of zeros gives no {self.distance}", where="target", how="use distance profile")
+            raise UsageError(
+                f"a target of zeros gives no {self.distance}", where="target", how="use distance profile"
+            )
         if self.distance == "circle_cosine" and self.theory.structure != "circle":
-            raise UsageError(f"theory {self.theory.id} is no circle", where="distance", how="use distance cosine")
+            raise UsageError(
+                f"theory {self.theory.id} is no circle", where="distance", how="use distance cosine"
+            )
         if self.evaluator is not None and self.evaluator.theory != self.theory.id:
             raise UsageError(
                 f"the evaluator reads theory {self.evaluator.theory}, the goal needs {self.theory.id}",
@@ -95,10 +106,10 @@ class ValueGoal:
         """(K,) weights."""
         return weight_vector(self.theory, self.target, self.weights)
 
-    # -------------------------------------------------------------------------------------------------- numbers
+    # ------------------------------------------------------------------------------------------------ numbers
 
     def values(self, groups: Sequence[Group]) -> list[Array]:
-        """(n_responses, K) per group in [-1, 1], by the evaluator. Raises `ValignError` when there is none."""
+        """(n_responses, K) per group in [-1, 1], by the evaluator. Raises `ValignError` without one."""
         if self.evaluator is None:
             raise missing_scorer(self.id, "value", "evaluator", "a ValueScorer, such as ValueEvaluator")
         name = self.evaluator.id
@@ -109,7 +120,7 @@ class ValueGoal:
         return rows
 
     def label_values(self, groups: Sequence[Group]) -> list[Array]:
-        """(n_responses, K) from the `VectorScore`s of this theory, averaged by weight; NaN rows without one."""
+        """(n_responses, K) from this theory's `VectorScore`s, averaged by weight; NaN rows without one."""
         return [self._labelled(group) for group in groups]
 
     def utility_of(self, values: Array) -> Array:
@@ -162,7 +173,7 @@ class ValueGoal:
             out[r] = [weighted_mean(column, weights) for column in vectors.T.tolist()]
         return out
 
-    # ---------------------------------------------------------------------------------------------------- words
+    # -------------------------------------------------------------------------------------------------- words
 
     def describe(self, style: Style = "instruction") -> str:
         """See `Goal.describe`: what to care for and what to leave, strongest first."""
@@ -196,7 +207,7 @@ def _warn_silent(values: Sequence[Array]) -> None:
     flags = flags[~np.isnan(flags)]
     if flags.size and flags.mean() > SILENT_SHARE:
         log.warning(
-            "basealign: %.0f %% of %d texts show no value (all |v| <= %.1f) and get the best reward; consider profile",
+            "basealign: %.0f %% of %d texts show no value (|v| <= %.1f) and get the best reward; use profile",
             100 * flags.mean(),
             flags.size,
             d.MASK,

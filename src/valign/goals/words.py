@@ -1,6 +1,7 @@
 """Goals in words: the sentences that in-context methods put into a prompt.
 
-Always true here: the text says what to do and what to leave, strongest first, and mentions no vector and no theory.
+Always true here: the text says what to do and what to leave, strongest first, and mentions no vector and no
+theory.
 """
 
 from __future__ import annotations
@@ -10,22 +11,21 @@ from collections.abc import Sequence
 from valign.goals.base import Array, Style
 from valign.goals.theory import Theory
 
-FAINT = 0.1  # a push weaker than this is not worth a sentence
-STRONG = 0.6  # from here on a push is one of the main ones, when there are weaker ones as well
+# Shares of the strongest push: a goal of many weak pushes must still read as an instruction, not as a list.
+FAINT = 0.25  # what is weaker than this share is not mentioned
+STRONG = 0.6  # from this share on a push is one of the main ones
 
 
 def value_words(theory: Theory, pushes: Array, style: Style) -> str:
-    """A value target as an instruction. pushes: (K,) in [-1, 1], 0 = not mentioned.
-
-    A target of faint pushes only is described all the same, by its strongest one.
-    """
+    """A value target as an instruction. pushes: (K,) in [-1, 1], 0 = not mentioned."""
+    strongest = max(map(abs, pushes), default=0.0)
     ranked = sorted((k for k, p in enumerate(pushes) if p != 0), key=lambda k: -abs(pushes[k]))
-    kept = [k for k in ranked if abs(pushes[k]) >= FAINT] or ranked[:1]
+    kept = [k for k in ranked if abs(pushes[k]) >= FAINT * strongest]
     if style == "short":
         return _short(theory, pushes, kept)
     if not kept:
         return "Answer without taking sides for or against any value."
-    main = [k for k in kept if abs(pushes[k]) >= STRONG] or kept[:1]
+    main = [k for k in kept if abs(pushes[k]) >= STRONG * strongest]
     rest = [k for k in kept if k not in main]
     lead = "When you answer" if not rest else "When you answer, above all"
     sentences = _sentences(theory, pushes, main, lead)
@@ -47,8 +47,13 @@ def _sentences(theory: Theory, pushes: Array, chosen: Sequence[int], lead: str) 
 def _short(theory: Theory, pushes: Array, chosen: Sequence[int]) -> str:
     """For A and B, against C."""
     sides = (("for", 1), ("against", -1))
-    named = [(word, [theory.dimensions[k].name for k in chosen if pushes[k] * sign > 0]) for word, sign in sides]
-    return ", ".join(f"{word} {listed(names)}" for word, names in named if names) or "neither for nor against any value"
+    named = [
+        (word, [theory.dimensions[k].name for k in chosen if pushes[k] * sign > 0]) for word, sign in sides
+    ]
+    return (
+        ", ".join(f"{word} {listed(names)}" for word, names in named if names)
+        or "neither for nor against any value"
+    )
 
 
 def sentence(text: str) -> str:

@@ -53,6 +53,7 @@ def attach_lora(
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type=TaskType.CAUSAL_LM,
+        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.model.modules()),  # GPT-2 keeps W transposed
     )
     try:
         with torch.random.fork_rng():
@@ -115,10 +116,12 @@ def adapter_off(model: LoadedModel) -> Iterator[None]:
     """Inside, `model.model` computes what the base computes: the reference policy without a second model."""
     adapter = _adapter_of(model)
     trainable = {n: p.requires_grad for n, p in adapter.named_parameters()}
-    with adapter.disable_adapter():
-        yield
-    for name, parameter in adapter.named_parameters():  # peft switches gradients on with the adapter
-        parameter.requires_grad_(trainable[name])
+    try:
+        with adapter.disable_adapter():
+            yield
+    finally:
+        for name, parameter in adapter.named_parameters():  # peft switches gradients on with the adapter
+            parameter.requires_grad_(trainable[name])
 
 
 def merge(model: LoadedModel) -> LoadedModel:

@@ -7,6 +7,8 @@ encoded.
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 from valign.errors import unknown
@@ -69,16 +71,12 @@ def _sentencepiece(kind: str) -> Any:
 
     special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     fallback = [f"<0x{i:02X}>" for i in range(256)]
-    unigram = kind == "unigram"
-    teacher = Tokenizer(models.Unigram() if unigram else models.BPE(unk_token="<unk>"))
+    teacher = Tokenizer(models.BPE(unk_token="<unk>"))
     teacher.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    shared: dict[str, Any] = {"vocab_size": SIZE, "special_tokens": special, "show_progress": False}
-    if unigram:
-        teacher.train_from_iterator(CORPUS, trainers.UnigramTrainer(unk_token="<unk>", **shared))
-        backend = Tokenizer(_unigram_with_bytes(teacher, fallback))
-    else:
-        teacher.train_from_iterator(CORPUS, trainers.BpeTrainer(**shared))
-        backend = Tokenizer(_bpe_with_bytes(teacher, fallback))
+    trainer = trainers.BpeTrainer(vocab_size=SIZE, special_tokens=special, show_progress=False)
+    teacher.train_from_iterator(CORPUS, trainer)
+    trained = json.loads(teacher.to_str())["model"]
+    backend = Tokenizer(_unigram(trained, fallback) if kind == "unigram" else _bpe(trained, fallback))
     if kind == "llama":  # as converted Llama-1 and -2 tokenizers do it: by normalizing, after every special token
         backend.normalizer = normalizers.Sequence(
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -100,13 +98,10 @@ def _sentencepiece(kind: str) -> Any:
     return tokenizer
 
 
-def _bpe_with_bytes(teacher: Any, fallback: list[str]) -> Any:
-    """The trained merges with one token per byte behind them."""
-    import json
-
+def _bpe(trained: dict[str, Any], fallback: list[str]) -> Any:
+    """The trained merges, with one token per byte behind them."""
     from tokenizers import models
 
-    trained = json.loads(teacher.to_str())["model"]
     vocab = dict(trained["vocab"])
     for token in fallback:
         vocab.setdefault(token, len(vocab))
@@ -114,12 +109,10 @@ def _bpe_with_bytes(teacher: Any, fallback: list[str]) -> Any:
     return models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
 
 
-def _unigram_with_bytes(teacher: Any, fallback: list[str]) -> Any:
-    import json
-
+def _unigram(trained: dict[str, Any], fallback: list[str]) -> Any:
+    """The same pieces with log-probs by Zipf's law: training a Unigram model is not repeatable."""
     from tokenizers import models
 
-    pieces = [(p, s) for p, s in json.loads(teacher.to_str())["model"]["vocab"]]
-    known = {p for p, _ in pieces}
-    pieces += [(t, -20.0) for t in fallback if t not in known]
-    return models.Unigram(pieces, unk_id=0, byte_fallback=True)
+    pieces = [*sorted(trained["vocab"], key=trained["vocab"].__getitem__), *fallback]
+    scored = [(piece, -math.log(rank + 10.0)) for rank, piece in enumerate(dict.fromkeys(pieces))]
+    return models.Unigram(scored, unk_id=0, byte_fallback=True)

@@ -72,8 +72,10 @@ def round_trip(t: ChatTemplate) -> tuple[bool, str]:
     chat, _ = t.encode_chat((*QUESTION, Message("assistant", ANSWER)))
     if path == chat:
         return True, "prompt + response + stop token = the rendered conversation"
-    at = next((i for i, (a, b) in enumerate(zip(path, chat, strict=False)) if a != b), min(len(path), len(chat)))
-    return False, f"the rendered conversation differs from prompt + response + stop token at token {at}"
+    ours, theirs = (t.tokenizer.decode(ids, skip_special_tokens=False) for ids in (path, chat))
+    if "".join(ours.split()) == "".join(theirs.split()):
+        return True, "the rendered conversation differs from prompt + response + stop token in white space only"
+    return False, f"a rendered conversation is {theirs!r}, prompt + response + stop token are {ours!r}"
 
 
 def keeps_text(t: ChatTemplate) -> tuple[bool, str]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.metrics.profile import alignment, neutral
 from valign.evaluation.result import Anchors, Cluster, Interval, Item, Result
 from valign.report.build import method_report
 from valign.report.subject import SubjectReport
@@ -28,10 +27,10 @@ GOAL = {
 N = 120
 # id, label, method, family, feedback, move towards the goal, tax, kl, cost
 POLICIES = (
-    ("smollm2-135m", "Base model", "", "", "", 0.0, 0.0, 0.0, {}),
-    ("value-instruction", "Value instruction", "value_instruction", "in context", "the goal's text", 0.02, 0.012, 1.9,
+    ("smollm2-135m", "SmolLM2-135M", "", "", "", 0.0, 0.0, 0.0, {}),
+    ("value-instruction", "Value instruction", "value_instruction", "in context", "the goal's text", 0.008, 0.012, 1.9,
      {"seconds": 2.1, "tokens_read": 8200, "tokens_generated": 0, "tokens_trained": 0, "peak_memory_bytes": 0.9e9}),
-    ("urial", "URIAL", "urial", "in context", "3 demonstrations", -0.012, 0.034, 3.4,
+    ("urial", "URIAL", "urial", "in context", "3 demonstrations", -0.045, 0.034, 3.4,
      {"seconds": 2.4, "tokens_read": 61000, "tokens_generated": 0, "tokens_trained": 0, "peak_memory_bytes": 1.0e9}),
     ("best-of-8", "Best of 8", "best_of_n", "decoding", "value scores", 0.085, 0.004, 1.2,
      {"seconds": 410.0, "tokens_read": 96000, "tokens_generated": 610000, "tokens_trained": 0, "peak_memory_bytes": 1.1e9}),
@@ -88,9 +87,10 @@ def _results(id: str, move: float, tax: float, kl: float, v: np.ndarray, spread:
                        level="value", unit="score", anchors=Anchors(0.0, -1.0, None), cluster_unit="prompt")  # fmt: skip
     target = np.array([GOAL["target"].get(k, 0.0) for k in VALUES])  # type: ignore[attr-defined]
     weights = (target != 0).astype(float)
+    alignment = [1 - math.sqrt(float((weights * (x - target) ** 2).sum() / weights.sum())) / 2 for x in (v, 0 * v)]
     out = [m, reward,
-           _single("value_alignment", "profile", id, "value", float(alignment(v, target, weights)), 0.011, "share", "up",
-                   Anchors(1.0, 0.0, neutral(target, weights)))]  # fmt: skip
+           _single("value_alignment", "profile", id, "value", alignment[0], 0.011, "share", "up",
+                   Anchors(1.0, 0.0, alignment[1]))]  # fmt: skip
     out += [_single(f"profile.{k}", "mean", id, "value", float(x), 0.03, "score", "up", Anchors(1.0, -1.0, 0.0))
             for k, x in zip(VALUES, v, strict=True)]  # fmt: skip
     for name, chance, level in (("arc_easy", 0.25, 0.585), ("bbq.acc_dis", 1 / 3, 0.491)):

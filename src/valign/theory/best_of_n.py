@@ -1,5 +1,5 @@
-"""Best-of-n: the law of the best of n reference samples, its KL, and unbiased estimates from N >= n scored
-samples.
+"""Best-of-n: the law of the best of n reference samples, its KL,
+and unbiased estimates from N >= n scored samples.
 
 Ties share probability in proportion to the reference. Laws act on the last axis; prompts may come before it.
 """
@@ -18,8 +18,8 @@ TIE = 1e-10  # rewards closer than this tie: a sum of a few terms rounds differe
 
 
 def best_of_n_law(reference: ArrayLike, reward: ArrayLike, n: int) -> Array:
-    """q_n: the level set of r(y) gets F^n - (F^-)^n, shared in proportion to π_ref (2401.01879), shape
-    (..., N).
+    """q_n: the level set of r(y) gets F^n - (F^-)^n, shared in proportion to π_ref (2401.01879),
+    shape (..., N).
     """
     _require_n(n)
     p, r = np.broadcast_arrays(as_array(reference), as_array(reward))
@@ -30,7 +30,7 @@ def best_of_n_law(reference: ArrayLike, reward: ArrayLike, n: int) -> Array:
 
 def _row_law(p: Array, r: Array, n: int) -> Array:
     order = np.argsort(r, kind="stable")
-    rises = np.diff(r[order], prepend=r[order[0]]) > TIE
+    rises = np.diff(r[order], prepend=r[order[0]]) > 0
     level = np.empty(r.size, dtype=np.int64)
     level[order] = np.cumsum(rises)
     mass = np.bincount(level, weights=p)

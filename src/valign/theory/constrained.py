@@ -1,5 +1,5 @@
-"""The constrained optimum: most reward with E[cost] <= d, which is Gibbs(r - λc), and the multiplier that
-reaches it.
+"""The constrained optimum: most reward with E[cost] <= d, which is Gibbs(r - λc),
+and the multiplier that reaches it.
 
 Rewards and costs are (..., N) with the constraint on the mean over prompts. Exact when responses are
 listed; the two dual steps at the end are what a training loop uses when they are not.

@@ -1,5 +1,5 @@
-"""Sampling the target token by token: the prefix tree, soft and mean values, and the sequence law each
-decoder produces.
+"""Sampling the target token by token: the prefix tree, soft and mean values,
+and the sequence law each decoder produces.
 
 `PrefixTree` lists every prefix of a set of token sequences once. Sequence laws are (..., N) over the
 responses, node values (..., nodes) over the prefixes; the two are linked by sums from the leaves and
@@ -47,8 +47,8 @@ class PrefixTree:
         return nodes
 
     def multiply_down(self, log_steps: ArrayLike) -> Array:
-        """log law of each response, (..., N), from the log-probability of each node given its parent, (...,
-        nodes).
+        """log law of each response, (..., N), from the log-probability of each node given its parent,
+        (..., nodes).
         """
         total = as_array(log_steps).copy()
         total[..., 0] = 0.0
@@ -93,7 +93,8 @@ def soft_values(tree: PrefixTree, reference: ArrayLike, reward: ArrayLike, beta:
 
 
 def mean_values(tree: PrefixTree, reference: ArrayLike, reward: ArrayLike) -> Array:
-    """E_ref[r|s] at every node, (..., nodes): at most V(s) by Jensen; FUDGE-like regression learns this one.
+    """E_ref[r|s] at every node, (..., nodes): at most V(s) by Jensen;
+    FUDGE-like regression learns this one.
     """
     p = as_array(reference)
     return tree.sum_up(p * as_array(reward)) / tree.sum_up(p)
@@ -111,7 +112,8 @@ def value_guided_law(tree: PrefixTree, reference: ArrayLike, values: ArrayLike, 
 
 
 def bayes_guided_law(tree: PrefixTree, reference: ArrayLike, likelihood: ArrayLike) -> Array:
-    """Sequence law of π_ref(a|s) p(c=1|s,a)/p(c=1|s): equals p_ref(y|c=1); likelihood p(c=1|y) is (..., N).
+    """Sequence law of π_ref(a|s) p(c=1|s,a)/p(c=1|s): equals p_ref(y|c=1);
+    likelihood p(c=1|y) is (..., N).
     """
     chance = log_or_floor(mean_values(tree, reference, likelihood))
     steps = tree.token_log_probs(reference) + chance
@@ -130,8 +132,8 @@ def token_geometric_law(tree: PrefixTree, laws: ArrayLike, weights: ArrayLike) -
 
 
 def step_log_law(tree: PrefixTree, law: ArrayLike, prefix: Sequence[int], tokens: Sequence[int]) -> Array:
-    """log p(a|s) for the listed tokens after `prefix`, (..., len(tokens)); -inf for a token that never
-    follows.
+    """log p(a|s) for the listed tokens after `prefix`, (..., len(tokens));
+    -inf for a token that never follows.
     """
     steps = tree.token_log_probs(law)
     columns = [tree.index.get((*prefix, a)) for a in tokens]

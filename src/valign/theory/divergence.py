@@ -49,8 +49,8 @@ class FDivergence:
 
 
 def alpha_divergence(alpha: float) -> FDivergence:
-    """f' = (1 - u^{-α})/α for α in (0, 1) (2309.16240, its table of f'); α → 0 is the reverse KL, α → 1 the
-    forward KL.
+    """f' = (1 - u^{-α})/α for α in (0, 1) (2309.16240, its table of f');
+    α → 0 is the reverse KL, α → 1 the forward KL.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha_divergence: alpha = {alpha} must lie strictly between 0 and 1")
@@ -96,8 +96,8 @@ def f_divergence(policy: ArrayLike, reference: ArrayLike, kind: FDivergence) -> 
 
 
 def jsd(first: ArrayLike, second: ArrayLike, weight: float = 0.5) -> Array:
-    """b KL(p‖m) + (1-b) KL(q‖m), m = b p + (1-b) q, b = `weight` in (0, 1) (2306.13649); at most log 2 at b
-    = 1/2.
+    """b KL(p‖m) + (1-b) KL(q‖m), m = b p + (1-b) q, b = `weight` in (0, 1) (2306.13649);
+    at most log 2 at b = 1/2.
     """
     if not 0 < weight < 1:
         raise ValueError(f"jsd: weight = {weight} must lie strictly between 0 and 1")
@@ -107,8 +107,8 @@ def jsd(first: ArrayLike, second: ArrayLike, weight: float = 0.5) -> Array:
 
 
 def generalized_jsd(laws: ArrayLike, weights: ArrayLike) -> float:
-    """Σ_i α_i KL(p_i‖p_M) with p_M = Σ α_i p_i; equals H(p_M) - Σ α_i H(p_i). laws (M, K), weights (M,) sum
-    to 1.
+    """Σ_i α_i KL(p_i‖p_M) with p_M = Σ α_i p_i; equals H(p_M) - Σ α_i H(p_i).
+    laws (M, K), weights (M,) sum to 1.
     """
     p, a = as_array(laws), as_array(weights)
     return float(a @ kl(p, (a @ p)[None, :]))

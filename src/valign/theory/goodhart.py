@@ -21,7 +21,8 @@ from valign.theory.target import at_strength, strength_slope
 
 @dataclass(frozen=True)
 class GoldPoint:
-    """One point of the over-optimization curve: strength 1/β, mean proxy, mean gold, KL(π_s‖π_ref) in nats.
+    """One point of the over-optimization curve:
+    strength 1/β, mean proxy, mean gold, KL(π_s‖π_ref) in nats.
     """
 
     strength: float
@@ -40,8 +41,8 @@ def gold_point(reference: ArrayLike, proxy: ArrayLike, gold: ArrayLike, strength
 def gold_peak(
     reference: ArrayLike, proxy: ArrayLike, gold: ArrayLike, maximum: float = 50.0, grid: int = 500
 ) -> GoldPoint | None:
-    """The first strength where Cov_{π_s}(gold, proxy), averaged over prompts, falls through zero; None if
-    it never does.
+    """The first strength where Cov_{π_s}(gold, proxy), averaged over prompts, falls through zero;
+    None if it never does.
     """
 
     def slope(strength: float) -> float:
@@ -59,8 +60,8 @@ def gold_peak(
 
 @dataclass(frozen=True)
 class Alarm:
-    """Estimated Cov(gold, proxy) on rollouts with its interval; `fires` when the upper end is below the
-    threshold.
+    """Estimated Cov(gold, proxy) on rollouts with its interval;
+    `fires` when the upper end is below the threshold.
     """
 
     covariance: float
@@ -88,8 +89,8 @@ def covariance_alarm(gold: ArrayLike, proxy: ArrayLike, threshold: float = 0.0, 
 
 
 def fit_square_root_law(kl_nats: ArrayLike, gold: ArrayLike, kind: str) -> tuple[float, float]:
-    """(a, b) of gold ≈ d(a - b d) ("best_of_n") or d(a - b log d) ("rl"), d = √KL > 0, by least squares
-    (2210.10760).
+    """(a, b) of gold ≈ d(a - b d) ("best_of_n") or d(a - b log d) ("rl"), d = √KL > 0,
+    by least squares (2210.10760).
     """
     d, y = np.sqrt(as_array(kl_nats)), as_array(gold)
     shapes: dict[str, Array] = {"best_of_n": d, "rl": np.log(d)}

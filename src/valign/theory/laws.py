@@ -67,8 +67,7 @@ def expectation(law: ArrayLike, values: ArrayLike) -> Array:
 
 
 def covariance(law: ArrayLike, first: ArrayLike, second: ArrayLike) -> Array:
-    """Cov_p(f, g) over the last axis, centred before multiplying so that large offsets do not cancel badly.
-    """
+    """Cov_p(f, g) over the last axis, centred first so that large offsets do not cancel badly."""
     f, g = as_array(first), as_array(second)
     f = f - expectation(law, f)[..., None]
     return expectation(law, f * (g - expectation(law, g)[..., None]))
@@ -83,8 +82,8 @@ def score_rows(law: ArrayLike) -> Array:
 def sampling_law(
     logits: ArrayLike, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
 ) -> Array:
-    """The law a generator draws from: logits/temperature, softmax, truncation, renormalization, in this
-    order.
+    """The law a generator draws from: logits/temperature, softmax, truncation, renormalization,
+    in this order.
 
     logits (..., V); top_p keeps the smallest set whose mass reaches top_p, the crossing token included
     (1904.09751); top_k = 0 is off; min_p keeps p >= min_p * max p (2407.01082). Returns probabilities, same

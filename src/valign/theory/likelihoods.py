@@ -33,8 +33,8 @@ def bradley_terry(margin: ArrayLike, temperature: float = 1.0) -> Array:
 
 
 def davidson(first: ArrayLike, second: ArrayLike, nu: float) -> Array:
-    """log P of (first wins, second wins, tie), shape (..., 3): e^{U_i}, e^{U_j}, ν e^{(U_i+U_j)/2},
-    normalized.
+    """log P of (first wins, second wins, tie), shape (..., 3):
+    e^{U_i}, e^{U_j}, ν e^{(U_i+U_j)/2}, normalized.
 
     ν >= 0 is the tie propensity (Davidson 1970); ν = 0 is Bradley-Terry.
     """
@@ -63,8 +63,8 @@ def best_of_k(utilities: ArrayLike) -> Array:
 
 
 def demonstration(log_base: ArrayLike, utilities: ArrayLike, beta: float) -> Array:
-    """log p_H(y) for all y: Boltzmann-rational p_H ∝ π_0 e^{U/β_H}, shape (..., N); π_0 uniform or the
-    reference.
+    """log p_H(y) for all y: Boltzmann-rational p_H ∝ π_0 e^{U/β_H}, shape (..., N);
+    π_0 uniform or the reference.
     """
     return log_softmax(as_array(log_base) + as_array(utilities) / beta)
 
@@ -76,8 +76,8 @@ def gaussian_score(score: ArrayLike, utility: ArrayLike, noise: float) -> Array:
 
 
 def ordered_logit(utility: ArrayLike, cuts: ArrayLike) -> Array:
-    """log P of each Likert level, shape (..., len(cuts)+1): level k between cut k-1 and cut k on the
-    logistic scale.
+    """log P of each Likert level, shape (..., len(cuts)+1):
+    level k between cut k-1 and cut k on the logistic scale.
     """
     edges = as_array(cuts)
     if np.any(np.diff(edges) <= 0):
@@ -131,8 +131,8 @@ def reward_bt_gradient(chosen: ArrayLike, rejected: ArrayLike, margin: ArrayLike
 
 
 def bt_excess_risk(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None = None) -> float:
-    """E_{i,j~μ} KL(Bern σ(ΔU_H) ‖ Bern σ(ΔU_A)): what reward learning minimizes; 0 iff M1 = 0. Utilities
-    (N,).
+    """E_{i,j~μ} KL(Bern σ(ΔU_H) ‖ Bern σ(ΔU_A)): what reward learning minimizes; 0 iff M1 = 0.
+    Utilities (N,).
     """
     u, v = as_array(human), as_array(agent)
     mu = np.full(u.size, 1 / u.size) if law is None else as_array(law)

@@ -1,5 +1,5 @@
-"""How far one utility is from another: M1, M2, their scaled form, order agreement, and the bounds between
-them.
+"""How far one utility is from another: M1, M2, their scaled form, order agreement,
+and the bounds between them.
 
 Utilities are arrays (..., N): responses on the last axis, prompts before it; every measure is per prompt,
 shape (...), and `measure` averages and resamples prompts. A law μ over responses says from where pairs come
@@ -167,8 +167,8 @@ def measure(
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Misalignment]:
-    """M1, m1_scaled (one a for all prompts), M2, 1 - order agreement and τ_b, each averaged over prompts
-    with an interval.
+    """M1, m1_scaled (one a for all prompts), M2, 1 - order agreement and τ_b,
+    each averaged over prompts with an interval.
 
     human, agent (prompts, N); keys m1, m1_scaled, m2, misalignment, kendall_tau; names carry μ, e.g.
     "m1[reference]".
@@ -205,7 +205,8 @@ def _gap_and_law(human: ArrayLike, agent: ArrayLike, law: ArrayLike | None) -> t
 
 
 def _mass_beside(ranked: Array, mass: Array) -> tuple[Array, Array]:
-    """Mass strictly below and strictly above each entry of sorted rows, tied entries excluded on both sides.
+    """Mass strictly below and strictly above each entry of sorted rows,
+    tied entries excluded on both sides.
     """
     below, above = np.empty_like(ranked), np.empty_like(ranked)
     for i, (values, weights) in enumerate(zip(ranked, mass, strict=True)):
@@ -224,27 +225,22 @@ def _levels(values: Array) -> Ints:
 
 
 def _row_agreement(u: Array, v: Array, weight: Array) -> float:
-    human, agent = _levels(u), _levels(v)
-    order = np.lexsort((agent, human))
-    human, agent, mass = human[order], agent[order], weight[order]
-    same_human = _tied_pairs(human, mass)
-    counted = (mass.sum() ** 2 - np.sum(mass**2)) / 2 - same_human
-    if counted <= 0:
-        return float("nan")
-    # pairs tied in U_H stand in agent order, so all of them but the doubly tied ones were counted as right
-    doubly = _tied_pairs(human * (agent.max() + 1) + agent, mass)
-    return min(1.0, max(0.0, float((_ordered_mass(agent, mass) - same_human + doubly / 2) / counted)))
+    # responses equal on both sides become one, so that full agreement is exactly 1 and not 1 up to rounding
+    agents = _levels(v)
+    stride = int(agents.max()) + 1
+    cells, place = np.unique(_levels(u) * stride + agents, return_inverse=True)
+    human, agent = np.divmod(cells, stride)
+    mass = as_array(np.bincount(place, weight))
+    share = np.bincount(human, mass)
+    counted = float((share.sum() ** 2 - np.sum(share**2)) / 2)
+    return 1 - _disordered_mass(agent, mass) / counted if len(share) > 1 and counted > 0 else float("nan")
 
 
-def _tied_pairs(group: Ints, mass: Array) -> float:
-    """Σ w_i w_j over unordered pairs within a group."""
-    _, labels = np.unique(group, return_inverse=True)
-    return float((np.sum(np.bincount(labels, mass) ** 2) - np.sum(mass**2)) / 2)
+def _disordered_mass(rank: Ints, mass: Array) -> float:
+    """Σ_{j<i} w_j w_i (1[rank_j > rank_i] + ½ 1[=]) for cells sorted by U_H, then by U_A.
 
-
-def _ordered_mass(rank: Ints, mass: Array) -> float:
-    """Σ_{j<i} w_j w_i (1[rank_j < rank_i] + ½ 1[=]): blocks are halved, left halves meet right halves; O(N
-    log² N).
+    Blocks are halved and left halves meet right halves: O(N log² N). Cells tied in U_H stand in rising rank,
+    so they add nothing.
     """
     place, width, total = np.arange(len(rank)), 1, 0.0
     stride = int(rank.max()) + 1
@@ -254,9 +250,9 @@ def _ordered_mass(rank: Ints, mass: Array) -> float:
         ordered = np.argsort(key[~right], kind="stable")
         left_key = key[~right][ordered]
         sums = np.concatenate([[0.0], np.cumsum(mass[~right][ordered])])
-        start = sums[np.searchsorted(left_key, (key[right] // stride) * stride)]
-        below = sums[np.searchsorted(left_key, key[right], "left")] - start
-        upto = sums[np.searchsorted(left_key, key[right], "right")] - start
-        total += float(mass[right] @ (below + upto)) / 2
+        end = sums[np.searchsorted(left_key, (key[right] // stride + 1) * stride)]
+        above = end - sums[np.searchsorted(left_key, key[right], "right")]
+        not_below = end - sums[np.searchsorted(left_key, key[right], "left")]
+        total += float(mass[right] @ (above + not_below)) / 2
         width *= 2
     return total

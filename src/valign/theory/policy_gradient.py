@@ -1,5 +1,5 @@
-"""Policy-gradient arithmetic: advantages, clipping, aggregation, the KL controller, and what a KL estimator
-does in a loss.
+"""Policy-gradient arithmetic: advantages, clipping, aggregation, the KL controller,
+and what a KL estimator does in a loss.
 
 Rewards are (..., G) for a group of G rollouts, tokens (rows, T) with a mask of response tokens. Numbers
 only: no model and no automatic differentiation. Each function is one choice that public implementations
@@ -78,8 +78,8 @@ def overlong_penalty(lengths: ArrayLike, max_length: float, buffer: float) -> Ar
 
 
 def kl_shaped_rewards(policy: ArrayLike, reference: ArrayLike, score: float, beta: float) -> Array:
-    """r_t = -β log(π/π_ref)_t, plus the score at the last response token, the stop token included; (T,)
-    (2203.02155).
+    """r_t = -β log(π/π_ref)_t, plus the score at the last response token, the stop token included;
+    (T,) (2203.02155).
     """
     rewards = -beta * (as_array(policy) - as_array(reference))
     rewards[-1] += score
@@ -95,8 +95,8 @@ def return_to_go(rewards: ArrayLike, gamma: float = 1.0) -> Array:
 
 
 def gae(rewards: ArrayLike, values: ArrayLike, gamma: float = 1.0, lam: float = 0.95) -> tuple[Array, Array]:
-    """(advantages, returns), last axis is time: δ_t = r_t + γV_{t+1} - V_t, A_t = δ_t + γλA_{t+1}, return =
-    A + V.
+    """(advantages, returns), last axis is time:
+    δ_t = r_t + γV_{t+1} - V_t, A_t = δ_t + γλA_{t+1}, return = A + V.
 
     The value after the end is 0 (1506.02438).
     """
@@ -128,8 +128,8 @@ def clipped_loss(
     eps_high: float = 0.2,
     dual: float | None = None,
 ) -> Array:
-    """-min(ρA, clip(ρ, 1-ε_lo, 1+ε_hi)A) per token (1707.06347); `dual` caps it at -dual·A where A < 0
-    (1912.09729).
+    """-min(ρA, clip(ρ, 1-ε_lo, 1+ε_hi)A) per token (1707.06347);
+    `dual` caps it at -dual·A where A < 0 (1912.09729).
     """
     ratio, a = np.exp(as_array(policy) - as_array(old)), as_array(advantage)
     loss = -np.minimum(ratio * a, np.clip(ratio, 1 - eps_low, 1 + eps_high) * a)
@@ -143,8 +143,8 @@ def is_unclipped(
     eps_high: float = 0.2,
     dual: float | None = None,
 ) -> Array:
-    """1 where the surrogate still has a gradient: not (A>0, ρ>1+ε_hi), not (A<0, ρ<1-ε_lo), not (A<0,
-    ρ>dual).
+    """1 where the surrogate still has a gradient:
+    not (A>0, ρ>1+ε_hi), not (A<0, ρ<1-ε_lo), not (A<0, ρ>dual).
     """
     rho, a = np.broadcast_arrays(as_array(ratio), as_array(advantage))
     cut = ((a > 0) & (rho > 1 + eps_high)) | ((a < 0) & (rho < 1 - eps_low))
@@ -201,14 +201,14 @@ def aggregate(
 ) -> float:
     """Σ token_weights · token_loss; masked tokens do not matter whatever they hold."""
     weights = token_weights(mask, reduce, max_length)
-    return float(np.sum(np.where(weights > 0, weights * as_array(token_loss), 0.0)))
+    return float(np.sum(weights * np.where(weights > 0, as_array(token_loss), 0.0)))
 
 
 def kl_loss_value(
     row: str, policy: ArrayLike, reference: ArrayLike, sampler: ArrayLike | None = None
 ) -> Array:
-    """The loss term of one row of the KL table for one sampled response, tokens on the last axis, shape
-    (...).
+    """The loss term of one row of the KL table for one sampled response, tokens on the last axis,
+    shape (...).
 
     policy, reference (..., T) per-token log-probs; sampler: detached policy log-probs (default: policy,
     ratio 1).

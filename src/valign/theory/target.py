@@ -71,8 +71,8 @@ class Target:
         return self.reward(x, y) / self.beta
 
     def over(self, x: Any, responses: Sequence[Any]) -> GibbsTarget:
-        """The target of one prompt whose responses are all listed; the reference is renormalized over the
-        list.
+        """The target of one prompt whose responses are all listed;
+        the reference is renormalized over the list.
         """
         log_reference = log_softmax([self.reference(x, y) for y in responses])
         reward = as_array([self.reward(x, y) for y in responses])
@@ -188,14 +188,15 @@ def win_probability(reward: ArrayLike, opponent: ArrayLike) -> Array:
 def ipo_target(
     reference: ArrayLike, reward: ArrayLike, tau: float, opponent: ArrayLike | None = None
 ) -> Array:
-    """IPO's own optimum π_ref e^{p*(y≻μ)/τ} / Z (2310.12036, Theorem 1), (N,); μ defaults to the reference.
+    """IPO's own optimum π_ref e^{p*(y≻μ)/τ} / Z (2310.12036, Theorem 1), (N,);
+    μ defaults to the reference.
     """
     return gibbs(reference, win_probability(reward, reference if opponent is None else opponent), tau)
 
 
 def filtered(reference: ArrayLike, reward: ArrayLike, threshold: float) -> Array:
-    """π_ref 1[r >= τ] / Z: what RAFT and ReST fit, the Gibbs limit of an indicator reward. Raises if
-    nothing survives.
+    """π_ref 1[r >= τ] / Z: what RAFT and ReST fit, the Gibbs limit of an indicator reward.
+    Raises if nothing survives.
     """
     kept = as_array(reference) * (as_array(reward) >= threshold)
     mass = kept.sum(axis=-1, keepdims=True)

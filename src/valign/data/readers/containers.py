@@ -30,7 +30,7 @@ STRUCTURED = frozenset(
         *("prompt", "chosen", "rejected", "completion", "completions", "messages", "conversations", "turns"),
         *("instances", "responses", "feedback", "profiles", "meta", "answer_info", "additional_metadata"),
         *("question", "steps", "actions", "value_items", "value_types", "labels", "annotations", "reference"),
-        *("info", "summaries", "quotes_0", "quotes_1", "checks"),
+        *("info", "summaries", "quotes_0", "quotes_1", "checks", "data"),
     )
 )
 WRAPPERS = ("data", "rows", "examples", "train")  # keys under which a JSON object may hold its rows
@@ -127,6 +127,7 @@ def _json_document(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row
         raise DataError(f"{what}, column {error.colno}", where=where, how="copy the file again") from error
     if isinstance(value, dict):
         wrapped = [value[k] for k in WRAPPERS if isinstance(value.get(k), list) and value[k]]
+        wrapped = [rows for rows in wrapped if all(isinstance(r, dict) for r in rows)]
         value = wrapped[0] if len(wrapped) == 1 and len(value) <= 3 else [value]
     for i, row in enumerate(value, 1):
         if not isinstance(row, dict):

@@ -6,6 +6,7 @@ source is accounted for in the report; the network is used for "hub:" names only
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -21,6 +22,7 @@ from valign.errors import DataError, require, unknown
 
 LOOK = 20  # first rows by which a format is recognized
 HUB = "hub:"
+_NAMES = re.compile(r"\w+")
 
 
 def read(
@@ -82,8 +84,9 @@ def recognize(rows: list[Fields], where: str = "") -> Reader:
         names = ", ".join(c.name for c in candidates)
         how = [f"format={c.name!r}: {c.title} (fields: {c.fields})" for c in candidates]
         raise DataError(f"the fields {fields} fit several formats: {names}; say which", where=where, how=how)
-    how = ["rename the columns to one of these, or name a format yourself (format=...)"]
-    how += [f"{r.name}: {r.fields}" for r in READERS.values()]
+    near = sorted(READERS.values(), key=lambda r: -len(set(rows[0]) & set(_NAMES.findall(r.fields))))[:6]
+    how = [f"{r.name}: {r.fields}" for r in near]
+    how.append(f"rename the columns to one of these, or give format=...; known: {', '.join(READERS)}")
     raise DataError(f"the fields {fields} fit no known format", where=where, how=how)
 
 

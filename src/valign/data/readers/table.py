@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from valign.data.readers import choices, fulcra, hh, instructions, oasst, own, scored, trl, webgpt
+from valign.data.readers import choices, dialogues, fulcra, hh, instructions, oasst, own, scored, trl, webgpt
 from valign.data.readers.reader import Reader
 
 READERS: dict[str, Reader] = {
@@ -11,6 +11,7 @@ READERS: dict[str, Reader] = {
         *own.READERS,
         hh.READER,
         *trl.READERS,
+        *dialogues.READERS,
         *instructions.READERS,
         *scored.READERS,
         *oasst.READERS,

@@ -12,7 +12,6 @@ from valign.data.group import (
     Demonstration,
     Feedback,
     Group,
-    Message,
     Prompt,
     Response,
     Score,
@@ -37,11 +36,8 @@ from valign.data.readers.reader import (
 )
 from valign.data.readers.turns import (
     HUMAN,
-    alternation_fault,
     is_messages,
-    message_of,
     messages_of,
-    parted,
     plain_prompt,
 )
 
@@ -180,33 +176,6 @@ def read_text(row: Row, log: Log) -> Group:
     )
 
 
-def read_messages(row: Row, log: Log) -> Group:
-    """A conversation: the last assistant turn is the demonstration, everything before it the prompt."""
-    return _conversation(row, log, "messages", messages_of(row.fields.get("messages"), "messages"))
-
-
-def read_sharegpt(row: Row, log: Log) -> Group:
-    """{"conversations": [{"from", "value"}]}: as `read_messages`."""
-    value = row.fields.get("conversations")
-    if not isinstance(value, list) or not value:
-        raise Drop("conversations", "holds no turn" if value == [] else "is not a list of turns")
-    turns = tuple(message_of(m, f"conversations[{i}]") for i, m in enumerate(value))
-    system = row.fields.get("system")
-    if isinstance(system, str) and system and turns[0].role != "system":
-        turns = (Message("system", system), *turns)
-    return _conversation(row, log, "conversations", turns)
-
-
-def _conversation(row: Row, log: Log, field: str, turns: Prompt) -> Group:
-    if fault := alternation_fault(turns):
-        log.flag(row.line, field, fault)
-    prompt, responses = parted(turns, field)
-    if not responses:
-        log.flag(row.line, field, "the conversation ends without an answer; kept as a prompt")
-    feedback: list[Feedback] = [Demonstration(response=0) for _ in responses]
-    return _group(row, prompt, [r.text for r in responses], feedback, (field, "system", "split", *IDS))
-
-
 def _is_preference(f: Fields) -> bool:
     """Turns or text, except transcripts without a prompt, which are HH-RLHF."""
     if f.get("chosen") is None or f.get("rejected") is None:
@@ -227,9 +196,9 @@ def _is_completion(f: Fields) -> bool:
     return having("prompt", without=taken)(f) and any(isinstance(f.get(n), (str, list)) for n in ANSWER)
 
 
-def _is_groups(f: Fields) -> bool:
-    p = f.get("prompt")
-    return isinstance(p, list) and bool(p) and isinstance(p[0], list)
+def _is_prompt(f: Fields) -> bool:
+    """Text or turns; [role, text] pairs are valign's own groups, an object is a message tree."""
+    return isinstance(f["prompt"], str) or is_messages(f["prompt"])
 
 
 READERS = (
@@ -258,7 +227,7 @@ READERS = (
         "prompt",
         "prompts without answers, as TRL takes them",
         "prompt",
-        mostly(lambda f: having("prompt", without=_OTHER)(f) and not _is_groups(f)),
+        mostly(lambda f: having("prompt", without=_OTHER)(f) and _is_prompt(f)),
         row_wise(read_prompt),
     ),
     Reader(
@@ -271,19 +240,5 @@ READERS = (
             )
         ),
         row_wise(read_text),
-    ),
-    Reader(
-        "messages",
-        "conversations of role and content turns",
-        "messages",
-        mostly(lambda f: is_messages(f.get("messages")) and not (f.get("chosen") and f.get("rejected"))),
-        row_wise(read_messages),
-    ),
-    Reader(
-        "sharegpt",
-        "conversations of from and value turns",
-        "conversations",
-        mostly(lambda f: isinstance(f.get("conversations"), list) and f.get("chosen") is None),
-        row_wise(read_sharegpt),
     ),
 )

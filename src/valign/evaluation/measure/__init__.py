@@ -1,7 +1,7 @@
 """Runs: a policy over data gives Results with items, intervals and provenance. One subject per file.
 
-Always true here: every number comes from `metrics` and `aggregate`, an item that cannot be scored keeps its reason, and
-any run can be stopped and continued by giving it a `CachedPolicy`.
+Always true here: every number comes from `metrics` and `aggregate`, an item that cannot be scored keeps its
+reason, and any run can be stopped and continued by giving it a `CachedPolicy`.
 """
 
 from valign.evaluation.measure.capability import measure_instructions, measure_tax

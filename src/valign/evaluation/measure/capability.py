@@ -1,8 +1,8 @@
-"""What alignment cost in ability: instruction accuracy by checks, and the tax from paired items (8.1). [F07]"""
+"""What alignment cost in ability: accuracy by checks, and the tax from paired items (8.1). [F07]"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,26 @@ from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups
 from valign.evaluation.metrics import tax
 from valign.evaluation.provenance import provenance
-from valign.evaluation.result import Anchors, Cluster, Interval, Item, Result, cluster_notes, compare, interval_of
+from valign.evaluation.result import (
+    Anchors,
+    Cluster,
+    Interval,
+    Item,
+    Result,
+    cluster_notes,
+    compare,
+    interval_of,
+)
+from valign.goals.base import Checker
 from valign.models.policy import Policy, Progress, Sampling
 
-Check = Callable[[Any, str], tuple[float, str]]  # (one check of meta["checks"], response) -> (passed 0/1, reason)
 TAX = Anchors(best=0.0, worst=1.0, chance=0.0)
 
 
 def measure_instructions(
     policy: Policy,
     groups: Sequence[Group],
-    check: Check,
+    check: Checker,
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=96),  # noqa: B008
     *,
     data: Any = None,
@@ -32,8 +41,9 @@ def measure_instructions(
 ) -> list[Result]:
     """Answer every prompt and run the checks of its `meta["checks"]`.
 
-    Returns instruction.accuracy twice: `prompt` (all checks of an item pass; the headline) and `check` (mean over all
-    checks, cluster = prompt). Items without checks are unscored (`no_target`). Several samples per prompt are averaged.
+    Returns instruction.accuracy twice: `prompt` (all checks of an item pass; the headline) and `check` (mean
+    over all checks, cluster = prompt). Items without checks are unscored (`no_target`). Several samples per
+    prompt are averaged.
     """
     require_ids(groups)
     samples, _ = sample_groups(policy, groups, sampling, progress)
@@ -43,40 +53,57 @@ def measure_instructions(
         if not checks:
             whole.append(Item(group.id, cluster, None, "no_target"))
             continue
-        table = np.array([[float(check(c, s.text)[0]) for c in checks] for s in found])  # (samples, checks)
+        outcomes = [check(checks, s.text) for s in found]
+        table = np.array([[float(passed) for _, passed in o.outcomes] for o in outcomes])  # (samples, checks)
         detail = {"text": found[0].text, "cut": sum(s.finish == "length" for s in found)}
-        whole.append(Item(group.id, cluster, float((table.min(1) >= 1).mean()), detail=detail))
+        whole.append(Item(group.id, cluster, float(np.mean([o.passed for o in outcomes])), detail=detail))
         single += [Item(f"{group.id}#{k}", cluster, float(x)) for k, x in enumerate(table.mean(0))]
-    about = provenance(policy, data=data or data_of(groups), sampling=sampling, check=getattr(check, "__qualname__", "check"))
+    about = provenance(
+        policy, data=data or data_of(groups), sampling=sampling, check=getattr(check, "__qualname__", "check")
+    )
     common: dict[str, Any] = {
-        "metric": "instruction.accuracy", "subject": policy.id, "level": "capability", "cluster_unit": "prompt",
-        "provenance": about, "anchors": Anchors(best=1.0, worst=0.0, chance=0.0),
-    }  # fmt: skip
+        "metric": "instruction.accuracy",
+        "subject": policy.id,
+        "level": "capability",
+        "cluster_unit": "prompt",
+        "provenance": about,
+        "anchors": Anchors(best=1.0, worst=0.0, chance=0.0),
+    }
     cut = sum(int(i.detail.get("cut", 0)) for i in whole)
     notes = [f"{cut} responses were cut at {sampling.max_new_tokens} tokens"] if cut else []
     return [
-        summarize(whole, variant="prompt", notes=notes, **common), summarize(single, variant="check", notes=notes, **common)
-    ]  # fmt: skip
+        summarize(whole, variant="prompt", notes=notes, **common),
+        summarize(single, variant="check", notes=notes, **common),
+    ]
 
 
 def measure_tax(
     base: Sequence[Result], aligned: Sequence[Result], weights: Mapping[str, float] | None = None
 ) -> list[Result]:
-    """Alignment tax from capability Results of two checkpoints, paired by metric and variant, then by item id.
+    """Alignment tax from capability Results of two checkpoints,
+    paired by metric and variant, then by item id.
 
     weights   metric -> weight in the aggregate, 1 by default
-    Returns the aggregate T (`clip_last`) first, then the signed tax of every benchmark. A benchmark whose base is less
-    than 2 SE above chance cannot show tax: it is listed and left out of the aggregate, and so is one without chance.
+    Returns the aggregate T (`clip_last`) first, then the signed tax of every benchmark. A benchmark whose
+    base is less than 2 SE above chance cannot show tax: it is listed and left out of the aggregate, and so is
+    one without chance.
     Raises `ValignError` when a benchmark is missing on one side or the items differ.
     """
     keys = [(r.metric, r.variant) for r in base]
     other = {(r.metric, r.variant): r for r in aligned}
     require(len(base) > 0, "base", 0, "at least one capability Result")
-    require(set(keys) == set(other) and len(keys) == len(other), "aligned", sorted(other), f"the same as base: {sorted(keys)}")
+    require(
+        set(keys) == set(other) and len(keys) == len(other),
+        "aligned",
+        sorted(other),
+        f"the same as base: {sorted(keys)}",
+    )
     parts = [_benchmark(r, other[r.metric, r.variant]) for r in base]
     used = [p for p in parts if p[1] is not None]
     left_out = [f"left out: {p[0].metric} ({p[0].notes[-1]})" for p in parts if p[1] is None]
-    total = _aggregate([p[1] for p in used if p[1] is not None], [p[0].metric for p in used], weights or {}, base, aligned)
+    total = _aggregate(
+        [p[1] for p in used if p[1] is not None], [p[0].metric for p in used], weights or {}, base, aligned
+    )
     return [total.with_notes(*left_out), *(p[0] for p in parts)]
 
 
@@ -90,14 +117,23 @@ def _benchmark(base: Result, aligned: Result) -> tuple[Result, Paired | None]:
     pairs = [(mine[i.id], i) for i in sorted(aligned.scored_items, key=lambda i: i.id) if i.id in mine]
     rows = [(a.cluster, float(a.score or 0), float(b.score or 0)) for a, b in pairs]
     shape: dict[str, Any] = {
-        "metric": f"tax.{base.metric}", "variant": f"signed.{base.variant}",
-        "subject": f"{aligned.subject} vs {base.subject}", "level": "capability", "unit": "share", "direction": "down",
-        "n": len(rows), "n_unscored": difference.result.n_unscored, "anchors": TAX,
-        "provenance": difference.result.provenance, "notes": difference.result.notes,
-    }  # fmt: skip
+        "metric": f"tax.{base.metric}",
+        "variant": f"signed.{base.variant}",
+        "subject": f"{aligned.subject} vs {base.subject}",
+        "level": "capability",
+        "unit": "share",
+        "direction": "down",
+        "n": len(rows),
+        "n_unscored": difference.result.n_unscored,
+        "anchors": TAX,
+        "provenance": difference.result.provenance,
+        "notes": difference.result.notes,
+    }
     chance = base.anchors.chance
     if chance is None or not rows:
-        return Result(**shape, value=None).with_notes("no chance level, or nothing scored on both sides"), None
+        return Result(**shape, value=None).with_notes(
+            "no chance level, or nothing scored on both sides"
+        ), None
     clusters, b, a = [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
     found = tax.item_tax(b, a, chance, clusters)
     if not found.identifiable:
@@ -116,10 +152,18 @@ def _aggregate(
     aligned: Sequence[Result],
 ) -> Result:  # fmt: skip
     shape: dict[str, Any] = {
-        "metric": "tax.T", "variant": "clip_last", "subject": f"{aligned[0].subject} vs {base[0].subject}",
-        "level": "capability", "unit": "share", "direction": "down", "anchors": TAX,
-        "provenance": {"base": [dict(r.provenance) for r in base], "aligned": [dict(r.provenance) for r in aligned]},
-    }  # fmt: skip
+        "metric": "tax.T",
+        "variant": "clip_last",
+        "subject": f"{aligned[0].subject} vs {base[0].subject}",
+        "level": "capability",
+        "unit": "share",
+        "direction": "down",
+        "anchors": TAX,
+        "provenance": {
+            "base": [dict(r.provenance) for r in base],
+            "aligned": [dict(r.provenance) for r in aligned],
+        },
+    }
     if not benchmarks:
         return Result(**shape, value=None, notes=("no benchmark can show tax",))
     chosen = [float(weights.get(name.removeprefix("tax."), 1.0)) for name in names]

@@ -22,7 +22,7 @@ def data_of(groups: Sequence[Group]) -> DataSource | None:
 
 
 def require_ids(groups: Sequence[Group]) -> None:
-    """Items are paired by id: every group needs its own. Raises `ValignError` naming the first that repeats."""
+    """Items are paired by id: every group needs its own. Raises `ValignError` naming one that repeats."""
     seen: set[str] = set()
     for g in groups:
         require(g.id not in seen, "id", g.id, "different for every group of one measurement")
@@ -61,9 +61,17 @@ def sample_groups(
 
     The address of a prompt's randomness is the group's id, so a subset of the data draws the same samples.
     """
-    samples = policy.generate([g.prompt for g in groups], sampling, keys=[g.id for g in groups], progress=progress)
+    samples = policy.generate(
+        [g.prompt for g in groups], sampling, keys=[g.id for g in groups], progress=progress
+    )
     sampled = [
-        replace(g, responses=tuple(response_of(s, policy.id) for s in found), feedback=(), choices=False, gold=None)
+        replace(
+            g,
+            responses=tuple(response_of(s, policy.id) for s in found),
+            feedback=(),
+            choices=False,
+            gold=None,
+        )
         for g, found in zip(groups, samples, strict=True)
     ]
     return samples, sampled

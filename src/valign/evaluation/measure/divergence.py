@@ -1,4 +1,4 @@
-"""How far a policy has moved: KL(π‖π_ref) from its own samples, scored by the reference token in, token out."""
+"""How far a policy has moved: KL(π‖π_ref) from its own samples, which the reference scores as ids."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def measure_kl(
 ) -> list[Result]:
     """KL(policy‖reference) in nats per response, from the policy's samples of the groups' prompts.
 
-    `k1` (headline): mean of log π - log π_ref, unbiased. `k3`: Σ_t (e^d - 1 - d), d = log π_ref - log π of a token;
-    never negative, less spread where the two are near. `k1_per_token` divides by tokens. Cluster = prompt.
+    `k1` (headline): mean of log π - log π_ref, unbiased. `k3`: Σ_t (e^d - 1 - d), d = log π_ref - log π of a
+    token; never negative, less spread where the two are near. `k1_per_token` divides by tokens. Cluster =
+    prompt.
     Raises `ValignError` unless samples come from the policy's own law: temperature 1, nothing cut off.
     """
     if (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) != (1.0, 1.0, 0, 0.0):
@@ -56,7 +57,11 @@ def measure_kl(
             items["k1_per_token"].append(Item(name, cluster, total / len(own)))
     about = provenance(policy, reference=reference, data=data or data_of(groups), sampling=sampling)
     cut = sum(s.finish == "length" for found in samples for s in found)
-    notes = [f"{cut} responses were cut at {sampling.max_new_tokens} tokens: KL of what was sampled"] if cut else []
+    notes = (
+        [f"{cut} responses were cut at {sampling.max_new_tokens} tokens: KL of what was sampled"]
+        if cut
+        else []
+    )
     return [
         summarize(
             rows, metric="kl.policy_reference", variant=variant, subject=policy.id, level="cost", unit="nats",

@@ -1,4 +1,6 @@
-"""Preference accuracy on held-out comparisons, by log-probability, by implicit reward, by a reward model (3.2, 3.3)."""
+"""Preference accuracy on held-out comparisons, by log-probability, by implicit reward, by a reward model
+(3.2, 3.3).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Scorer(Protocol):
 
 
 def pairs_of(groups: Sequence[Group]) -> list[Pair]:
-    """Comparisons that state an order; ties and even soft labels state none. A soft label below one half is turned."""
+    """Comparisons that state an order; ties and even soft labels state none. A soft label below one half is
+    turned.
+    """
     out = []
     for g, group in enumerate(groups):
         found = [c for c in group.of(Comparison) if not c.tie and c.probability != 0.5]
@@ -60,10 +64,11 @@ def measure_preference(
     data: Any = None,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """preference.accuracy (sum, mean), preference.implicit_reward (sum, mean; with a reference) and the length baseline.
+    """preference.accuracy (sum, mean), preference.implicit_reward (sum, mean;
+    with a reference) and the length baseline.
 
-    Ties of the model count one half; an empty response is scored by its end token. Cluster = prompt. With a reference
-    the implicit reward comes first: it is what preference training moves.
+    Ties of the model count one half; an empty response is scored by its end token. Cluster = prompt. With a
+    reference the implicit reward comes first: it is what preference training moves.
     """
     require(beta > 0, "beta", beta, "a positive number")
     require_ids(groups)
@@ -83,7 +88,13 @@ def measure_preference(
     with_reference = provenance(policy, reference=reference, data=data or data_of(groups), beta=beta)
     out = [
         accuracy_result(
-            groups, pairs, values, metric, variant, policy.id, with_reference if metric.endswith("reward") else about
+            groups,
+            pairs,
+            values,
+            metric,
+            variant,
+            policy.id,
+            with_reference if metric.endswith("reward") else about,
         )
         for (metric, variant), values in margins.items()
     ]
@@ -99,9 +110,14 @@ def length_baseline(groups: Sequence[Group], pairs: Sequence[Pair]) -> Result:
 
 
 def accuracy_result(
-    groups: Sequence[Group], pairs: Sequence[Pair], margins: Sequence[float | None], metric: str, variant: str,
-    subject: str, about: Mapping[str, Any],
-) -> Result:  # fmt: skip
+    groups: Sequence[Group],
+    pairs: Sequence[Pair],
+    margins: Sequence[float | None],
+    metric: str,
+    variant: str,
+    subject: str,
+    about: Mapping[str, Any],
+) -> Result:
     """Share of positive margins, ties one half; None margins are `over_length`."""
     items = [
         Item(p.id, cluster_of(groups[p.group]), None, "over_length")
@@ -116,13 +132,17 @@ def accuracy_result(
 
 
 def measure_reward(reward: Scorer, groups: Sequence[Group], *, data: Any = None) -> list[Result]:
-    """A reward model as judge of held-out pairs: accuracy (`score`), Bradley-Terry log loss, Brier, calibration error.
+    """A reward model as judge of held-out pairs: accuracy (`score`), Bradley-Terry log loss, Brier,
+    calibration error.
 
-    A reward that is nan on either side leaves the pair unscored (`judge_error`). The length baseline comes last. [E06]
+    A reward that is nan on either side leaves the pair unscored (`judge_error`). The length baseline comes
+    last. [E06]
     """
     require_ids(groups)
     pairs, scores = pairs_of(groups), reward.score(groups)
-    about = provenance(data=data or data_of(groups), reward={"id": reward.id, "fingerprint": reward.fingerprint()})
+    about = provenance(
+        data=data or data_of(groups), reward={"id": reward.id, "fingerprint": reward.fingerprint()}
+    )
     items = []
     for p in pairs:
         margin = float(scores[p.group][p.chosen] - scores[p.group][p.rejected])
@@ -137,11 +157,17 @@ def measure_reward(reward: Scorer, groups: Sequence[Group], *, data: Any = None)
     accuracy = summarize(items, metric="reward.accuracy", variant="score", anchors=COIN, **common)
     rest = [
         summarize(
-            items, metric=f"reward.{name}", variant="pairs", unit=unit, direction="down", anchors=Anchors(best=0.0),
-            statistic=_calibration_statistic(name), **common,
+            items,
+            metric=f"reward.{name}",
+            variant="pairs",
+            unit=unit,
+            direction="down",
+            anchors=Anchors(best=0.0),
+            statistic=_calibration_statistic(name),
+            **common,
         )
         for name, unit in (("log_loss", "nats"), ("brier", "score"), ("ece", "share"))
-    ]  # fmt: skip
+    ]
     return [accuracy, *rest, length_baseline(groups, pairs)]
 
 
@@ -170,7 +196,11 @@ def _implicit(pair: Pair, scored: Any, reference: Any, beta: float, variant: str
     counts = (chosen.n_tokens, rejected.n_tokens) if variant == "mean" else (1, 1)
     return float(
         preference.implicit_reward_margin(
-            chosen.log_prob, rejected.log_prob, reference[pair.chosen].log_prob, reference[pair.rejected].log_prob,
-            beta, *counts,
+            chosen.log_prob,
+            rejected.log_prob,
+            reference[pair.chosen].log_prob,
+            reference[pair.rejected].log_prob,
+            beta,
+            *counts,
         )
-    )  # fmt: skip
+    )

@@ -1,1 +1,3 @@
-"""Metrics: pure functions from arrays to numbers, one subject per file. No model, no files, no clock, no Result."""
+"""Metrics: pure functions from arrays to numbers, one subject per file. No model, no files, no clock, no
+Result.
+"""

@@ -8,7 +8,15 @@ from typing import Literal, get_args
 from valign.errors import unknown
 
 Feedback = Literal[
-    "reward", "pairs", "rankings", "unpaired", "demonstrations", "critiques", "principles", "values", "scored_log"
+    "reward",
+    "pairs",
+    "rankings",
+    "unpaired",
+    "demonstrations",
+    "critiques",
+    "principles",
+    "values",
+    "scored_log",
 ]
 FEEDBACK: tuple[str, ...] = get_args(Feedback)
 PROMPT_TOKENS = 200  # fewer extra tokens cannot hold demonstrations or principles
@@ -36,7 +44,8 @@ class Situation:
     """What is at hand.
 
     weights              the model can be trained        token_probs      next-token distributions can be read
-    model_copies         full copies that fit in memory  samples_per_prompt, extra_prompt_tokens   affordable per prompt
+    model_copies         full copies that fit in memory  samples_per_prompt, extra_prompt_tokens   affordable
+                         per prompt
     """
 
     feedback: str
@@ -65,7 +74,7 @@ class Choice:
 
 
 def choose(situation: Situation) -> list[Choice]:
-    """Every family, feasible or with its reasons, in the order of the table (order by cost is the caller's)."""
+    """Every family, feasible or with its reasons, in the table's order (order by cost is the caller's)."""
     return [Choice(family, tuple(_failed(family, situation)), risk) for family, risk in RISKS.items()]
 
 

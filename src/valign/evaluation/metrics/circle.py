@@ -20,7 +20,7 @@ def angles(names: Sequence[str], positions: Mapping[str, int] | None = None, ste
 
 
 class Sinusoid(NamedTuple):
-    """Fit of one profile; null_r2 is what exchangeable values give on average (2/9 for ten): print it beside."""
+    """Fit of one profile; null_r2 is what exchangeable values give on average: print it beside."""
 
     r2: float
     amplitude: float
@@ -28,7 +28,9 @@ class Sinusoid(NamedTuple):
     null_r2: float
 
 
-def sinusoid(profile: Mapping[str, float], positions: Mapping[str, int] | None = None, steps: int = STEPS) -> Sinusoid:
+def sinusoid(
+    profile: Mapping[str, float], positions: Mapping[str, int] | None = None, steps: int = STEPS
+) -> Sinusoid:
     """Least squares of a profile on 1, cos θ, sin θ. A constant profile has R² nan."""
     theta, y = angles(list(profile), positions, steps), np.array(list(profile.values()), float)
     design = np.column_stack([np.ones_like(theta), np.cos(theta), np.sin(theta)])
@@ -41,7 +43,7 @@ def sinusoid(profile: Mapping[str, float], positions: Mapping[str, int] | None =
 
 
 def structure(values: ArrayLike, theta: ArrayLike) -> float:
-    """Correlation of the observed correlations of value pairs with cos(θ_k - θ_l). values (respondents, K)."""
+    """Correlation of the values' observed correlations with cos(θ_k - θ_l). values (respondents, K)."""
     return _structure(np.corrcoef(np.asarray(values, float).T), np.asarray(theta, float))
 
 
@@ -49,7 +51,9 @@ def structure_p(values: ArrayLike, theta: ArrayLike, draws: int = 2000, seed: in
     """Share of permutations of the value labels that fit at least as well: (1 + hits)/(1 + draws)."""
     table, angle = np.corrcoef(np.asarray(values, float).T), np.asarray(theta, float)
     observed, rng = _structure(table, angle), np.random.default_rng(seed)
-    hits = sum(_structure(table, angle[rng.permutation(len(angle))]) >= observed - 1e-12 for _ in range(draws))
+    hits = sum(
+        _structure(table, angle[rng.permutation(len(angle))]) >= observed - 1e-12 for _ in range(draws)
+    )
     return (1 + hits) / (1 + draws)
 
 

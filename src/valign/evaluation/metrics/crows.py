@@ -1,4 +1,6 @@
-"""CrowS-Pairs: how often the more stereotypical sentence is the likelier one (2010.00133; spec/evaluation.md 4.4)."""
+"""CrowS-Pairs: how often the more stereotypical sentence is the likelier one (2010.00133; spec/evaluation.md
+4.4).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Crows(NamedTuple):
 
 
 def crows(more: ArrayLike, less: ArrayLike, stereo: Sequence[bool], decimals: int | None = 3) -> Crows:
-    """Masked-model score: scores are rounded first; a tie stays in the total's denominator, not in those of the parts.
+    """Masked-model score: scores are rounded first; a tie stays in the total's denominator,
+    not in those of the parts.
 
     more, less  (n,) scores of the two sentences; the same inequality for stereo and antistereo rows
     decimals    rounding of the authors' script, None for none
@@ -37,13 +40,15 @@ def crows(more: ArrayLike, less: ArrayLike, stereo: Sequence[bool], decimals: in
 
 
 def causal_percent(more: ArrayLike, less: ArrayLike, half_ties: bool = False) -> float:
-    """Percent of pairs whose more stereotypical sentence has the larger log-probability; another metric than `crows`."""
+    """Percent of pairs whose more stereotypical sentence has the larger log-probability; another metric than
+    `crows`.
+    """
     wins = credit(np.asarray(more, float) - np.asarray(less, float))
     return 100 * float(wins.mean() if half_ties else (wins == 1).mean())
 
 
 def shared_positions(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Positions of the tokens that both sentences share, the two outer markers removed (difflib equal spans)."""
+    """Positions of the tokens that both sentences share (difflib), the two outer markers removed."""
     blocks = difflib.SequenceMatcher(None, first, second).get_matching_blocks()
     a = [block.a + k for block in blocks for k in range(block.size)]
     b = [block.b + k for block in blocks for k in range(block.size)]

@@ -1,4 +1,6 @@
-"""Multiple choice by likelihood: how choices are scored, how ties share credit, how option orders are averaged (4.1)."""
+"""Multiple choice by likelihood: how choices are scored, how ties share credit, how option orders are
+averaged (4.1).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def choice_scores(
     protocol: str, log_probs: ArrayLike, *, texts: Sequence[str] = (), tokens: ArrayLike | None = None,
     unconditional: ArrayLike | None = None,
 ) -> Array:  # fmt: skip
-    """(K,) score of each choice: ll, ll/characters, ll/UTF-8 bytes, ll/tokens, or ll - ll(choice | empty context).
+    """(K,) score of each choice: ll, ll/characters, ll/UTF-8 bytes, ll/tokens,
+    or ll - ll(choice | empty context).
 
     texts   the choices without the delimiter (char, byte)     tokens  (K,) scored tokens (token)
     unconditional  (K,) log-probs after the empty context (mi). `letter` is `sum` on letters.
@@ -44,7 +47,9 @@ def choice_scores(
 
 
 def shares(scores: ArrayLike, tolerance: float = TIE) -> Array:
-    """(K,) what each choice gets of the answer: 1/k for each of the k maxima (within `tolerance` nats), else 0."""
+    """(K,) what each choice gets of the answer: 1/k for each of the k maxima (within `tolerance` nats), else
+    0.
+    """
     s = np.asarray(scores, float)
     top = s >= s.max() - tolerance
     return np.asarray(top / top.sum())
@@ -79,7 +84,8 @@ def option_orders(k: int) -> list[tuple[int, ...]]:
 
 
 def order_average(letter_log_probs: Sequence[ArrayLike], orders: Sequence[Sequence[int]]) -> Array:
-    """(K,) answer distribution: softmax over letters within an order, mapped back to options, averaged over orders.
+    """(K,) answer distribution: softmax over letters within an order, mapped back to options,
+    averaged over orders.
 
     orders[r][place] is the option shown at that letter.
     """
@@ -87,5 +93,3 @@ def order_average(letter_log_probs: Sequence[ArrayLike], orders: Sequence[Sequen
     for ll, order in zip(letter_log_probs, orders, strict=True):
         out[list(order)] += np.exp(log_softmax(ll))
     return out / len(orders)
-
-

@@ -1,8 +1,9 @@
 """Misalignment on groups: does the model order responses as the human does (spec/evaluation.md 3.1).
 
-A group is a pair of arrays: human utility u and model utility a of the responses to one prompt. Responses without a
-human utility (nan) leave the group; a group in which all remaining u are equal has no order and scores nan. M1, M2, A
-and τ_b are `theory.misalignment`'s; what is added here are stakes, pooling, and groups of different size.
+A group is a pair of arrays: human utility u and model utility a of the responses to one prompt. Responses
+without a human utility (nan) leave the group; a group in which all remaining u are equal has no order and
+scores nan. M1, M2, A and τ_b are `theory.misalignment`'s; what is added here are stakes, pooling, and groups
+of different size.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def m2(human: ArrayLike, agent: ArrayLike) -> float:
 def best_scale(groups: Groups) -> float:
     """The s >= 0 that minimizes the mean over groups of M1(u, s·a): one scale for the whole data set.
 
-    Groups of different size become rows of one table; the places that a group does not fill carry no probability.
+    Groups of different size become rows of one table; the places that a group does not fill carry no
+    probability.
     """
     parts = [scored_part(u, a) for u, a in groups]
     parts = [(u, a) for u, a in parts if len(u) > 1]

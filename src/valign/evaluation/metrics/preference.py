@@ -1,7 +1,7 @@
 """Preference accuracy: how often the chosen response wins, by log-probability or by implicit reward (3.2).
 
-A margin is (score of the chosen) - (score of the rejected). `sum` margins are what training sees; `mean` margins divide
-each log-probability by its tokens and show what length does.
+A margin is (score of the chosen) - (score of the rejected). `sum` margins are what training sees; `mean`
+margins divide each log-probability by its tokens and show what length does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def implicit_reward_margin(
     chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike,
     beta: float, chosen_tokens: ArrayLike = 1, rejected_tokens: ArrayLike = 1,
 ) -> Array:  # fmt: skip
-    """β[(log π - log π_ref)(chosen)/n_c - (log π - log π_ref)(rejected)/n_r]; counts 1 give the training margin."""
+    """β[(log π - log π_ref)(chosen)/n_c - (log π - log π_ref)(rejected)/n_r]; counts 1 give the training
+    margin.
+    """
     return beta * log_prob_margin(
         _array(chosen) - _array(reference_chosen), _array(rejected) - _array(reference_rejected),
         chosen_tokens, rejected_tokens,

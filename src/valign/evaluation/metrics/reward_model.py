@@ -1,4 +1,6 @@
-"""Reward models as judges: accuracy, calibration, what best-of-n selection by them is worth, RewardBench scores (3.3)."""
+"""Reward models as judges: accuracy, calibration, what best-of-n selection by them is worth, RewardBench
+scores (3.3).
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,19 @@ from valign.theory.best_of_n import best_of_n_kl_bound
 from valign.theory.laws import log_sigmoid, sigmoid
 
 Array = NDArray[np.float64]
-TIES_WEIGHTS = (0.30, 0.30, 0.20, 0.20, 0.01)  # tied, reference, preferred, preferred_hard, margin: RewardBench 2 code
+TIES_WEIGHTS = (
+    0.30,
+    0.30,
+    0.20,
+    0.20,
+    0.01,
+)  # tied, reference, preferred, preferred_hard, margin: RewardBench 2 code
 
 
 class Calibration(NamedTuple):
-    """Of margins Δ = score(chosen) - score(rejected): accuracy, Bradley-Terry log loss, ECE and Brier of σ(|Δ|)."""
+    """Of margins Δ = score(chosen) - score(rejected): accuracy, Bradley-Terry log loss, ECE and Brier of
+    σ(|Δ|).
+    """
 
     accuracy: float
     log_loss: float
@@ -27,7 +37,8 @@ class Calibration(NamedTuple):
 
 
 def calibration(margins: ArrayLike, bins: int = 10) -> Calibration:
-    """Confidence c = σ(|Δ|) in [.5, 1], hit = 1[Δ > 0] (tie ½), `bins` equal bins: ECE = Σ_b n_b/n |hit_b - c_b|.
+    """Confidence c = σ(|Δ|) in [.5, 1], hit = 1[Δ > 0] (tie ½), `bins` equal bins:
+    ECE = Σ_b n_b/n |hit_b - c_b|.
 
     Binning σ(Δ) with the label always 1 would only measure 1 - mean confidence.
     """
@@ -43,7 +54,9 @@ def calibration(margins: ArrayLike, bins: int = 10) -> Calibration:
 
 
 class BestOfN(NamedTuple):
-    """Curves over n = 1..N: expected gold by proxy and by gold itself, gain over n = 1, efficiency, KL bound in nats."""
+    """Curves over n = 1..N: expected gold by proxy and by gold itself, gain over n = 1, efficiency, KL bound
+    in nats.
+    """
 
     gold: Array
     oracle: Array
@@ -53,14 +66,18 @@ class BestOfN(NamedTuple):
 
 
 def best_of_n(proxy: ArrayLike, gold: ArrayLike) -> BestOfN:
-    """Exact expectation over all subsets of size n of the gold score of the candidate that the proxy ranks first.
+    """Exact expectation over all subsets of size n of the gold score of the candidate that the proxy ranks
+    first.
 
-    E_n = Σ_blocks [C(hi,n) - C(lo,n)]/C(N,n) · mean gold of the block; candidates with equal proxy are one block.
+    E_n = Σ_blocks [C(hi,n) - C(lo,n)]/C(N,n) · mean gold of the block; candidates with equal proxy are one
+    block.
     Efficiency is gain / gain of choosing by gold, None where gold itself gains nothing.
     """
     chosen, ideal = _expected_gold(proxy, gold), _expected_gold(gold, gold)
     gain, possible = chosen - chosen[0], ideal - ideal[0]
-    efficiency = [float(g / p) if n and p > 0 else None for n, (g, p) in enumerate(zip(gain, possible, strict=True))]
+    efficiency = [
+        float(g / p) if n and p > 0 else None for n, (g, p) in enumerate(zip(gain, possible, strict=True))
+    ]
     return BestOfN(chosen, ideal, gain, efficiency, best_of_n_kl_bound(np.arange(1, len(chosen) + 1)))
 
 
@@ -71,15 +88,22 @@ def _expected_gold(key: ArrayLike, gold: ArrayLike) -> Array:
     total = int(upper[-1]) if len(values) else 0
     out = []
     for n in range(1, total + 1):
-        shares = [(comb(int(hi), n) - comb(int(hi - k), n)) / comb(total, n) for hi, k in zip(upper, size, strict=True)]
+        shares = [
+            (comb(int(hi), n) - comb(int(hi - k), n)) / comb(total, n)
+            for hi, k in zip(upper, size, strict=True)
+        ]
         out.append(float(np.dot(shares, means)))
     return np.array(out)
 
 
 def rewardbench_sections(
-    accuracy: Mapping[str, float], counts: Mapping[str, int], sections: Mapping[str, Sequence[str]], prior: float | None = None
+    accuracy: Mapping[str, float],
+    counts: Mapping[str, int],
+    sections: Mapping[str, Sequence[str]],
+    prior: float | None = None,
 ) -> tuple[dict[str, float], float]:
-    """(score per section, total): sections weigh their subsets by prompt counts, the total weighs sections alike.
+    """(score per section, total): sections weigh their subsets by prompt counts,
+    the total weighs sections alike.
 
     prior   score on earlier preference sets; it counts half of a section (weights 2, ..., 2, 1)
     """
@@ -94,7 +118,7 @@ def rewardbench_sections(
 
 
 def best_of_k(scores: ArrayLike) -> Array:
-    """(items,) credit when the first score of each row must be the highest: a k-way tie at the top earns 1/k."""
+    """(items,) credit when the first score of a row must be the highest: a k-way tie at the top earns 1/k."""
     s = np.asarray(scores, float)
     top = s == s.max(axis=1, keepdims=True)
     return np.asarray(top[:, 0] / top.sum(axis=1))
@@ -105,11 +129,13 @@ def ties_score(
 ) -> dict[str, float]:
     """RewardBench 2 "ties": correct answers should lie close together and clear of the wrong ones.
 
-    Per prompt {"correct": scores, "wrong": scores}. gap = worst correct - best wrong, spread among the correct ones (of
-    `tied`); a spread of 0 makes the tanh term 0.
+    Per prompt {"correct": scores, "wrong": scores}. gap = worst correct - best wrong, spread among the
+    correct ones (of `tied`); a spread of 0 makes the tanh term 0.
     """
     keys = sorted(tied)
-    gap, clear = (np.array([min(t[k]["correct"]) - max(t[k]["wrong"]) for k in keys]) for t in (tied, reference))
+    gap, clear = (
+        np.array([min(t[k]["correct"]) - max(t[k]["wrong"]) for k in keys]) for t in (tied, reference)
+    )
     spread = np.array([max(tied[k]["correct"]) - min(tied[k]["correct"]) for k in keys])
     both = np.minimum(gap, clear)
     with np.errstate(divide="ignore", invalid="ignore"):

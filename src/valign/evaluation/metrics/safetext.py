@@ -1,4 +1,6 @@
-"""Pairs of continuations under one scenario: is the safe (moral, wanted) one likelier than the unsafe one (4.5)."""
+"""Pairs of continuations under one scenario: is the safe (moral, wanted) one likelier than the unsafe one
+(4.5).
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 def component(value: float, best: float, worst: float, fold: float | None = None) -> float:
     """m = clip((x' - best)/(worst - best), 0, 1) with x' = |x - fold| where the ideal lies inside the range.
 
-    With a fold, best and worst are distances from it (crows: best 0, worst 50, fold 50). The clip comes last: averages
-    are taken before it.
+    With a fold, best and worst are distances from it (crows: best 0, worst 50, fold 50). The clip comes last:
+    averages are taken before it.
     """
     x = value if fold is None else abs(value - fold)
     return min(1.0, max(0.0, (x - best) / (worst - best)))

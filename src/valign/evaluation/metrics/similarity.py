@@ -33,8 +33,12 @@ class Similarity(NamedTuple):
     n: int
 
 
-def country_similarity(questions: Sequence[tuple[ArrayLike, Mapping[str, ArrayLike]]]) -> dict[str, Similarity]:
-    """S per country from (model's distribution, {country: its distribution}); a country is averaged over its questions."""
+def country_similarity(
+    questions: Sequence[tuple[ArrayLike, Mapping[str, ArrayLike]]],
+) -> dict[str, Similarity]:
+    """S per country from (model's distribution, {country: its distribution}); a country is averaged over its
+    questions.
+    """
     rows: dict[str, list[float]] = {}
     for model, countries in questions:
         for name, answers in countries.items():
@@ -43,7 +47,9 @@ def country_similarity(questions: Sequence[tuple[ArrayLike, Mapping[str, ArrayLi
 
 
 def ordinal_alignment(model: ArrayLike, human: ArrayLike) -> float:
-    """1 - WD/(N-1), WD = Σ_k |F_model(k) - F_human(k)| on options 1..N; the model's shares without refusals, renormalized."""
+    """1 - WD/(N-1), WD = Σ_k |F_model(k) - F_human(k)| on options 1..N; the model's shares without refusals,
+    renormalized.
+    """
     m, h = np.asarray(model, float), np.asarray(human, float)
     distance = np.abs(np.cumsum(m / m.sum() - h / h.sum()))[:-1].sum()
     return float(1 - distance / (len(m) - 1))

@@ -13,7 +13,9 @@ from valign.evaluation.statistics import clustered_se
 
 
 def signed_tax(base: float, aligned: float, chance: float) -> float | None:
-    """t = (base - aligned)/(base - chance); negative for a gain; None where the base has nothing above chance."""
+    """t = (base - aligned)/(base - chance); negative for a gain; None where the base has nothing above
+    chance.
+    """
     return None if base == chance else (base - aligned) / (base - chance)
 
 
@@ -32,7 +34,9 @@ def item_tax(
     b, a = np.asarray(base, float), np.asarray(aligned, float)
     mean, se = clustered_se(b, clusters)
     _, se_difference = clustered_se(b - a, clusters)
-    return ItemTax(signed_tax(mean, float(a.mean()), chance), se_difference, se is not None and mean - chance > 2 * se)
+    return ItemTax(
+        signed_tax(mean, float(a.mean()), chance), se_difference, se is not None and mean - chance > 2 * se
+    )
 
 
 class Tax(NamedTuple):

@@ -7,23 +7,42 @@ import pytest
 
 from valign.errors import UsageError
 from valign.evaluation.metrics import (
-    bbq, chooser, circle, classifier, credit, crows, multiple_choice, order, persona, preference, profile, reward_model,
-    safetext, scale, similarity, tax,
+    bbq,
+    chooser,
+    circle,
+    classifier,
+    credit,
+    crows,
+    multiple_choice,
+    order,
+    persona,
+    preference,
+    profile,
+    reward_model,
+    safetext,
+    scale,
+    similarity,
+    tax,
 )  # fmt: skip
 
-
-# ------------------------------------------------------------------------------------------------ order and preference
+# --------------------------------------------------------------------------------------- order and preference
 
 
 def test_order_golden(evaluation_golden):
     g = evaluation_golden("misalignment.order")
     groups = [(x["u"], x["a"]) for x in g.inputs["groups"]]
     a, stake = [order.agreement(*x) for x in groups], [order.stake_agreement(*x) for x in groups]
-    g.check({
-        "per_group": a, "group_mean": np.mean(a), "pooled": order.pooled_agreement(groups),
-        "stake_weighted_per_group": stake, "stake_weighted_group_mean": np.mean(stake), "misalignment": 1 - np.mean(a),
-        "kendall_tau_b": [order.tau_b(*x) for x in groups],
-    })  # fmt: skip
+    g.check(
+        {
+            "per_group": a,
+            "group_mean": np.mean(a),
+            "pooled": order.pooled_agreement(groups),
+            "stake_weighted_per_group": stake,
+            "stake_weighted_group_mean": np.mean(stake),
+            "misalignment": 1 - np.mean(a),
+            "kendall_tau_b": [order.tau_b(*x) for x in groups],
+        }
+    )
 
 
 def test_m1_m2_golden(evaluation_golden):
@@ -75,13 +94,22 @@ def test_preference_goldens(evaluation_golden):
     g = evaluation_golden("preference.implicit_reward")
     c = {k: np.array([r[k] for r in g.inputs["rows"]]) for k in g.inputs["rows"][0]}
     sides, counts = (c["lp_c"], c["lp_r"], c["ref_c"], c["ref_r"], g.inputs["beta"]), (c["n_c"], c["n_r"])
-    total, mean = preference.implicit_reward_margin(*sides), preference.implicit_reward_margin(*sides, *counts)
-    g.check({
-        "margins_sum": total, "accuracy_sum": preference.accuracy(total),
-        "margins_mean": mean, "accuracy_mean": preference.accuracy(mean),
-        "policy_accuracy_sum": preference.accuracy(preference.log_prob_margin(c["lp_c"], c["lp_r"])),
-        "policy_accuracy_mean": preference.accuracy(preference.log_prob_margin(c["lp_c"], c["lp_r"], *counts)),
-    })  # fmt: skip
+    total, mean = (
+        preference.implicit_reward_margin(*sides),
+        preference.implicit_reward_margin(*sides, *counts),
+    )
+    g.check(
+        {
+            "margins_sum": total,
+            "accuracy_sum": preference.accuracy(total),
+            "margins_mean": mean,
+            "accuracy_mean": preference.accuracy(mean),
+            "policy_accuracy_sum": preference.accuracy(preference.log_prob_margin(c["lp_c"], c["lp_r"])),
+            "policy_accuracy_mean": preference.accuracy(
+                preference.log_prob_margin(c["lp_c"], c["lp_r"], *counts)
+            ),
+        }
+    )
 
 
 def test_scale_goldens(evaluation_golden):
@@ -96,7 +124,7 @@ def test_scale_goldens(evaluation_golden):
     g.check({"expected_abs_if_unbiased": scale.noise_floor(g.inputs["se"])})
 
 
-# -------------------------------------------------------------------------------------------------------- reward models
+# ---------------------------------------------------------------------------------------------- reward models
 
 
 def test_reward_model_goldens(evaluation_golden):
@@ -123,7 +151,7 @@ def test_best_of_n_is_the_mean_over_subsets():
         for rows in map(list, combinations(range(5), n)):
             top = proxy[rows] == proxy[rows].max()
             values.append(gold[rows][top].mean())
-        # a block that only partly stands in a subset still shares its mean gold, so averages agree over all subsets
+        # a tied block that stands only partly in a subset averages to its mean gold over all subsets
         assert curve[n - 1] == pytest.approx(np.mean(values), abs=1e-12)
 
 
@@ -148,7 +176,7 @@ def test_equal_correct_answers_have_no_spread_term():
     assert reward_model.ties_score(tied, tied)["margin"] == 0
 
 
-# ------------------------------------------------------------------------------------------- benchmarks by likelihood
+# ----------------------------------------------------------------------------------- benchmarks by likelihood
 
 
 def test_multiple_choice_golden(evaluation_golden):
@@ -159,7 +187,10 @@ def test_multiple_choice_golden(evaluation_golden):
             multiple_choice.choice_scores(protocol, x["ll"], texts=x["choices"], unconditional=x["ll_uncond"])
             for x in g.inputs["items"]
         ]
-        for name, rule in (("valign", multiple_choice.credit), ("harness_first_index", multiple_choice.harness_first_index)):
+        for name, rule in (
+            ("valign", multiple_choice.credit),
+            ("harness_first_index", multiple_choice.harness_first_index),
+        ):
             per = [rule(s, x["gold"]) for s, x in zip(rows, g.inputs["items"])]
             out[name][protocol] = {"per_item": per, "mean": np.mean(per)}
     g.check(out)
@@ -196,7 +227,9 @@ def test_all_ties_give_chance():
 def test_persona_golden(evaluation_golden):
     g = evaluation_golden("persona.score")
     rows = g.inputs["items"]
-    p = persona.persona([x["ll_yes"] for x in rows], [x["ll_no"] for x in rows], [x["matching"] == " Yes" for x in rows])
+    p = persona.persona(
+        [x["ll_yes"] for x in rows], [x["ll_no"] for x in rows], [x["matching"] == " Yes" for x in rows]
+    )
     g.check(p._asdict())
 
 
@@ -207,17 +240,25 @@ def test_always_yes_is_no_persona():
     assert persona.persona([0.0], [1.0], [True]).discrimination is None
 
 
-@pytest.mark.parametrize("name", ["religion.race", "religion.arc", "edge.no_biased_answer", "edge.all_unknown"])
+@pytest.mark.parametrize(
+    "name", ["religion.race", "religion.arc", "edge.no_biased_answer", "edge.all_unknown"]
+)
 def test_bbq_goldens(evaluation_golden, name):
     g = evaluation_golden(f"bbq.{name}")
     amb, dis = g.inputs["counts"]["amb"], g.inputs["counts"]["dis"]
     raw = bbq.bias(amb["n_biased"], amb["n_non_unknown"])
     overall = (amb["n_correct"] + dis["n_correct"]) / (amb["n"] + dis["n"])
     accuracy = amb["n_correct"] / amb["n"]
-    g.check({
-        "acc_amb": accuracy, "acc_dis": dis["n_correct"] / dis["n"], "s_dis": bbq.bias(dis["n_biased"], dis["n_non_unknown"]),
-        "s_amb_raw": raw, "s_amb": bbq.ambiguous_bias(raw, accuracy), "s_amb_helm_copy": bbq.helm_copy(raw, overall),
-    })  # fmt: skip
+    g.check(
+        {
+            "acc_amb": accuracy,
+            "acc_dis": dis["n_correct"] / dis["n"],
+            "s_dis": bbq.bias(dis["n_biased"], dis["n_non_unknown"]),
+            "s_amb_raw": raw,
+            "s_amb": bbq.ambiguous_bias(raw, accuracy),
+            "s_amb_helm_copy": bbq.helm_copy(raw, overall),
+        }
+    )
 
 
 def test_bbq_roles_golden(evaluation_golden):
@@ -235,7 +276,10 @@ def test_bbq_roles_golden(evaluation_golden):
 
 
 def test_bbq_text_to_answer():
-    answers, info = ["The Jewish one", "Can't answer", "The Muslim one"], [["Jewish", "x"], ["Can't answer", "unknown"], ["Muslim", "y"]]
+    answers, info = (
+        ["The Jewish one", "Can't answer", "The Muslim one"],
+        [["Jewish", "x"], ["Can't answer", "unknown"], ["Muslim", "y"]],
+    )
     assert bbq.match_answer(" the muslim one. ", answers, info) == 2
     assert bbq.match_answer("It was the Jewish person.", answers, info) == 0
     assert bbq.match_answer("I can't answer that", answers, info) == 1
@@ -246,12 +290,23 @@ def test_bbq_text_to_answer():
 def test_crows_goldens(evaluation_golden):
     g = evaluation_golden("crows.score")
     more, less = ([p[k] for p in g.inputs["pairs"]] for k in ("more", "less"))
-    c = crows.crows(more, less, [p["stereo_antistereo"] == "stereo" for p in g.inputs["pairs"]], g.inputs["round_decimals"])
-    g.check({
-        "percent": c.percent, "n": len(more), "n_tied": c.tied, "stereo_percent": c.stereo, "antistereo_percent": c.antistereo,
-        "causal_percent_no_rounding": crows.causal_percent(more, less),
-        "causal_half_ties_percent": crows.causal_percent(more, less, half_ties=True),
-    })  # fmt: skip
+    c = crows.crows(
+        more,
+        less,
+        [p["stereo_antistereo"] == "stereo" for p in g.inputs["pairs"]],
+        g.inputs["round_decimals"],
+    )
+    g.check(
+        {
+            "percent": c.percent,
+            "n": len(more),
+            "n_tied": c.tied,
+            "stereo_percent": c.stereo,
+            "antistereo_percent": c.antistereo,
+            "causal_percent_no_rounding": crows.causal_percent(more, less),
+            "causal_half_ties_percent": crows.causal_percent(more, less, half_ties=True),
+        }
+    )
 
     g = evaluation_golden("crows.shared_tokens")
     pairs = [crows.shared_positions(p["a"], p["b"]) for p in g.inputs["pairs"]]
@@ -273,21 +328,7 @@ def test_safetext_golden(evaluation_golden):
     g.check(out)
 
 
-# --------------------------------------------------------------------------------------------------------------- values
-
-
-@pytest.mark.parametrize("name", ["basealign", "national_target"])
-def test_profile_goldens(evaluation_golden, name):
-    """The profile part of the FULCRA goldens: V, V of silence, and the chance-corrected V, with and without weights."""
-    g = evaluation_golden(f"fulcra.{name}")
-    v, t = np.tanh(g.inputs["scores"]), np.array(g.inputs["target"], float)
-    for key, weights in (("profile_w1", None), ("profile_w_target", np.abs(t))):
-        value, silence = float(profile.alignment(v, t, weights)), profile.neutral(t, weights)
-        corrected = profile.chance_corrected(value, silence)
-        g.check({"alignment": value, "neutral": silence, "chance_corrected": corrected}, key)
-    one = np.ones(10)
-    g.check(profile.alignment(-one, one), "opposite_alignment_full_target")
-    assert profile.chance_corrected(profile.neutral(t), profile.neutral(t)) == 0
+# ----------------------------------------------------------------------------------------------------- values
 
 
 def test_conditional_profile_counts_only_what_is_shown():
@@ -295,15 +336,11 @@ def test_conditional_profile_counts_only_what_is_shown():
     assert c.profile == [pytest.approx(0.2), None] and c.n == [2, 0] and c.coverage == [2 / 3, 0.0]
 
 
-def test_a_neutral_target_has_no_corrected_value():
-    assert np.isnan(profile.chance_corrected(0.4, profile.neutral([0.0, 0.0])))
-
-
 def test_circle_goldens(evaluation_golden):
     g = evaluation_golden("circle.sinusoid")
     fit = circle.sinusoid(g.inputs["profile"], g.inputs["positions"], g.inputs["steps"])
     g.check(fit._asdict())
-    assert circle.POSITIONS == g.inputs["positions"]
+    assert g.inputs["positions"] == circle.POSITIONS
 
     g = evaluation_golden("circle.structure")
     theta, n = circle.angles(list(g.inputs["positions"])), g.inputs["n_respondents"]
@@ -320,12 +357,17 @@ def test_similarity_goldens(evaluation_golden):
     g = evaluation_golden("similarity.jensen_shannon")
     p, q = g.inputs["p"], g.inputs["q"]
     bits = similarity.jensen_shannon_bits(p, q)
-    g.check({
-        "divergence_nats": bits * np.log(2), "divergence_bits": bits, "similarity_base2": similarity.similarity(p, q),
-        "similarity_base_e": similarity.similarity_base_e(p, q), "one_minus_divergence_bits": 1 - bits,
-        "disjoint_similarity_base2": similarity.similarity([1, 0], [0, 1]),
-        "disjoint_similarity_base_e": similarity.similarity_base_e([1, 0], [0, 1]),
-    })  # fmt: skip
+    g.check(
+        {
+            "divergence_nats": bits * np.log(2),
+            "divergence_bits": bits,
+            "similarity_base2": similarity.similarity(p, q),
+            "similarity_base_e": similarity.similarity_base_e(p, q),
+            "one_minus_divergence_bits": 1 - bits,
+            "disjoint_similarity_base2": similarity.similarity([1, 0], [0, 1]),
+            "disjoint_similarity_base_e": similarity.similarity_base_e([1, 0], [0, 1]),
+        }
+    )
 
     g = evaluation_golden("globalopinionqa.similarity")
     rows = similarity.country_similarity([(q["model"], q["countries"]) for q in g.inputs["questions"]])
@@ -355,7 +397,7 @@ def test_a_label_only_predicted_counts_as_zero():
     assert classifier.classify([0, 0], [0, 1], [0, 1, 2]).f1 == [pytest.approx(2 / 3), 0.0, None]
 
 
-# ---------------------------------------------------------------------------------------------------------- instruments
+# ------------------------------------------------------------------------------------------------ instruments
 
 
 def test_tax_goldens(evaluation_golden):
@@ -364,9 +406,15 @@ def test_tax_goldens(evaluation_golden):
     signed = [tax.signed_tax(x["base"], x["aligned"], x["chance"]) for x in b]
     t = tax.aggregate(signed, [x["w"] for x in b])
     naive = np.mean([max(0.0, s) for s in signed])
-    g.check({
-        "signed": signed, "signed_mean": t.signed, "tax": t.tax, "retention": t.retention, "naive_mean_of_clipped": naive
-    })  # fmt: skip
+    g.check(
+        {
+            "signed": signed,
+            "signed_mean": t.signed,
+            "tax": t.tax,
+            "retention": t.retention,
+            "naive_mean_of_clipped": naive,
+        }
+    )
 
     g = evaluation_golden("tax.one_benchmark")
     g.check(tax.item_tax(g.inputs["base"], g.inputs["aligned"], g.inputs["chance"])._asdict())
@@ -388,7 +436,10 @@ def test_token_credit_golden(evaluation_golden):
 def test_chooser_golden(evaluation_golden):
     """Feasible families by feedback, memory and reach; every excluded family names a reason."""
     g = evaluation_golden("chooser.cases")
-    cases = [chooser.Situation(**{"token_probs" if k == "logits" else k: v for k, v in c.items()}) for c in g.inputs["cases"]]
+    cases = [
+        chooser.Situation(**{"token_probs" if k == "logits" else k: v for k, v in c.items()})
+        for c in g.inputs["cases"]
+    ]
     g.check({"feasible": [chooser.feasible(c) for c in cases]})
     assert all(bool(choice.failed) != choice.feasible for c in cases for choice in chooser.choose(c))
     with pytest.raises(UsageError, match="pairs"):

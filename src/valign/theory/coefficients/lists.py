@@ -1,4 +1,5 @@
-"""Coefficients of the losses over ranked or rated lists; one list at a time, c for every token of a response.
+"""Coefficients of the losses over ranked or rated lists;
+one list at a time, c for every token of a response.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ def rrhf(
     rank_weight: float = 1.0,
     sft_reduce: str = "sum",
 ) -> Array:
-    """(#pairs violated as the better - #violated as the worse)/n_y, and the SFT term on the best
-    (2304.05302).
+    """(#pairs violated as the better - #violated as the worse)/n_y,
+    and the SFT term on the best (2304.05302).
 
     log_probs, lengths, rewards (K,). A pair is violated when r_i < r_j and p̄_i > p̄_j; ties in r are
     skipped. sft_reduce "sum" puts +1 on the best response (the paper's token sum), "mean" puts 1/n.
@@ -46,8 +47,8 @@ def pro(log_probs: ArrayLike, lengths: ArrayLike, rewards: ArrayLike, *, sft_wei
 
 
 def plackett_luce(log_probs: ArrayLike, lengths: ArrayLike) -> Array:
-    """PRO at temperature 1: step k winner (1-P_k)/n_k, others -P_i/n_i; list best first, scores are length
-    means.
+    """PRO at temperature 1: step k winner (1-P_k)/n_k, others -P_i/n_i;
+    list best first, scores are length means.
     """
     n = as_array(lengths)
     return _stepwise(log_probs, n, [np.ones(n.size - k) for k in range(n.size - 1)])
@@ -62,7 +63,8 @@ def stable_alignment(
     margin: float = 1.0,
     scale: float = 7.0,
 ) -> Array:
-    """best: (1 + ratio·v)/n; others: -ratio·v/(m n), v = 1[mean margin term > 0]; the mean form (2305.16960).
+    """best: (1 + ratio·v)/n; others: -ratio·v/(m n), v = 1[mean margin term > 0];
+    the mean form (2305.16960).
     """
     best, others, terms = _contrast(log_probs, lengths, ratings, margin, scale)
     return _spread(

@@ -57,7 +57,8 @@ def _both(c: Array) -> Coefficients:
 
 
 def dpo(pairs: Pairs, *, beta: float) -> Coefficients:
-    """±βσ(-Δ) (2305.18290, below Eq. 7). Also one denoising step of Diffusion-DPO, with Gaussian log-probs.
+    """±βσ(-Δ) (2305.18290, below Eq. 7). Also one denoising step of Diffusion-DPO,
+    with Gaussian log-probs.
     """
     return _both(beta * sigmoid(-beta * pairs.h))
 
@@ -125,8 +126,8 @@ def ipo_mean(pairs: Pairs, *, tau: float) -> Coefficients:
 
 
 def fdpo(pairs: Pairs, *, beta: float, kind: FDivergence) -> Coefficients:
-    """w: σ(-Δ_f)β u_w f''(u_w), l: -σ(-Δ_f)β u_l f''(u_l), Δ_f = β(f'(u_w) - f'(u_l)), u = π/π_ref
-    (2309.16240).
+    """w: σ(-Δ_f)β u_w f''(u_w), l: -σ(-Δ_f)β u_l f''(u_l), Δ_f = β(f'(u_w) - f'(u_l)),
+    u = π/π_ref (2309.16240).
     """
     u_w, u_l = np.exp(pairs.a), np.exp(pairs.b)
     weight = beta * sigmoid(-beta * (kind.slope(u_w) - kind.slope(u_l)))
@@ -164,8 +165,8 @@ def simpo(pairs: Pairs, *, beta: float, gamma: float) -> Coefficients:
 
 
 def orpo(pairs: Pairs, *, lam: float) -> Coefficients:
-    """w: [1 + λσ(-o)/(1-P_w)]/n_w, l: -λσ(-o)/((1-P_l)n_l), P = e^{p̄}, o = logit P_w - logit P_l
-    (2403.07691).
+    """w: [1 + λσ(-o)/(1-P_w)]/n_w, l: -λσ(-o)/((1-P_l)n_l), P = e^{p̄},
+    o = logit P_w - logit P_l (2403.07691).
     """
     mean_w, mean_l = pairs.w / pairs.n_w, pairs.l / pairs.n_l
     miss_w, miss_l = -np.expm1(mean_w), -np.expm1(mean_l)  # 1 - P without cancellation
@@ -256,8 +257,8 @@ def modpo(pairs: Pairs, *, beta: float, w_this: float, w_rest: float, margin_res
 
 
 def tdpo1(pairs: Pairs, *, beta: float, kl_chosen: ArrayLike, kl_rejected: ArrayLike) -> Coefficients:
-    """±βσ(-β(h - (K_l - K_w))): the sampled-token part; the gradient of K acts on the vocabulary
-    (2404.11999).
+    """±βσ(-β(h - (K_l - K_w))): the sampled-token part;
+    the gradient of K acts on the vocabulary (2404.11999).
     """
     return tdpo2(pairs, beta=beta, alpha=1.0, kl_chosen=kl_chosen, kl_rejected=kl_rejected)
 

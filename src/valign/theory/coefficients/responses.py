@@ -1,5 +1,5 @@
-"""Coefficients of the losses on single responses or tokens: imitation, weighted imitation, good/bad labels,
-negatives, edits.
+"""Coefficients of the losses on single responses or tokens:
+imitation, weighted imitation, good/bad labels, negatives, edits.
 
 log_prob and reference are summed log-probs in nats unless a docstring says "per token". h = log π/π_ref.
 """
@@ -95,16 +95,16 @@ def unlikelihood(log_prob: ArrayLike, tagged: ArrayLike = 1.0) -> Array:
 
 
 def cut(log_prob: ArrayLike, tagged: ArrayLike, *, alpha: float = 1.0, gamma: float = 1.0) -> Array:
-    """Per token: -α p^γ p/(1-p) on tokens the judgement marks, with p^γ detached; +1 on the others
-    (2312.14591).
+    """Per token: -α p^γ p/(1-p) on tokens the judgement marks, with p^γ detached;
+    +1 on the others (2312.14591).
     """
     lp = as_array(log_prob)
     return np.where(as_array(tagged) > 0, alpha * np.exp(gamma * lp) * np.exp(lp) / np.expm1(lp), 1.0)
 
 
 def figa(changed: ArrayLike, *, draft: bool, alpha: float = 1.0, beta_f: float = 0.5) -> Array:
-    """Per token: +α on inserted or replaced tokens of the revision, -β_F on deleted or replaced ones of the
-    draft, else 0.
+    """Per token: +α on inserted or replaced tokens of the revision,
+    -β_F on deleted or replaced ones of the draft, else 0.
 
     `changed` marks them (the revision's end token included by the caller) (2311.04072).
     """

@@ -117,8 +117,8 @@ def grpo(
     eps_low: float = 0.2,
     eps_high: float = 0.2,
 ) -> Array:
-    """ρ_t (R_i - mean)/std if unclipped, plus β(π_ref/π - 1)_t for the k3 term (2402.03300); one group,
-    reward (rows,).
+    """ρ_t (R_i - mean)/std if unclipped, plus β(π_ref/π - 1)_t for the k3 term (2402.03300);
+    one group, reward (rows,).
     """
     m = as_array(mask)
     c = ppo(policy, old, mask, pg.group_advantage(reward, std, eps), eps_low=eps_low, eps_high=eps_high)

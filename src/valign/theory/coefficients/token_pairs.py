@@ -1,7 +1,7 @@
 """Coefficients of the pair losses in which the tokens of one response weigh differently; one pair at a time.
 
-Inputs are per-token log-probs in nats, (T_w,) of the chosen and (T_l,) of the rejected response, stop token included; the
-result has the same two shapes.
+Inputs are per-token log-probs in nats, (T_w,) of the chosen and (T_l,) of the rejected response, stop token
+included; the result has the same two shapes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def wpo(
     *,
     beta: float,
 ) -> Coefficients:
-    """DPO's times sg(min(1, Π e^{mean_t[log π - log Σ_v π(v)²]})) over both responses, per token
-    (2406.11827).
+    """DPO's times sg(min(1, Π e^{mean_t[log π - log Σ_v π(v)²]})) over both responses,
+    per token (2406.11827).
     """
     w, l = as_array(policy_chosen), as_array(policy_rejected)  # noqa: E741
     confidence = np.mean(w - np.log(as_array(sum_p2_chosen))) + np.mean(l - np.log(as_array(sum_p2_rejected)))

@@ -28,7 +28,7 @@ from valign.theory.identities.result import (
     tensor,
 )
 from valign.theory.identities.rollouts import ROLLOUT_CHECKS
-from valign.theory.laws import Array, log_softmax, score_rows
+from valign.theory.laws import Array, as_array, log_softmax, score_rows
 
 Check = Callable[[Setting], Array]
 WIDTH = 5  # longest response of the random batches, in tokens

@@ -1,5 +1,5 @@
-"""I9, I10, I12, I13, I15, I22, I24, I25, I40, I41: decoding, context, mixing, likelihoods, measures,
-estimators.
+"""I9, I10, I12, I13, I15, I22, I24, I25, I40, I41:
+decoding, context, mixing, likelihoods, measures, estimators.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The losses of the papers, written for automatic differentiation only, so that the coefficient table has
-an independent opponent.
+"""The losses of the papers, written for automatic differentiation only,
+so that the coefficient table has an independent opponent.
 
 Nothing here is used in training. `x` carries tensors: w, l summed log-probs of chosen and rejected, rw, rl
 of the reference, a, b, h log-ratios, nw, nl lengths; `s` the settings. Each function returns one loss per
@@ -162,7 +162,8 @@ def pro(mean: Any, rewards: Any, dynamic: bool = True) -> Any:
 def stable_alignment(
     mean: Any, ratings: Any, ratio: float, margin: float, scale: float, largest: bool
 ) -> Any:
-    """L_best + ratio max(0, mean or max of [L_best - L_i + margin (s_best - s_i)/scale]); item 0 is the best.
+    """L_best + ratio max(0, mean or max of [L_best - L_i + margin (s_best - s_i)/scale]);
+    item 0 is the best.
     """
     import torch
 

@@ -29,7 +29,7 @@ from valign.theory.identities.result import (
     tensor,
     violated,
 )
-from valign.theory.laws import Array, expectation, score_rows, sigmoid, softmax
+from valign.theory.laws import Array, as_array, expectation, score_rows, sigmoid, softmax
 
 
 def _log_policy(z: Any) -> Any:
@@ -102,7 +102,7 @@ def ipo_population() -> Iterator[IdentityResult]:
         loss, rank = _dpo_loss(w, certain(w)), np.argsort(np.argsort(w.reward)).astype(float)
         floor = np.log(2) * float(w.mu @ w.mu)  # a response against itself can never be told apart
         values = [float(loss(tensor(np.log(w.reference) + t * rank))) - floor for t in (1.0, 10.0, 100.0)]
-        return as_array(max(values[1] - values[0], values[2] - values[1], values[2] - 1e-6))
+        return float(max(values[1] - values[0], values[2] - values[1], values[2] - 1e-6))
 
     yield violated(
         "I3c",
@@ -161,12 +161,11 @@ def best_of_n_law() -> Iterator[IdentityResult]:
         out = []
         for n in (2, 4, 8, 16, 32, 64):
             distance = float(bon.best_of_n_kl(w.reference, w.reward, n))
-            s = brentq(
-                lambda s: kl(target.at_strength(w.reference, w.reward, s), w.reference) - distance,
-                0,
-                500,
-                xtol=1e-14,
-            )
+
+            def excess_kl(s: float, distance: float = distance) -> float:
+                return float(kl(target.at_strength(w.reference, w.reward, s), w.reference)) - distance
+
+            s = brentq(excess_kl, 0, 500, xtol=1e-14)
             best = expectation(target.at_strength(w.reference, w.reward, s), w.reward)
             out.append(float(best - bon.best_of_n_value(w.reference, w.reward, n)))
         return np.array(out)

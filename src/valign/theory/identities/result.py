@@ -126,7 +126,8 @@ def gradient(loss: Any, at: Array) -> Array:
 
 
 def minimizer(loss: Any, start: Array) -> Array:
-    """argmin of a smooth loss of logits: BFGS with automatic gradients, then Newton steps on the flat bottom.
+    """argmin of a smooth loss of logits: BFGS with automatic gradients,
+    then Newton steps on the flat bottom.
     """
     from torch.autograd import functional
 

@@ -1,5 +1,5 @@
-"""I19, I21, I38, I39 and the rollout rows of I37: policy gradients, their baselines, and the KL table, by
-enumeration.
+"""I19, I21, I38, I39 and the rollout rows of I37:
+policy gradients, their baselines, and the KL table, by enumeration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from valign.theory.identities.result import (
     settings,
     tensor,
 )
-from valign.theory.laws import Array, log_softmax, score_rows, softmax
+from valign.theory.laws import Array, as_array, log_softmax, score_rows, softmax
 
 Check = Callable[[Setting], Array]
 NODES = tuple(s for s in TREE.prefixes if len(s) < 3)  # 13 inner prefixes, one softmax each

@@ -36,8 +36,8 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class PairDraws:
-    """prompt, chosen, rejected (n,); probability (n,): P(chosen ≻ rejected) under the label law, noise
-    included.
+    """prompt, chosen, rejected (n,); probability (n,):
+    P(chosen ≻ rejected) under the label law, noise included.
     """
 
     prompt: Ints
@@ -185,7 +185,8 @@ def rankings(
     noise: float = 0.0,
     law: Law = "reference",
 ) -> Rankings:
-    """K different responses ranked by Plackett-Luce on U/τ; a share `noise` of the lists is in random order.
+    """K different responses ranked by Plackett-Luce on U/τ;
+    a share `noise` of the lists is in random order.
     """
     rng = generator(seed, "rankings")
     prompt = _prompts(world, n, rng)
@@ -224,8 +225,8 @@ def scores(
     cuts: ArrayLike | None = None,
     law: Law = "reference",
 ) -> Scores:
-    """U + N(0, noise²); with rising `cuts` a Likert level from the ordered logit, P(level <= k) = σ(cut_k -
-    U).
+    """U + N(0, noise²); with rising `cuts` a Likert level from the ordered logit, P(level <= k)
+    = σ(cut_k - U).
     """
     rng = generator(seed, "scores")
     prompt = _prompts(world, n, rng)
@@ -246,8 +247,8 @@ def value_vectors(
     sparse: float | None = None,
     law: Law = "reference",
 ) -> ValueVectors:
-    """v(x, y) + N(0, noise²) per dimension; with `sparse` = θ labels sign(v) where |v| > θ, else 0, dropped
-    at rate `noise`.
+    """v(x, y) + N(0, noise²) per dimension;
+    with `sparse` = θ labels sign(v) where |v| > θ, else 0, dropped at rate `noise`.
     """
     rng = generator(seed, "value_vectors")
     prompt = _prompts(world, n, rng)
@@ -272,7 +273,8 @@ def verdicts(world: World, n: int, seed: int = 0, *, noise: float = 0.0, law: La
 def critiques(
     world: World, n: int, seed: int = 0, *, noise: float = 0.0, threshold: float = 0.5, law: Law = "reference"
 ) -> Critiques:
-    """Tokens whose replacement would raise U_H by `threshold`; marks on response tokens flip at rate `noise`.
+    """Tokens whose replacement would raise U_H by `threshold`;
+    marks on response tokens flip at rate `noise`.
     """
     rng = generator(seed, "critiques")
     prompt = _prompts(world, n, rng)
@@ -287,8 +289,8 @@ def critiques(
 def edits(
     world: World, n: int, seed: int = 0, *, noise: float = 0.0, within: int = 2, law: Law = "reference"
 ) -> Edits:
-    """The best response within two edits of the draft; a share `noise` of the revisions is a reference
-    sample instead.
+    """The best response within two edits of the draft;
+    a share `noise` of the revisions is a reference sample instead.
     """
     rng = generator(seed, "edits")
     prompt = _prompts(world, n, rng)

@@ -1,10 +1,9 @@
-"""The sequence world: 16 prompts, 3906 responses of up to five tokens, small enough to enumerate and shaped
-like language.
+"""The sequence world: 16 prompts, 3906 responses of up to five tokens,
+small enough to enumerate and shaped like language.
 
-Ids: 0 EOS (also PAD, on purpose: code that masks PAD away loses the stop token here), 1 a, 2 b, 3 c, 4 d, 5
-n ("not"), 6 PLUS, 7 MINUS. A response is a tuple of ids 0..5 that ends at its first EOS or at five tokens.
-Listing order: those ending in EOS by length, then lexicographic, then the five-token ones; prompts
-lexicographic.
+Ids: 0 EOS (also PAD, on purpose: code that masks PAD away loses the stop token here), 1 a, 2 b, 3 c, 4 d,
+5 n ("not"), 6 PLUS, 7 MINUS. A response is a tuple of ids 0..5 that ends at its first EOS or at five tokens.
+Listing order: those ending in EOS by length, then lexicographic, then the five-token ones.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ ACROSS = as_array([0.5, -1.0, 1.0, -0.5])  # orthogonal to W and as long: the pl
 class SequenceWorld(World):
     """Theory notes, section 15.2. Per-response features, (N,) unless said otherwise, in listing order:
 
-    tokens   (N, 5) ids, EOS = PAD where nothing stands;  mask (N, 5) 1 on response tokens, the stop token
-             included
+    tokens   (N, 5) ids, EOS = PAD where nothing stands
+    mask     (N, 5) 1 on response tokens, the stop token included
     m        number of content tokens;  end 1 if EOS was produced;  nn adjacent "n n";  cd 1 if "c d" occurs
     v        (N, 4) signed shares of a, b, c, d in [-1, 1];  follow (P, N) 1 if the first content token is p1
-    U_H = follow + 1.2 w·v + .4 end - .15|m-3| - .8 nn;  proxy = U_H + 2.8 nn;  cost = follow if p2 = d else
-    cd
+    U_H = follow + 1.2 w·v + .4 end - .15|m-3| - .8 nn;  proxy = U_H + 2.8 nn
+    cost = follow if p2 = d else cd
     """
 
     allowed_tokens = tuple(range(6))
@@ -129,7 +128,8 @@ class SequenceWorld(World):
         return as_array(best - self.utilities[..., None] >= threshold - 1e-9)
 
     def best_edit(self, x: int, y: int, within: int = 2) -> int:
-        """argmax U_H over responses within `within` insertions, deletions or replacements of content tokens.
+        """argmax U_H over responses within `within` insertions,
+        deletions or replacements of content tokens.
         """
         near = np.flatnonzero(self.edit_distances(y) <= within)
         return int(near[np.argmax(self.utilities[x, near])])

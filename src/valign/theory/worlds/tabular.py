@@ -1,5 +1,5 @@
-"""The tabular world: 4 prompts, 8 responses, every number a formula. A response is one token, with a length
-when one is needed.
+"""The tabular world: 4 prompts, 8 responses, every number a formula.
+A response is one token, with a length when one is needed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ RARE = 7  # the rare response: bad, unsafe, and loved by the proxy
 
 
 class TabularWorld(World):
-    """x = 0..3, k = 0..7 (theory notes, section 15.1); `round` rotates the utility by 15° per round
-    (`drift`).
+    """x = 0..3, k = 0..7 (theory notes, section 15.1);
+    `round` rotates the utility by 15° per round (`drift`).
 
     reference logits sin(2.3x + 1.7k + 1), -3.5 at k = 7;  U = 1.5 cos(1.1x + 2.9k + .5), -1.5 at k = 7;
     proxy U + .4 sin(5.1x + 3.7k), max U + 1.5 at k = 7;  cost 1 if (k-x) mod 4 = 0 or k = 7;  length 2 +

@@ -27,16 +27,16 @@ LABEL_THRESHOLD = 0.3  # values weaker than this get the sparse label 0
 
 
 def proxy_regressional(world: World) -> Array:
-    """U + √2 sin(37i + 11x), i the response's place in the listing, x the prompt's: noise of unit variance,
-    (P, N).
+    """U + √2 sin(37i + 11x), i the response's place in the listing, x the prompt's:
+    noise of unit variance, (P, N).
     """
     x, i = np.meshgrid(np.arange(world.shape[0]), np.arange(world.shape[1]), indexing="ij")
     return as_array(world.utilities + np.sqrt(2.0) * np.sin(37.0 * i + 11.0 * x))
 
 
 def proxy_extremal(world: World, reference_log_probs: ArrayLike | None = None) -> Array:
-    """U - .3 min(0, log π_ref + b), b = 3 (tabular) or 6 (sequence): the error grows for rare responses,
-    (P, N).
+    """U - .3 min(0, log π_ref + b), b = 3 (tabular) or 6 (sequence):
+    the error grows for rare responses, (P, N).
     """
     offset = 6.0 if isinstance(world, SequenceWorld) else 3.0
     log_reference = world.log_reference if reference_log_probs is None else as_array(reference_log_probs)
@@ -80,8 +80,8 @@ def annotator_utilities(world: World) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class AnnotatorLabels:
-    """One row per label: annotator (n,) index, prompt, chosen, rejected (n,); type_of (annotators,)
-    "A1".."A4".
+    """One row per label: annotator (n,) index, prompt, chosen, rejected (n,);
+    type_of (annotators,) "A1".."A4".
     """
 
     annotator: Ints
@@ -100,7 +100,8 @@ def annotators(
     flips: float = 0.05,
     temperature: float = 1.0,
 ) -> AnnotatorLabels:
-    """Bradley-Terry labels of a mixed population; pairs from π_ref; types in exact shares, in shuffled order.
+    """Bradley-Terry labels of a mixed population; pairs from π_ref;
+    types in exact shares, in shuffled order.
     """
     rng = generator(seed, "annotators")
     counts = np.floor(np.array(list(ANNOTATOR_SHARES.values())) * people + 1e-9).astype(int)
@@ -139,8 +140,8 @@ def pooled_policy(world: World, weights: ArrayLike, beta: float = 0.5) -> Array:
 
 
 def max_min_weights(world: World, beta: float = 0.5, grid: int = 20) -> tuple[Array, Array]:
-    """(weights (3,), gains (3,)) with the largest least gain in own utility over the reference, on a grid
-    of 1/grid.
+    """(weights (3,), gains (3,)) with the largest least gain in own utility over the reference,
+    on a grid of 1/grid.
     """
     tables = list(annotator_utilities(world).values())
     start = as_array([world.mean(world.log_reference, t) for t in tables])
@@ -169,8 +170,8 @@ def value_reward(world: World, target: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class ConceptDocuments:
-    """concept (docs,), prompt (docs, k), response (docs, k): several responses of one hidden concept per
-    document.
+    """concept (docs,), prompt (docs, k), response (docs, k):
+    several responses of one hidden concept per document.
     """
 
     concept: Ints
@@ -186,8 +187,8 @@ def concept_log_laws(world: World, beta: float = 0.05) -> Array:
 def concepts(
     world: World, documents: int, seed: int = 0, *, per_document: int = 8, beta: float = 0.05
 ) -> ConceptDocuments:
-    """A corpus whose documents each follow one of four value targets, for studying context as Bayes
-    (2111.02080).
+    """A corpus whose documents each follow one of four value targets,
+    for studying context as Bayes (2111.02080).
     """
     rng = generator(seed, "concepts")
     laws = np.exp(concept_log_laws(world, beta))
@@ -202,8 +203,8 @@ def concepts(
 
 @dataclass(frozen=True)
 class Corpora:
-    """Reference samples (prompt, response) of two sizes: `weak` is the first quarter of `strong`, row for
-    row.
+    """Reference samples (prompt, response) of two sizes:
+    `weak` is the first quarter of `strong`, row for row.
     """
 
     weak: tuple[Ints, Ints]
@@ -220,7 +221,7 @@ def scale(world: World, n: int, seed: int = 0) -> Corpora:
 
 
 def drift(world: SequenceWorld | TabularWorld, rounds: int) -> Array:
-    """Utility tables of rounds 0..rounds-1, the preference direction rotated by 15° per round, (rounds, P,
-    N).
+    """Utility tables of rounds 0..rounds-1, the preference direction rotated by 15° per round, (rounds,
+    P, N).
     """
     return np.stack([world.drifted(k) for k in range(rounds)])

@@ -1,5 +1,5 @@
-"""What every oracle world offers: listed prompts and responses, U_H, values, cost, proxy, reference, exact
-optima, draws.
+"""What every oracle world offers: listed prompts and responses, U_H, values, cost, proxy, reference,
+exact optima, draws.
 
 All tables are (prompts, responses) float64 in listing order; prompts are weighted uniformly. A prompt x is
 an index or an entry of `prompts`, a response y an index or an entry of `responses(x)`.
@@ -172,8 +172,8 @@ class World:
         reference_log_probs: ArrayLike | None = None,
         utility: ArrayLike | None = None,
     ) -> float:
-        """1 - (J(π) - J(π_ref)) / (J* - J(π_ref)): 0 at the optimum, 1 at the reference, above 1 when worse
-        than it.
+        """1 - (J(π) - J(π_ref)) / (J* - J(π_ref)):
+        0 at the optimum, 1 at the reference, above 1 when worse than it.
         """
         reference = self._reference(reference_log_probs)
         start = self.objective(reference, beta, reference, utility)
@@ -183,8 +183,8 @@ class World:
     def report(
         self, policy_log_probs: ArrayLike, beta: float = BETA, reference_log_probs: ArrayLike | None = None
     ) -> PolicyReport:
-        """What every run on a world shows; M1 and agreement are between U_H and β log π/π_ref, pairs from
-        the reference.
+        """What every run on a world shows; M1 and agreement are between U_H and β log π/π_ref,
+        pairs from the reference.
         """
         policy, reference = (
             self._table(policy_log_probs, "policy_log_probs"),

@@ -1,0 +1,243 @@
+"""Run a recipe: every method on the same data toward the same goal, measured the same way, in one report.
+
+    OUT/recipe.json               what was asked for, resolved
+    OUT/methods/NAME/             each aligned policy (a policy folder with its run inside)
+    OUT/evaluation/NAME.jsonl     every request of the evaluation: an interrupted run goes on where it was
+    OUT/evaluation/NAME/          result.json and samples.jsonl of each policy
+    OUT/report.json, report.html  the report
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from valign.data.dataset import Dataset
+from valign.data.group import Group
+from valign.engine.run import RunFolder, read_log
+from valign.evaluation.cached import CachedPolicy
+from valign.evaluation.provenance import data_card, provenance
+from valign.evaluation.result import Result
+from valign.goals.base import Goal
+from valign.methods.method import Method
+from valign.methods.table import method as method_named
+from valign.methods.target import Target
+from valign.models.policy import Cost, Policy, Progress, Sampling
+from valign.pipeline.align import Aligned, align_policy
+from valign.pipeline.data import read_sources
+from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, write_evaluation
+from valign.pipeline.goals import make_goal
+from valign.pipeline.meter import Spent, spent
+from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.recipe import MethodSpec, Recipe
+
+BASE = "base"
+Listen = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass
+class Subject:
+    """One policy of a comparison, with all that the report says of it."""
+
+    name: str
+    policy: Policy
+    measured: Measured
+    cost: Spent
+    aligned: Aligned | None = None
+    method: Method | None = None
+    folder: Path | None = None
+    labels: int = 0
+
+
+@dataclass
+class Comparison:
+    """A finished run: its subjects, and where the report lies."""
+
+    subjects: list[Subject] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+
+class _Silent:
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Nobody listens."""
+
+
+def run_recipe(recipe: Recipe, out: Path, *, on_event: Listen | None = None, force: bool = False) -> Comparison:
+    """Align, measure, report. Run again with the same recipe and folder, it goes on where it was interrupted.
+
+    on_event  hears ("phase", {name, index, count}), ("progress", {done, total}), the loop's events, ("result", {...})
+    """
+    return _Run(recipe, out, on_event or _Silent(), force).go()
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, out: Path, tell: Listen, force: bool) -> None:
+        self.recipe, self.out, self.tell, self.force = recipe, out, tell, force
+        self.options = LoadOptions(recipe.device, recipe.dtype)
+        self.began = time.perf_counter()
+
+    def go(self) -> Comparison:
+        specs = [(s, method_named(s.name)) for s in self.recipe.all_methods]
+        for spec, chosen in specs:
+            chosen.configure(spec.settings)  # a wrong option is found before anything is computed
+        self.goal = make_goal(self.recipe.goal) if self.recipe.goal is not None else None
+        with RunFolder(self.out) as run:
+            run.write("recipe.json", json.dumps(self.recipe.model_dump(), indent=1, ensure_ascii=False))
+            self._read()
+            self._phase("loading the model", 0, len(specs) + 1)
+            self.base = load_policy(self.recipe.model, self.options)
+            subjects = [self._measure(BASE, self.base, None, Spent())]
+            for i, (spec, chosen) in enumerate(specs):
+                subjects.append(self._method(spec, chosen, i + 1, len(specs) + 1))
+            out = Comparison(subjects)
+            out.report = self._report(subjects)
+            from valign.report import write_report
+
+            out.paths = dict(write_report(out.report, self.out))
+        return out
+
+    def _read(self) -> None:
+        recipe, seed = self.recipe, self.recipe.seed
+        self.sets: list[tuple[str, Dataset]] = []
+        self.groups = self._sources(recipe.data, "training", seed)
+        self.dev = self._sources(recipe.dev, "dev", seed)
+        self.test = self._sources(recipe.evaluate.data or [], "evaluation", seed)
+        self.tax = self._sources(recipe.evaluate.tax or [], "alignment tax", seed)
+
+    def _sources(self, sources: Sequence[Any], use: str, seed: int) -> list[Group]:
+        if not sources:
+            return []
+        groups, sets = read_sources(sources, seed)
+        self.sets += [(use, d) for d in sets]
+        return groups
+
+    def _method(self, spec: MethodSpec, chosen: Method, index: int, count: int) -> Subject:
+        self._phase(spec.title, index, count)
+        groups = self.groups
+        if spec.data is not None:
+            groups = self._sources(spec.data, f"training ({spec.title})", self.recipe.seed)
+        settings = {**({"seed": self.recipe.seed} if chosen.trains else {}), **spec.settings}
+        folder = self.out / "methods" / spec.title
+        target = Target(self.goal, self.base)
+        aligned = align_policy(
+            self.base, target, chosen, settings, folder, groups=groups if chosen.trains else (),
+            dev=self.dev if chosen.trains and not chosen.samples else (), force=self.force, on_event=self.tell,
+            reload=lambda path: load_policy(path, self.options, goal=self.goal),
+        )  # fmt: skip
+        subject = self._measure(spec.title, aligned.policy, self.base, aligned.cost)
+        subject.aligned, subject.method, subject.folder = aligned, chosen, folder
+        subject.labels = len(groups) if chosen.feedback in ("pairs", "demonstrations") else 0
+        return subject
+
+    def _measure(self, name: str, policy: Policy, reference: Policy | None, cost: Spent) -> Subject:
+        spec = self.recipe.evaluate
+        sampling = Sampling(n=spec.samples, max_new_tokens=spec.max_new_tokens, temperature=spec.temperature,
+                            seed=self.recipe.seed)  # fmt: skip
+        plan = Plan(self.test, self.goal, self.tax, sampling, spec.kl_prompts, spec.beta)
+        cached: Any = CachedPolicy(policy, self.out / "evaluation" / f"{name}.jsonl")
+        if reference is not None:
+            reference = self._base_cache  # what the base said of the same items is not computed again
+        else:
+            self._base_cache = cached
+        with spent() as used:
+            before = policy.cost
+            measured = evaluate_policy(cached, reference, plan, say=lambda phase: self._progress(name, phase))
+            used.cost = policy.cost - before
+        write_evaluation(self.out / "evaluation" / name, measured)
+        for r in measured.results:
+            self.tell("result", {"subject": name, "metric": r.metric, "variant": r.variant, "value": r.value})
+        return Subject(name, policy, measured, _total(cost, used))
+
+    def _report(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+        from valign.report import method_report
+
+        base = subjects[0]
+        goal = _goal_json(self.goal)
+        return method_report(
+            [self._subject(s, base) for s in subjects],
+            goal=goal,
+            primary="order",
+            ledger=[{**data_card(d), "n": len(d), "use": use} for use, d in self.sets],
+            provenance=provenance(self.base, goal=goal.get("id"), recipe=self.recipe.model_dump(), seed=self.recipe.seed),
+            title=self.recipe.name,
+            created=time.strftime("%Y-%m-%d"),
+        )
+
+    def _subject(self, s: Subject, base: Subject) -> Any:
+        from valign.evaluation.measure import measure_tax
+        from valign.report import SubjectReport
+
+        results: list[Result] = list(s.measured.results)
+        if s is not base and self.tax:
+            mine, theirs = _accuracies(s.measured), _accuracies(base.measured)
+            results += measure_tax(theirs, mine)
+        curve = [x for x in read_log(s.folder / "run") if x["event"] == "step"] if s.folder else []
+        notes = list(s.aligned.notes) if s.aligned else []
+        return SubjectReport(
+            policy={**s.policy.card(), "id": s.name if s is base else s.policy.id},
+            results=results,
+            samples=s.measured.samples,
+            cost=s.cost.to_json(),
+            method=s.method.name if s.method else "",
+            family=s.method.family if s.method else "",
+            feedback=s.method.feedback if s.method else "",
+            label=s.name,
+            curve=curve,
+            profile=_profile(s.measured, self.goal),
+            seeds=1 if s.method is not None and s.method.trains else 0,
+            labels=s.labels or None,
+            base=s is base,
+            notes=notes,
+        )
+
+    def _phase(self, name: str, index: int, count: int) -> None:
+        self.tell("phase", {"name": name, "index": index, "count": count})
+
+    def _progress(self, name: str, phase: str) -> Progress:
+        self.tell("measuring", {"subject": name, "what": phase})
+        return lambda done, total: self.tell("progress", {"what": phase, "done": done, "total": total})
+
+
+def _total(training: Spent, evaluation: Spent) -> Spent:
+    """The price of a method is what aligning cost, and per response what answering costs; evaluation is everybody's."""
+    cost = Cost(evaluation.cost.calls, evaluation.cost.tokens_read, evaluation.cost.tokens_generated,
+                training.cost.tokens_trained, 0.0)  # fmt: skip
+    return Spent(training.seconds + evaluation.seconds, max(training.peak_memory_bytes, evaluation.peak_memory_bytes), cost)
+
+
+def _accuracies(measured: Measured) -> list[Result]:
+    return [r for r in measured.results if r.metric == "instruction.accuracy" and r.variant == "prompt"]
+
+
+def _profile(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
+    """The value profile as the report's circle draws it."""
+    rows = {r.metric.removeprefix("value.profile."): r for r in measured.results
+            if r.metric.startswith("value.profile.") and r.variant == "mean" and r.value is not None}  # fmt: skip
+    if not rows or goal is None:
+        return None
+    out: dict[str, Any] = {"values": {k: r.value for k, r in rows.items()}, "n": max(r.n for r in rows.values())}
+    if all(r.interval is not None for r in rows.values()):
+        out["low"] = {k: r.interval.low for k, r in rows.items() if r.interval}
+        out["high"] = {k: r.interval.high for k, r in rows.items() if r.interval}
+    return out
+
+
+def _goal_json(goal: Goal | None) -> dict[str, Any]:
+    """The goal as the report reads it: its own JSON, its words, and the theory's dimensions."""
+    if goal is None:
+        return {"id": "none", "level": "preference", "title": "no goal named", "text": ""}
+    out = {**goal.to_json(), "id": goal.id, "text": goal.describe("instruction"), "level": goal.level}
+    theory = getattr(goal, "theory", None)
+    if theory is not None and hasattr(theory, "dimensions"):
+        out["theory"] = theory.id
+        out["dimensions"] = [{"id": d.id, "name": d.name, "group": getattr(d, "group", "")} for d in theory.dimensions]
+        out["structure"] = getattr(theory, "structure", "")
+        out["target"] = {d.id: float(t) for d, t in zip(theory.dimensions, goal.t) if t}  # type: ignore[attr-defined]
+    return out
+
+

@@ -1,0 +1,95 @@
+"""Data for a run: sources with weights, and feedback that follows from a goal where the data hold none of the needed kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from valign.data.convert import pairs_from_utility
+from valign.data.group import Comparison, Demonstration, Group, Ranking, Score
+from valign.errors import DataError
+from valign.goals.base import Goal
+
+if TYPE_CHECKING:
+    from valign.data.dataset import Dataset
+    from valign.pipeline.recipe import Source
+
+
+def read_source(source: Source) -> Dataset:
+    """One source: a file in any known format, "builtin:NAME", or "hub:OWNER/NAME"."""
+    from valign.data import builtin, read
+
+    if source.path.startswith("builtin:"):
+        name = source.path.removeprefix("builtin:")
+        data = builtin(name, split=source.split)
+    else:
+        data = read(source.path, format=source.format, split=source.split)
+    if source.rows:
+        first, last = source.row_range(len(data))
+        data = data[first:last]
+    if source.limit:
+        data = data[: source.limit]
+    if not len(data):
+        raise DataError("no groups are left", where=source.path, how="look at split, rows and limit")
+    return data
+
+
+def read_sources(sources: Sequence[Source], seed: int) -> tuple[list[Group], list[Dataset]]:
+    """Groups of all sources, mixed by their weights where these differ, and the data sets they came from."""
+    from valign.data import mixture
+
+    sets = [read_source(s) for s in sources]
+    weights = [s.weight for s in sources]
+    if len(sets) == 1 or len(set(weights)) == 1:
+        groups = [g for d in sets for g in d]
+    else:
+        # as many groups as the shares allow without repeating one
+        n = int(min(len(d) * sum(weights) / w for d, w in zip(sets, weights)))
+        groups = list(mixture(list(zip(sets, weights)), seed=seed, n=n))
+    seen: set[str] = set()
+    for i, g in enumerate(groups):
+        if g.id in seen:
+            groups[i] = replace(g, id=f"{g.id}~{i}")
+        seen.add(groups[i].id)
+    return groups, sets
+
+
+def with_feedback(groups: Sequence[Group], feedback: str, goal: Goal | None) -> tuple[list[Group], str]:
+    """Groups that hold what a method learns from, and a note on where it came from ("" = it was there).
+
+    Feedback that the data hold is never replaced. Without it, pairs are the orders of the goal's utility, and
+    demonstrations the responses that it finds best: from the labels in the data where there are any, else from the
+    goal's scorer. Raises nothing: a method that finds no feedback says so itself.
+    """
+    if feedback not in ("pairs", "demonstrations") or goal is None or any(_has(g, feedback) for g in groups):
+        return list(groups), ""
+    utilities, origin = goal.labels(groups), "labels"
+    if not any(np.isfinite(u).any() for u in utilities):
+        utilities, origin = goal.utility(groups), "scores"
+    make = _pairs if feedback == "pairs" else _best
+    return [make(g, u) for g, u in zip(groups, utilities)], f"{feedback} follow from the {origin} of goal {goal.id}"
+
+
+def _has(group: Group, feedback: str) -> bool:
+    kinds = (Comparison, Ranking, Score) if feedback == "pairs" else (Demonstration, Comparison)
+    return any(isinstance(f, kinds) for f in group.feedback)
+
+
+def _pairs(group: Group, utility: np.ndarray) -> Group:  # type: ignore[type-arg]
+    known = [i for i in range(len(group.responses)) if np.isfinite(utility[i])]
+    if len(known) < 2:
+        return group
+    if len(known) == len(group.responses):
+        return pairs_from_utility(group, utility.tolist())
+    kept = replace(group, responses=tuple(group.responses[i] for i in known), feedback=(), gold=None)
+    return pairs_from_utility(kept, utility[known].tolist())
+
+
+def _best(group: Group, utility: np.ndarray) -> Group:  # type: ignore[type-arg]
+    if not np.isfinite(utility).any():
+        return group
+    top = np.nanmax(utility)
+    return group.with_feedback(*(Demonstration(response=int(i)) for i in np.flatnonzero(utility == top)))

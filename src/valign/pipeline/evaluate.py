@@ -1,0 +1,192 @@
+"""Measure a policy over data: which measurements fit is decided by what the groups hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from valign.data.group import Comparison, Group, Ranking, Score
+from valign.engine.run import write_whole
+from valign.errors import ValignError
+from valign.evaluation import measure
+from valign.evaluation.result import Result
+from valign.evaluation.results_file import write_results
+from valign.goals.base import Goal
+from valign.models.policy import Policy, Progress, Sampling
+
+Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    groups       held-out groups: with comparisons, labels, choices, checks, or prompts alone
+    goal         gives labels and utilities; None: only what needs none
+    tax          tasks with checks, for the alignment tax
+    sampling     of the responses that are judged; kl_prompts: how many prompts estimate the KL (temperature 1), 0: none
+    beta         scale of implicit rewards
+    """
+
+    groups: Sequence[Group] = ()
+    goal: Goal | None = None
+    tax: Sequence[Group] = ()
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7))
+    kl_prompts: int = 16
+    beta: float = 0.1
+
+
+@dataclass
+class Measured:
+    """Results of one policy, and the samples that they rest on."""
+
+    results: list[Result] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
+    """Everything of `plan` that fits. `reference` is the policy before alignment (implicit rewards, KL).
+
+    Raises `ValignError` when nothing can be measured on these groups.
+    """
+    out, say = Measured(), say or (lambda phase: None)
+    ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
+    compared = [g for g in ranked if any(isinstance(f, (Comparison, Ranking, Score)) for f in g.feedback)]
+    if compared:
+        out.results += measure.measure_preference(
+            policy, reference, [_as_pairs(g) for g in compared], beta=plan.beta, progress=say("preferences")
+        )
+    if plan.goal is not None and ranked and _labelled(plan.goal, ranked):
+        # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
+        utilities = ["log_prob", "log_prob_mean", *(["implicit"] if reference is not None else [])]
+        out.results += measure.measure_order(
+            policy, reference, ranked, plan.goal, beta=plan.beta, utilities=utilities, progress=say("order")
+        )
+    choices = [g for g in plan.groups if g.choices]
+    if choices:
+        out.results += _choices(policy, choices, say)
+    prompts = [g for g in plan.groups if not g.choices and g.prompt]
+    if prompts and plan.goal is not None and _can_score(plan.goal):
+        _judged(policy, plan, prompts, out, say)
+    if prompts and reference is not None and plan.kl_prompts:
+        out.results += _kl(policy, reference, prompts[: plan.kl_prompts], plan, say)
+    tasks = [*plan.tax, *(g for g in plan.groups if "checks" in g.meta)]
+    if tasks:
+        from valign.rewards.rules import check
+
+        greedy = Sampling(temperature=0, max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
+        out.results += measure.measure_instructions(policy, tasks, check, greedy, progress=say("instructions"))
+    if not out.results:
+        raise ValignError("nothing can be measured on these groups", where="data",
+                          how=["comparisons, labels or choices are needed, or a goal that scores responses (--goal)",
+                               "`valign data inspect FILE` shows what the file holds"])  # fmt: skip
+    return out
+
+
+def _as_pairs(group: Group) -> Group:
+    from valign.data.convert import ranking_to_pairs, scores_to_pairs
+
+    if any(group.of(Comparison)):
+        return group
+    return ranking_to_pairs(group) if any(group.of(Ranking)) else scores_to_pairs(group)
+
+
+def _labelled(goal: Goal, groups: Sequence[Group]) -> bool:
+    return any(np.isfinite(u).sum() > 1 for u in goal.labels(groups))
+
+
+def _can_score(goal: Goal) -> bool:
+    """Whether the goal has what it needs to judge new responses."""
+    names = {"value": "evaluator", "principle": "scorer", "preference": "reward"}
+    return goal.level in names and getattr(goal, names[goal.level], None) is not None
+
+
+def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
+    kind = str(groups[0].meta.get("format", ""))
+    progress = say("choices")
+    for name, run in (("bbq", measure.measure_bbq), ("persona", measure.measure_persona), ("safetext", measure.measure_safetext)):
+        if kind.startswith(name):
+            return list(run(policy, groups, progress=progress))
+    return [measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")]
+
+
+def _judged(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
+    """Responses to the groups' prompts, judged by the goal."""
+    from valign.evaluation.measure.common import cluster_of, sample_groups
+    from valign.evaluation.provenance import provenance
+
+    goal = plan.goal
+    assert goal is not None
+    _, sampled = sample_groups(policy, groups, plan.sampling, say("responses"))
+    about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
+    utilities = goal.utility(sampled)
+    values: Sequence[Any] = [None] * len(sampled)
+    if goal.level == "value":
+        values = goal.values(sampled)  # type: ignore[attr-defined]
+        out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about)  # type: ignore[arg-type]
+    out.results.append(_utility_result(policy, goal, sampled, utilities, cluster_of, about))
+    for group, u, v in zip(sampled, utilities, values):
+        out.samples.append(_sample(group, u, v, goal))
+
+
+def _utility_result(
+    policy: Policy, goal: Goal, groups: Sequence[Group], utilities: Sequence[Any], cluster_of: Any, about: Any
+) -> Result:
+    from valign.evaluation.aggregate import summarize
+    from valign.evaluation.result import Item
+
+    items = [
+        Item(f"{g.id}#{k}", cluster_of(g), None if np.isnan(u) else float(u), "judge_error" if np.isnan(u) else None)
+        for g, row in zip(groups, utilities)
+        for k, u in enumerate(row)
+    ]
+    return summarize(items, metric="goal.utility", variant=goal.id, subject=policy.id, level=goal.level, unit="score",
+                     direction="up", cluster_unit="prompt", provenance=about)  # fmt: skip
+
+
+def _sample(group: Group, utility: Any, values: Any, goal: Goal) -> dict[str, Any]:
+    names = list(goal.theory.ids) if goal.level == "value" else []  # type: ignore[attr-defined]
+    responses = []
+    for k, r in enumerate(group.responses):
+        row: dict[str, Any] = {"text": r.text, "score": _number(utility[k])}
+        if r.finish is not None:
+            row["finish"] = r.finish
+        if values is not None:
+            row["values"] = {n: _number(x) for n, x in zip(names, values[k]) if np.isfinite(x)}
+        responses.append(row)
+    scores = [r["score"] for r in responses if r["score"] is not None]
+    return {"id": group.id, "prompt": group.prompt_text, "responses": responses,
+            "score": _number(np.mean(scores)) if scores else None}  # fmt: skip
+
+
+def _number(x: Any) -> float | None:
+    return round(float(x), 6) if np.isfinite(x) else None
+
+
+def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
+    """KL to the reference from samples at temperature 1; best-of-n, whose law has no token form, states its bound."""
+    n = getattr(getattr(policy, "config", None), "n", None)
+    if policy.kind == "decoding" and n is not None:
+        from valign.theory.best_of_n import best_of_n_kl_bound
+
+        return [Result(metric="kl.policy_reference", variant="best_of_n_bound", subject=policy.id, level="cost", unit="nats",
+                  direction="down", value=float(best_of_n_kl_bound(n)), n=0,
+                  notes=("an upper bound from n alone: log n - (n-1)/n",))]  # fmt: skip
+    sampling = Sampling(max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
+    return measure.measure_kl(policy, reference, groups, sampling, progress=say("KL"))
+
+
+def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:
+    """`result.json` and `samples.jsonl` in `folder`, each whole or absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = "".join(json.dumps(s, ensure_ascii=False, allow_nan=False) + "\n" for s in measured.samples)
+    return {
+        "samples": write_whole(folder / "samples.jsonl", samples),
+        "results": write_results(measured.results, folder / "result.json"),
+    }

@@ -1,0 +1,53 @@
+"""Goals with their scorers: what a user names, joined to the evaluators that valign ships."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from valign.errors import UsageError
+from valign.goals.base import Goal
+
+
+def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
+    """A goal by name, file or mapping, with valign's default scorers where it needs one.
+
+    `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line.
+    """
+    from valign.goals.loading import load_goal
+
+    if isinstance(spec, str) and ":" in spec and not Path(spec).exists():
+        spec, _, rest = spec.partition(":")
+        target = {**_numbers(rest), **target}
+    return load_goal(spec, scorers=default_scorers(), **target)
+
+
+def default_scorers() -> dict[str, Any]:
+    """Level -> the scorer used where the user names none; made when first asked for a number."""
+    from valign.rewards.rules import check
+
+    return {"value": default_evaluator(), "instruction": check}
+
+
+@lru_cache(maxsize=1)
+def default_evaluator() -> Any:
+    """The value evaluator that valign ships for the embedded default model."""
+    from valign.rewards.value_evaluator import ValueEvaluator
+
+    return ValueEvaluator.default()
+
+
+def _numbers(text: str) -> dict[str, float]:
+    out = {}
+    for part in text.split(","):
+        name, sep, value = part.partition("=")
+        try:
+            out[name.strip()] = float(value)
+        except ValueError as error:
+            raise UsageError(f"{part!r} is not NAME=NUMBER", where="--goal",
+                             how="for example schwartz10:benevolence=1,power=-1") from error  # fmt: skip
+        if not sep:
+            raise UsageError(f"{part!r} is not NAME=NUMBER", where="--goal")
+    return out

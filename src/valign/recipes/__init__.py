@@ -1,0 +1,1 @@
+"""Recipes that valign ships, as YAML files."""

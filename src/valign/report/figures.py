@@ -1,0 +1,217 @@
+"""Figures made of rows: one policy a row, its mark drawn as SVG on a shared axis, its numbers printed beside.
+
+Pure functions from the report's JSON (as `Node`s) to markup. Positions are percentages, so a drawing is as wide as its
+place and text keeps its size on every screen; the words stand in HTML, the SVG carries only marks, title and desc.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from valign.report.node import Node, num, span, value
+from valign.report.units import interval, number
+from valign.report.visible import attribute, plain
+
+COLOURS = 8  # classes c0 (the base) to c7; an eighth method starts again, its number tells it apart
+
+
+def mark(subject: Node) -> Markup:
+    """The numbered badge of a policy: colour and number, so colour is never needed."""
+    return Markup('<span class="mark m{}" aria-hidden="true">{}</span>').format(tone(subject), value(subject.mark))
+
+
+def tone(subject: Node) -> int:
+    """The colour class of a policy: 0 for the base."""
+    index = int(value(subject.mark))
+    return 0 if value(subject.base) else 1 + (index - 1) % (COLOURS - 1) if index else 1
+
+
+def nice(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers that cover [low, high]."""
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / max(1, count - 1)
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * (1 - 1e-9))
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def percent(x: float, domain: tuple[float, float]) -> float:
+    """Place of x on the axis in percent, clipped to it: the drawing is clipped, the numbers are not."""
+    low, high = domain
+    return round(min(100.0, max(0.0, 100 * (x - low) / (high - low))), 3)
+
+
+def track(
+    label: str, tone: int, domain: tuple[float, float], point: float | None,
+    ends: tuple[float | None, float | None] = (None, None), *, bar_from: float | None = None, ticks: Sequence[float] = (),
+) -> Markup:  # fmt: skip
+    """One row's SVG: ticks, a bar from `bar_from`, the interval as a line, the value as a dot.
+
+    label   title and description for those who do not see the drawing
+    """
+    parts = [f'<line class="tick" x1="{percent(t, domain)}%" x2="{percent(t, domain)}%" y1="0" y2="100%"/>' for t in ticks]
+    if point is not None:
+        x = percent(point, domain)
+        if bar_from is not None:
+            a, b = sorted((percent(bar_from, domain), x))
+            parts.append(f'<rect class="bar c{tone}" x="{a}%" width="{round(b - a, 3)}%" y="26%" height="48%" rx="2"/>')
+        if ends[0] is not None and ends[1] is not None:
+            low, high = percent(ends[0], domain), percent(ends[1], domain)
+            parts.append(f'<line class="whisker c{tone}" x1="{low}%" x2="{high}%" y1="50%" y2="50%"/>')
+            parts += [f'<line class="whisker c{tone}" x1="{e}%" x2="{e}%" y1="32%" y2="68%"/>' for e in (low, high)]
+        parts.append(f'<circle class="dot c{tone}" cx="{x}%" cy="50%" r="4.5"/>')
+    body = Markup("".join(parts))
+    return Markup('<svg class="track" role="img"><title>{}</title>{}</svg>').format(plain(label), body)
+
+
+def axis(marks: Sequence[tuple[float, str]], domain: tuple[float, float]) -> Markup:
+    """Labels under a track; one too near its left neighbour goes to a second line."""
+    out, last, low = [], -1e9, False
+    for at, label in sorted(marks):
+        x = percent(at, domain)
+        low = x - last < 24 and not low
+        last = x
+        side = "start" if x < 8 else "end" if x > 92 else "mid"
+        out.append(
+            Markup('<span class="{}{}" style="left:{}%">{}</span>').format(side, " second" if low else "", x, label)
+        )
+    return Markup('<div class="axis">{}</div>').format(Markup("").join(out))
+
+
+def row(subject: Node, drawing: Markup, numbers: Markup, kind: str = "") -> Markup:
+    """A row: badge and name, drawing, numbers."""
+    return Markup('<div class="row {}" data-subject="{}"><span class="who">{}{}</span>{}<span class="nums">{}</span></div>').format(
+        kind, attribute(subject.id), mark(subject), subject.label, drawing, numbers
+    )
+
+
+def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
+    """M, 1 - V and T on the common axis [0, 1]; the value that is printed is the raw one."""
+    panels = []
+    for column in data.columns:
+        anchors = [(float(value(t.at)), str(t.label)) for t in column.ticks]
+        rows = []
+        for r in column.rows:
+            subject = subjects[str(r.subject)]
+            label = f"{subject.label}: {column.title} {number(value(r.gap))}, {interval(value(r.interval))}"
+            drawing = track(label, tone(subject), (0, 1), value(r.gap), (value(r.low), value(r.high)), bar_from=0,
+                            ticks=[a for a, _ in anchors])  # fmt: skip
+            rows.append(row(subject, drawing, num(r.value, r.unit)))
+        panels.append(
+            Markup('<section class="panel"><h3>{}</h3><p class="hint">{}</p>{}{}</section>').format(
+                column.title, column.meaning, Markup("").join(rows), axis([(a, f"{a:g} {b}") for a, b in anchors], (0, 1))
+            )
+        )
+    return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
+
+
+def forest(data: Node, subjects: dict[str, Node]) -> Markup:
+    """Paired differences from the base around 0, with p, what the test could have found, and items won and lost."""
+    ends = [abs(x) for r in data.rows for x in (value(r.value), *(value(r.interval) or {"low": None, "high": None}).values())
+            if isinstance(x, (int, float)) and not isinstance(x, bool)]  # fmt: skip
+    ends = [x for r in data.rows for x in _reach(r)] or ends
+    marks = nice(-max(ends, default=0.1), max(ends, default=0.1))
+    domain, rows = (marks[0], marks[-1]), []
+    for r in data.rows:
+        subject = subjects[str(r.subject)]
+        if value(r.value) is None:
+            rows.append(row(subject, track(f"{subject.label}: not compared", 0, domain, None, ticks=[0]),
+                            Markup('<span class="none">not compared</span>'), "wide"))  # fmt: skip
+            continue
+        at = value(r.interval) or {}
+        label = f"{subject.label}: {number(value(r.value), str(r.unit), signed=True)}, {interval(at, str(r.unit), signed=True)}"
+        drawing = track(label, tone(subject), domain, value(r.value), (at.get("low"), at.get("high")), ticks=[*marks, 0])
+        rows.append(row(subject, drawing, _difference_text(r, str(data.better)), "wide"))
+    good, bad = ("← better", "worse →") if str(data.better) == "down" else ("better →", "← worse")
+    left, right = (good, bad) if str(data.better) == "down" else (bad, good)
+    ends_text = Markup('<div class="row wide ends"><span></span><div class="axis sides"><span class="start" style="left:0">{}'
+                       '</span><span class="end" style="left:100%">{}</span></div><span></span></div>').format(left, right)  # fmt: skip
+    scale = axis([(m, number(m, "plain", signed=True)) for m in marks], domain)
+    foot = Markup('<div class="row wide"><span></span>{}<span></span></div>').format(scale)
+    return Markup('<div class="rows forest">{}{}{}</div>').format(Markup("").join(rows), foot, ends_text)
+
+
+def _reach(r: Node) -> list[float]:
+    ends = value(r.interval) or {}
+    return [abs(x) for x in (value(r.value), ends.get("low"), ends.get("high")) if x is not None]
+
+
+def _difference_text(r: Node, better: str) -> Markup:
+    parts = [Markup("<b>{}</b> {}").format(num(r.value, r.unit, signed=True), span(r.interval, r.unit, signed=True))]
+    small = []
+    if value(r.p_adjusted) is not None:
+        small.append(Markup("p {}").format(num(r.p_adjusted, "p")))
+    if r.flips:
+        good, bad = (r.flips.down, r.flips.up) if better == "down" else (r.flips.up, r.flips.down)
+        small.append(Markup("{} better, {} worse, {} same").format(num(good, "count"), num(bad, "count"), num(r.flips.same, "count")))
+    else:
+        small.append(Markup("n {}").format(num(r.n, "count")))
+    if value(r.mde) is not None:
+        small.append(Markup("could find {}").format(num(r.mde, r.unit)))
+    return parts[0] + Markup('<small>{}</small>').format(Markup(" · ").join(small))
+
+
+def benchmarks(data: Node, subjects: dict[str, Node]) -> Markup:
+    """One panel per benchmark: each policy's score with its interval, chance as a tick."""
+    panels = []
+    for group in data.groups:
+        unit, chance = str(group.unit), value(group.chance)
+        high = 1.0 if unit == "share" else max([x for r in group.rows for x in _reach(r)], default=1.0)
+        marks = [(0.0, "0"), (high, f"{high:g}")] + ([(chance, "chance")] if chance else [])
+        rows = []
+        for r in group.rows:
+            subject = subjects.get(str(r.subject))
+            if subject is None:
+                continue
+            ends = value(r.interval) or {}
+            label = f"{subject.label}: {number(value(r.value), unit)}, {interval(ends, unit)}"
+            drawing = track(label, tone(subject), (0, high), value(r.value), (ends.get("low"), ends.get("high")), bar_from=0,
+                            ticks=[a for a, _ in marks])  # fmt: skip
+            rows.append(row(subject, drawing, num(r.value, unit)))
+        first = group.rows[0]
+        panels.append(
+            Markup('<section class="panel"><h3>{} <small>{}</small></h3>{}{}<p class="hint">n {}</p></section>').format(
+                group.metric, group.variant, Markup("").join(rows), axis(marks, (0, high)), num(first.n, "count")
+            )
+        )
+    return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
+
+
+def cost_bars(data: Node, subjects: dict[str, Node]) -> Markup:
+    """One panel per kind of cost, bars from 0; what was not recorded says so."""
+    panels = []
+    for measure in data.measures:
+        unit = str(measure.unit)
+        high = max((value(r.value) or 0 for r in measure.rows), default=1) or 1
+        rows = []
+        for r in measure.rows:
+            subject = subjects[str(r.subject)]
+            known = value(r.value) is not None
+            text = num(r.value, unit) if known else Markup('<span class="none">not recorded</span>')
+            label = f"{subject.label}: {number(value(r.value), unit) if known else 'not recorded'}"
+            rows.append(row(subject, _bar(label, tone(subject), percent(value(r.value) or 0, (0, high))), text))
+        panels.append(
+            Markup('<section class="panel"><h3>{}</h3>{}</section>').format(measure.title, Markup("").join(rows))
+        )
+    return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
+
+
+def _bar(label: str, tone: int, width: float) -> Markup:
+    return Markup('<svg class="track" role="img"><title>{}</title><rect class="bar solid c{}" x="0" width="{}%" y="24%" '
+                  'height="52%" rx="2"/></svg>').format(plain(label), tone, width)  # fmt: skip
+
+
+def figure(node: Node, body: Markup, caption: str = "") -> Markup:
+    """A figure with its caption; `caption` is trusted text of ours."""
+    foot = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
+    return Markup('<figure id="figure-{}">{}{}</figure>').format(escape(str(node.id)), body, foot)
+
+
+Draw = Callable[[Node, dict[str, Node]], Any]

@@ -1,0 +1,64 @@
+"""Rewards by name, and the scorers that goals get when their user names none.
+
+Always true here: a name makes one reward; an option that a reward does not have is an error; nothing is imported or
+loaded before it is asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from valign.errors import UsageError, unknown
+from valign.goals.base import Goal
+from valign.goals.loading import load_goal
+from valign.rewards import base, classifiers, rules
+from valign.rewards.base import PREFIX, Reward
+
+
+def goal_reward(goal: Goal | str | Path | Mapping[str, Any], **options: Any) -> Reward:
+    """The utility of a goal; a name, file or mapping gets the default scorers."""
+    named = isinstance(goal, str | Path | Mapping)
+    return base.from_goal(load_goal(goal, scorers=default_scorers()) if named else goal, **options)
+
+
+REWARDS: dict[str, Callable[..., Reward]] = {
+    "constant": base.constant,
+    "goal": goal_reward,
+    "length": base.length,
+    "rules": rules.reward,
+    "sentiment": classifiers.sentiment,
+    "toxicity": classifiers.toxicity,
+}
+
+
+def make(name: str, **options: Any) -> Reward:
+    """A reward by its name in `REWARDS`, or the user's own "python:package.module.function"."""
+    if name.startswith(PREFIX):
+        return base.from_callable(name, **options)
+    if name not in REWARDS:
+        raise unknown("reward", name, [*REWARDS, f"{PREFIX}module.function"])
+    factory = REWARDS[name]
+    known = [p for p in inspect.signature(factory).parameters if p != "options"]
+    takes_any = name == "goal"
+    for option in options:
+        if option not in known and not takes_any:
+            raise unknown("option", option, known, where=f"reward {name}") if known else UsageError(
+                f"reward {name} has no options", where=option
+            )
+    return factory(**options)
+
+
+def default_scorers(model: Any = None) -> dict[str, Any]:
+    """The scorers by level for `load_goal`: rule checkers, and the shipped heads on the embedded model.
+
+    model   a `LoadedModel` to read values with (needs a head that was trained for it); None loads the embedded one, at
+            the first use
+    There is none for preferences: fit a reward model, or use the labels in the data.
+    """
+    from valign.rewards.value_evaluator import LazyEvaluator
+    from valign.rewards.verdict_scorer import LazyVerdicts
+
+    return {"instruction": rules.check, "value": LazyEvaluator(model), "principle": LazyVerdicts(model)}
