@@ -29,7 +29,7 @@ def sampling_law(logits: Tensor, sampling: Sampling) -> Tensor:
         kth = law.topk(sampling.top_k, -1).values[:, -1:]
         law = law.masked_fill(law < kth, float("-inf")).log_softmax(-1)
     if sampling.top_p < 1:
-        ordered, index = law.sort(-1, descending=True, stable=True)
+        ordered, index = law.sort(dim=-1, descending=True, stable=True)
         probs = ordered.exp()
         # a token stays while the mass before it is below top_p: the crossing token is kept
         drop = probs.cumsum(-1) - probs >= sampling.top_p

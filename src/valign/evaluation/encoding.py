@@ -1,7 +1,7 @@
 """Pairs of (context, continuation) as token ids, as lm-evaluation-harness 0.4 splits, cuts and rolls them.
 
-Section 10 of spec/evaluation.md, rules 1 and 2. The split itself is `ChatTemplate.encode_harness`; cutting and
-rolling are pure functions on ids.
+Section 10 of spec/evaluation.md, rules 1 and 2. The split itself is `ChatTemplate.encode_harness`; cutting
+and rolling are pure functions on ids.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def encode_pair(template: ChatTemplate, prompt: Prompt, continuation: str) -> En
 def truncate(pair: EncodedPair, max_length: int) -> EncodedPair | None:
     """The last max_length + 1 tokens of the pair, of which the very last is only predicted.
 
-    None if the continuation alone is longer than max_length. This is the harness's rule (`on_long: harness`); by
-    default a pair that is too long is left unscored.
+    None if the continuation alone is longer than max_length. This is the harness's rule (`on_long: harness`);
+    by default a pair that is too long is left unscored.
     """
     if len(pair.continuation) > max_length:
         return None
@@ -67,7 +67,7 @@ def truncate(pair: EncodedPair, max_length: int) -> EncodedPair | None:
 def rolling_windows(tokens: Sequence[int], prefix_token: int, max_length: int) -> list[EncodedPair]:
     """Disjoint windows over a long text: every token is predicted once, the first after the prefix token.
 
-    Every window but the last is read after one token of context; the last looks back as far as max_length allows.
+    Every window but the last is read after one token of context; the last looks back as far as it can.
     """
     ids = (prefix_token, *tokens)
     out = []

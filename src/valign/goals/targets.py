@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from valign.data.group import frozen
+from valign.data.frozen import frozen
 from valign.errors import require, unknown
 from valign.goals.base import Array
 from valign.goals.files import DATA, Reader, read_yaml

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from valign.data.group import frozen
+from valign.data.frozen import frozen
 from valign.errors import DataError, require, unknown
 from valign.goals.base import Array, sha256
 from valign.goals.files import DATA, Reader, builtin_names, read_yaml

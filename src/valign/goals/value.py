@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from valign.data.group import Group, VectorScore, frozen
+from valign.data.frozen import frozen
+from valign.data.group import Group, VectorScore
 from valign.errors import DataError, UsageError, ValignError, unknown
 from valign.goals import distance as d
 from valign.goals.base import (
@@ -76,6 +77,7 @@ class ValueGoal:
                     "or a built-in target: uk",
                 ],
             )
+        self.theory.vector(self.target)  # checked under the names the user wrote
         object.__setattr__(
             self, "target", frozen({self.theory.ids[self.theory.index(k)]: v for k, v in self.target.items()})
         )

@@ -29,7 +29,7 @@ def attach_lora(
     *,
     seed: int = 0,
 ) -> LoadedModel:
-    """The same model with a fresh low-rank adapter (2106.09685): W x + alpha/r · B A x, with B = 0 at the start.
+    """The same model with a fresh low-rank adapter (2106.09685): W x + alpha/r · B A x, B = 0 at first.
 
     The layers of `model.model` are changed in place, so `model` runs through the adapter as well.
     r         rank of each update
@@ -46,14 +46,18 @@ def attach_lora(
     require(alpha > 0, "alpha", alpha, "a positive number")
     require(0 <= dropout < 1, "dropout", dropout, "a share below 1")
     if model.adapter is not None:
-        raise ModelError("the model has an adapter already", where=model.id, how="merge it first: merge(model)")
+        raise ModelError(
+            "the model has an adapter already", where=model.id, how="merge it first: merge(model)"
+        )
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it; a float works
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type=TaskType.CAUSAL_LM,
-        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.model.modules()),  # GPT-2 keeps W transposed
+        fan_in_fan_out=any(
+            type(m).__name__ == "Conv1D" for m in model.model.modules()
+        ),  # GPT-2 keeps W transposed
     )
     try:
         with torch.random.fork_rng():
@@ -87,7 +91,9 @@ def load_adapter(base: LoadedModel, folder: Path, *, allow_pickle: bool = False)
 
 def check_adapter_files(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """The adapter's config, after its files were found whole. Raises `ModelError`."""
-    config = read_json(folder / ADAPTER_CONFIG, missing="no adapter_config.json: this is not an adapter folder")
+    config = read_json(
+        folder / ADAPTER_CONFIG, missing="no adapter_config.json: this is not an adapter folder"
+    )
     if (folder / ADAPTER_FILE).exists():
         check_safetensors(folder / ADAPTER_FILE)
     elif not (folder / PICKLED_FILE).exists():
@@ -102,7 +108,7 @@ def check_adapter_files(folder: Path, *, allow_pickle: bool = False) -> dict[str
 
 
 def write_adapter(model: LoadedModel, folder: Path) -> None:
-    """adapter_config.json (naming the base as `load_model` finds it), adapter_model.safetensors, the tokenizer."""
+    """adapter_config.json, naming the base as `load_model` finds it, and adapter_model.safetensors."""
     adapter = _adapter_of(model)
     for config in adapter.peft_config.values():
         config.base_model_name_or_path = model.base
@@ -141,7 +147,9 @@ def merge(model: LoadedModel) -> LoadedModel:
         raise ModelError(f"the adapter cannot be merged: {error}", where=model.id) from error
     model.adapter = None
     merged.requires_grad_(True)
-    return replace(model, model=merged.eval(), dtype=dtype, digest=memory_digest(merged), manifest=None, source=None)
+    return replace(
+        model, model=merged.eval(), dtype=dtype, digest=memory_digest(merged), manifest=None, source=None
+    )
 
 
 def merge_to_folder(model: LoadedModel, folder: Path, *, overwrite: bool = False) -> LoadedModel:
@@ -168,9 +176,11 @@ def adapter_parameters(model: LoadedModel) -> dict[str, Any]:
     _adapter_of(model)
     own: dict[str, Any] = {}
     for prefix, module in model.model.named_modules():
-        if not isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-            continue
-        names = module.adapter_layer_names
+        names = (
+            module.adapter_layer_names
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+            else ()
+        )
         for name, parameter in module.named_parameters():
             if any(name == n or name.startswith(n + ".") for n in names):
                 own[f"{prefix}.{name}"] = parameter
@@ -185,7 +195,7 @@ def unfreeze_adapter(model: LoadedModel) -> None:
 
 
 def check_frozen(model: LoadedModel) -> int:
-    """The number of trainable numbers, all of them the adapter's. Raises `ModelError` naming one that is not."""
+    """The number of trainable numbers. Raises `ModelError` naming one that is not the adapter's."""
     own = {id(p) for p in adapter_parameters(model).values()}
     for name, parameter in model.model.named_parameters():
         if parameter.requires_grad and id(parameter) not in own:

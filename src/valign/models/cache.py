@@ -1,8 +1,8 @@
-"""Folders and files on disk: where valign keeps what it converted, and how a folder is written whole or not at all.
+"""Where valign keeps what it converted, and how a folder is written whole or not at all.
 
-Always true here: a folder appears under its final name only when every file in it is complete (it is written as
-NAME.partial and renamed), and two processes that want the same folder wait for each other. Nothing is deleted but our
-own partial and replaced folders.
+Always true here: a folder appears under its final name only when every file in it is complete (it is
+written as NAME.partial and renamed), and two processes that want the same folder wait for each other.
+Nothing is deleted but our own partial and replaced folders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ HASH_THREADS = 4  # sha256 releases the interpreter lock; more threads than this
 
 
 def cache_root() -> Path:
-    """The user's cache folder: $VALIGN_CACHE, else $XDG_CACHE_HOME/valign, else ~/.cache/valign. May not exist yet."""
+    """The user's cache folder: $VALIGN_CACHE, else $XDG_CACHE_HOME/valign, else ~/.cache/valign. May not
+    exist yet.
+    """
     if own := os.environ.get("VALIGN_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -31,7 +33,7 @@ def cache_root() -> Path:
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 (hex) of a file's bytes. A file whose size and time of change are as before is not read twice."""
+    """sha256 (hex) of a file's bytes. An unchanged size and time of change spare a second reading."""
     stat = path.stat()
     return _sha256(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
@@ -54,7 +56,7 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold PATH.lock while the body runs; a second process (or thread) waits. The kernel frees it if we die."""
+    """Hold PATH.lock while the body runs; a second process waits. The kernel frees it if we die."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +66,16 @@ def lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty folder FINAL.partial; when the body succeeds it becomes `final`, else nothing is left of it.
+    """Yield an empty folder FINAL.partial; when the body succeeds it becomes `final`, else nothing is left
+    of it.
 
-    replace   put it in the place of an existing folder. Without it an existing folder that is not empty is a `ModelError`
+    replace   put it in the place of an existing folder. Without it an existing folder that is not empty is
+              a `ModelError`
     """
     if not replace and final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise ModelError("already exists; nothing was overwritten", where=str(final), how="choose another folder")
+        raise ModelError(
+            "already exists; nothing was overwritten", where=str(final), how="choose another folder"
+        )
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -93,7 +99,7 @@ def _flush(path: Path) -> None:
 
 
 def _put(partial: Path, final: Path) -> None:
-    """Rename; an existing folder steps aside first, since a rename cannot replace a folder that is not empty."""
+    """Rename; an existing folder steps aside first, since a rename replaces empty folders only."""
     old = final.with_name(final.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():

@@ -1,4 +1,4 @@
-"""What models are at hand without a download: the embedded default, conversions, policy folders, the hub's cache.
+"""What models are at hand without a download: the embedded default, policy folders, caches.
 
 Always true here: nothing is loaded, hashed or fetched; a folder that cannot be read is left out or noted.
 """
@@ -32,7 +32,7 @@ class ModelEntry:
 
 
 def models_at_hand(folder: Path | None = None) -> list[ModelEntry]:
-    """Every model that can be named without network; policy folders are looked for in `folder`, two levels deep."""
+    """Every model that can be named without network, with policy folders in `folder`, two levels deep."""
     return [_embedded(), *_conversions(), *_policies(folder), *_hub_cache()]
 
 
@@ -52,7 +52,9 @@ def _conversions() -> Iterator[ModelEntry]:
     """Other folders in our cache: older conversions, which only take room."""
     for place in sorted((cache_root() / "models").glob("*/")):
         if place != embedded.cached_folder() and (place / embedded.MANIFEST).exists():
-            yield ModelEntry(str(place), "weights", place, _size(place), "an older conversion; may be deleted")
+            yield ModelEntry(
+                str(place), "weights", place, _size(place), "an older conversion; may be deleted"
+            )
 
 
 def _policies(folder: Path | None) -> Iterator[ModelEntry]:
@@ -80,7 +82,9 @@ def _hub_cache() -> Iterator[ModelEntry]:
         return
     for repo in sorted(found.repos, key=lambda r: str(r.repo_id)):
         if repo.repo_type == "model":
-            yield ModelEntry(repo.repo_id, "hub", Path(repo.repo_path), repo.size_on_disk, "in the local hub cache")
+            yield ModelEntry(
+                repo.repo_id, "hub", Path(repo.repo_path), repo.size_on_disk, "in the local hub cache"
+            )
 
 
 def _size(place: Path) -> int:

@@ -1,12 +1,12 @@
 """From messages to token ids, by the model's own chat template.
 
-Always true here: the ids of a path come from one encoding of its whole text, and the border between prompt and response
-is carried, never searched for in ids; exactly one start token opens a path; the stop token is appended as an id, so it
-can neither merge with the response nor be lost. Ids that a sampler emitted are reused as they are. What `Group`s become
-(trees, batches, truncation) is left to the engine.
+Always true here: the ids of a path come from one encoding of its whole text, and the border between prompt
+and response is carried, never searched for in ids; exactly one start token opens a path; the stop token is
+appended as an id, so it can neither merge with the response nor be lost. Ids that a sampler emitted are
+reused as they are. What `Group`s become (trees, batches, truncation) is left to the engine.
 
-A model without a template gets the plain form of `FALLBACK`: turns named "User:" and "Assistant:", each response
-ending with the end-of-text token.
+A model without a template gets the plain form of `FALLBACK`: turns named "User:" and "Assistant:", each
+response ending with the end-of-text token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Check = tuple[str, bool, str]
 class Encoded:
     """A path as ids: `ids[:n_prompt]` is the prompt, `ids[n_prompt:]` the response, its stop token included.
 
-    merged   a token runs over the border; it belongs to the response, and the prompt is shorter than when it stands alone
+    merged   a token runs over the border; it belongs to the response, and the prompt is shorter than when
+             it stands alone
     stopped  the last id is a stop token (True for every complete response)
     """
 
@@ -53,7 +54,8 @@ class ChatTemplate:
     stop_ids    every token at which generation ends, `stop_id` first
     start       ids put before a rendered chat: the start token where the template does not write it itself
     text_start  ids that the tokenizer puts before plain text
-    lead        white space that the template puts between the prompt and an answer (" " in Llama-2 and the fallback)
+    lead        white space that the template puts between the prompt and an answer (" " in Llama-2 and the
+                fallback)
     is_fallback True when the tokenizer has no template of its own
     """
 
@@ -72,18 +74,23 @@ class ChatTemplate:
         """Read template, start and stop tokens off a tokenizer.
 
         end_ids   more ids that end generation, as a model's generation config lists them
-        Raises `ModelError` without an end token, for two start tokens, and for a template that cannot render one turn.
+        Raises `ModelError` without an end token, for two start tokens, and for a template that cannot
+        render one turn.
         """
         own = tokens.template_of(tokenizer)
         source = own if own is not None else FALLBACK
         if tokenizer.eos_token is None and own is None:
-            raise ModelError("the tokenizer has neither a chat template nor an end token", where=tokens.name_of(tokenizer))
+            raise ModelError(
+                "the tokenizer has neither a chat template nor an end token", where=tokens.name_of(tokenizer)
+            )
         question = [{"role": "user", "content": "Why?"}]
         try:
             before = render(tokenizer, source, question, prompt=True)
             whole = render(tokenizer, source, [*question, {"role": "assistant", "content": PROBE}])
         except Exception as error:  # a template is a program of somebody else: it may raise anything
-            raise ModelError(f"the chat template fails on a single turn: {error}", where=tokens.name_of(tokenizer)) from error
+            raise ModelError(
+                f"the chat template fails on a single turn: {error}", where=tokens.name_of(tokenizer)
+            ) from error
         text_start = tokens.text_start(tokenizer)
         stop_id = tokens.turn_end(tokenizer, whole.rpartition(PROBE)[2])
         lead = whole[len(before) : whole.find(PROBE)] if whole.startswith(before) else ""
@@ -98,10 +105,10 @@ class ChatTemplate:
             is_fallback=own is None,
         )
 
-    # ------------------------------------------------------------------------------------------------ prompts
+    # --------------------------------------------------------------------------------------------- prompts
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The text a model reads before it answers; an assistant turn at the end is left open, to be continued.
+        """The text a model reads before it answers; an assistant turn at the end is left open.
 
         Raises `DataError` with the template's own message and the turn it refuses.
         """
@@ -112,9 +119,10 @@ class ChatTemplate:
         return self.rendered(prompt, prompt=True)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids a model reads before it answers: one start token, the turns, the header of the assistant's turn.
+        """Ids a model reads before it answers: one start token, the turns, the assistant's header.
 
-        Raw text is encoded as it is; text without any token becomes the tokenizer's start token, else its end token.
+        Raw text is encoded as it is; text without any token becomes the tokenizer's start token, else its
+        end token.
         """
         return self.prompt_ids_many([prompt])[0]
 
@@ -129,29 +137,30 @@ class ChatTemplate:
         return [list(known[p]) for p in prompts]
 
     def _start_of(self, prompt: Prompt) -> tuple[int, ...]:
-        """What stands before the encoded text of a path with this prompt. It is never nothing for an empty prompt."""
+        """What stands before the encoded text of a path; never nothing when the prompt is empty."""
         start = self.text_start if is_text(prompt) else self.start
         return start if start or self.prompt_text(prompt) else (self.empty_id,)
 
     @property
     def empty_id(self) -> int:
-        """The token that stands for "nothing before": start of text, else end of text (as evaluation harnesses do)."""
+        """The token for "nothing before": start of text, else end of text (as harnesses do)."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.stop_id):
             if token is not None:
                 return int(token)
         raise AssertionError("stop_id is always set")
 
-    # ------------------------------------------------------------------------------------------------ responses
+    # ------------------------------------------------------------------------------------------- responses
 
     def encode(self, prompt: Prompt, response: Response) -> Encoded:
         """The path of one response. See `encode_many`."""
         return self.encode_many([(prompt, response)])[0]
 
     def encode_many(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[Encoded]:
-        """Paths of responses, each from one encoding of its whole text; all texts in one call of the tokenizer.
+        """Paths of responses, each from one encoding of its whole text, all in one call.
 
         A response with ids keeps them (token in, token out). Otherwise the stop token is appended unless
-        `finish == "length"`. Where the border merges, the prompt ends at the last token that both encodings share.
+        `finish == "length"`. Where the border merges, the prompt ends at the last token that both encodings
+        share.
         """
         prompts = self.prompt_ids_many([p for p, _ in pairs])
         texts = [self.path_text(p, r.text) for p, r in pairs if r.ids is None]
@@ -177,16 +186,17 @@ class ChatTemplate:
         return self.prompt_text(prompt) + lead + response
 
     def stop_of(self, prompt: Prompt) -> int:
-        """The token that ends a response to this prompt: end of turn in a chat, end of text after raw text."""
+        """The token that ends a response to this prompt: end of turn in a chat, end of text after text."""
         eos = self.tokenizer.eos_token_id
         return self.stop_id if eos is None or not is_text(prompt) else int(eos)
 
     def encode_harness(self, prompt: Prompt, continuation: str) -> Encoded:
         """The encode-pair rule of lm-evaluation-harness 0.4 (spec/evaluation.md section 10), no stop token.
 
-        White space at the end of the context moves to the continuation; the continuation is what the whole encoding
-        has after as many tokens as the context has; the model reads the context's own encoding. An empty context
-        becomes the start token (else the end token), which is not doubled if the continuation begins with it.
+        White space at the end of the context moves to the continuation; the continuation is what the whole
+        encoding has after as many tokens as the context has; the model reads the context's own encoding. An
+        empty context becomes the start token (else the end token), which is not doubled if the continuation
+        begins with it.
         """
         before = self.prompt_text(prompt)
         context = before.rstrip()
@@ -199,15 +209,15 @@ class ChatTemplate:
         ids, whole = (start + x for x in encode(self.tokenizer, [context, context + continuation]))
         return Encoded(ids + whole[len(ids) :], len(ids), merged=whole[: len(ids)] != ids, stopped=False)
 
-    # ------------------------------------------------------------------------------------------------ conversations
+    # --------------------------------------------------------------------------------------- conversations
 
     def encode_chat(
         self, messages: Prompt, train_on: Literal["last", "all"] = "last"
     ) -> tuple[list[int], list[int]]:
         """A conversation as (ids, loss mask): 1 on the assistant's tokens with their stop tokens, else 0.
 
-        Raises `DataError` when the template rewrites earlier turns, so that one path cannot train them all: use
-        `chat_paths`.
+        Raises `DataError` when the template rewrites earlier turns, so that one path cannot train them all:
+        use `chat_paths`.
         """
         paths = self.chat_paths(messages, train_on)
         if len(paths) > 1:
@@ -221,10 +231,11 @@ class ChatTemplate:
     def chat_paths(
         self, messages: Prompt, train_on: Literal["last", "all"] = "last"
     ) -> list[tuple[list[int], list[int]]]:
-        """The paths that train a conversation's assistant turns: one, and one more per turn that the template rewrites.
+        """The paths that train the assistant's turns: one, and one more per turn that is rewritten.
 
-        Marks of the template ({% generation %}) are the mask; else the text up to a turn must begin the text of the
-        whole conversation. What follows the last trained token is cut. Raises `DataError` without an assistant turn.
+        Marks of the template ({% generation %}) are the mask; else the text up to a turn must begin the
+        text of the whole conversation. What follows the last trained token is cut. Raises `DataError`
+        without an assistant turn.
         """
         turns = [k for k, m in enumerate(messages) if m.role == "assistant"]
         if not turns or (train_on == "last" and turns[-1] != len(messages) - 1):
@@ -233,14 +244,16 @@ class ChatTemplate:
         text, spans, rewritten = self._spans(messages, wanted)
         paths = [self._masked(text, spans)] if spans else []
         if rewritten:
-            log.info("the chat template rewrites %d earlier turn(s): each becomes its own path", len(rewritten))
+            log.info(
+                "the chat template rewrites %d earlier turn(s): each becomes its own path", len(rewritten)
+            )
         for k in rewritten:
             path = self.encode(messages[:k], Response(messages[k].content))
             paths.append((path.ids, [0] * path.n_prompt + [1] * (len(path.ids) - path.n_prompt)))
         return paths
 
     def _spans(self, messages: Prompt, wanted: list[int]) -> tuple[str, list[tuple[int, int]], list[int]]:
-        """The rendered conversation, the character spans of the wanted turns, and the turns that have none."""
+        """The rendered conversation, the character spans of wanted turns, and the turns without one."""
         stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
         text = self.rendered(messages)
         if tokens.GENERATION_MARK.search(self.source):
@@ -260,7 +273,7 @@ class ChatTemplate:
         return text, spans, rewritten
 
     def _masked(self, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-        """Ids of a text with 1 on the tokens of the spans. A token that runs over a span's start belongs to it."""
+        """Ids of a text with 1 on the tokens of the spans. A token over a span's start belongs to it."""
         edges = [edge for span in spans for edge in span]
         whole, *heads = encode(self.tokenizer, [text, *(text[:e] for e in edges)])
         cuts = [common(head, whole) for head in heads]
@@ -270,11 +283,13 @@ class ChatTemplate:
         end = max(cuts, default=0)
         return [*self.start, *whole[:end]], [0] * len(self.start) + mask[:end]
 
-    # ------------------------------------------------------------------------------------------------ the rest
+    # -------------------------------------------------------------------------------------------- the rest
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text for people; special tokens are left out. Never encode it again in place of the ids."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     @cached_property
     def has_system(self) -> bool:

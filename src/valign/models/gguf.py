@@ -1,8 +1,8 @@
 """Models in one GGUF file: weights are dequantized, the tokenizer is rebuilt and mended.
 
-Always true here: the numbers are those that the file's quantization stands for, in float32 (they are products of a
-half-precision scale and a small integer, which bfloat16 would round once more). Reading needs the packages
-transformers and gguf.
+Always true here: the numbers are those that the file's quantization stands for, in float32 (they are
+products of a half-precision scale and a small integer, which bfloat16 would round once more). Reading needs
+the packages transformers and gguf.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ from typing import Any
 
 from valign.errors import ModelError
 
-# Splits of text before merging ("tokenizer.ggml.pre") that transformers' own reader makes right, or that are GPT-2's
+# Rules for splitting text before merges ("tokenizer.ggml.pre"): GPT-2's own, which transformers falls back to
 PLAIN_SPLITS = ("default", "gpt-2", "gpt2")
-DIGIT_SPLITS = ("smollm", "starcoder", "codeshell", "refact", "command-r")  # each digit alone, then GPT-2's rule
+DIGIT_SPLITS = (
+    "smollm",
+    "starcoder",
+    "codeshell",
+    "refact",
+    "command-r",
+)  # each digit alone, then GPT-2's rule
 
 
 def read_gguf(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
@@ -25,20 +31,21 @@ def read_gguf(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    loader: Any = AutoModelForCausalLM
     rule = split_rule(path)
     try:
         with quiet(), redirect_stderr(StringIO()):  # the reader's own progress bar knows no switch
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32
-            )
+            model = loader.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
     except Exception as error:  # the reader raises many kinds for a damaged or unknown file
         raise ModelError(
             f"cannot be read as a causal language model: {_first_line(error)}",
             where=str(path),
             how="copy or download it again; if it is whole, use the model's safetensors folder",
         ) from error
-    if getattr(model, "hf_quantizer", None) is not None:  # the numbers are plain now; saving would refuse the mark
+    if (
+        getattr(model, "hf_quantizer", None) is not None
+    ):  # the numbers are plain now; saving would refuse the mark
         model.hf_quantizer.remove_quantization_config(model)
     return model.eval(), tokenizer, mend_tokenizer(tokenizer, rule)
 
@@ -59,7 +66,9 @@ def split_rule(path: Path) -> str:
         end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
         if end > path.stat().st_size:
             raise ValueError(f"it has {path.stat().st_size:,} bytes and its tensors end at {end:,}")
-    except Exception as error:  # the reader raises ValueError, IndexError, OverflowError ... for damaged files
+    except (
+        Exception
+    ) as error:  # the reader raises ValueError, IndexError, OverflowError ... for damaged files
         raise ModelError(
             f"cut off or damaged: {_first_line(error)}", where=str(path), how="copy or download it again"
         ) from error
@@ -70,8 +79,8 @@ def split_rule(path: Path) -> str:
 def mend_tokenizer(tokenizer: Any, rule: str) -> tuple[str, ...]:
     """Give a tokenizer that was rebuilt from a GGUF file the split of text that the file asks for, in place.
 
-    rule   see `split_rule`. transformers rebuilds some rules and takes GPT-2's for the others, so that "a  3" would
-           keep a space with the digit and give ids the model never saw in training.
+    rule   see `split_rule`. transformers rebuilds some rules and takes GPT-2's for the others, so that text
+           with numbers would get ids that the model never saw in training.
     Returns notes for the model's card.
     """
     from tokenizers import pre_tokenizers
@@ -93,8 +102,9 @@ def mend_tokenizer(tokenizer: Any, rule: str) -> tuple[str, ...]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars while transformers loads: a library does not print."""
-    from transformers.utils import logging
+    from transformers.utils import logging as their_logging
 
+    logging: Any = their_logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

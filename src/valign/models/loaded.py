@@ -1,8 +1,8 @@
 """LoadedModel: a causal language model in memory, with all that is needed to encode for it and to name it.
 
-Always true here: `model` is the causal LM of transformers itself (adapters are injected into its layers, so a forward
-pass through it runs through them), `digest` names the weights as they were when the object was made. After training in
-place, `digest` is old until the model is saved or `weights_digest` is asked for.
+Always true here: `model` is the causal LM of transformers itself (adapters are injected into its layers, so
+a forward pass through it runs through them), `digest` names the weights as they were when the object was
+made. After training in place, `digest` is old until the model is saved or `weights_digest` is asked for.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ def memory_digest(model: Any) -> str:
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over name, dtype, shape and bytes of tensors (a state dict): names weights that lie in memory."""
+    """sha256 over name, dtype, shape and bytes of tensors (a state dict): names weights in memory."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

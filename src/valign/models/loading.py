@@ -1,9 +1,9 @@
 """load_model: a model by its name, checked before it is used.
 
-A name is the embedded default, a folder (of transformers, of peft, of valign), a GGUF file or a hub id. Always
-true here: weights come from safetensors or GGUF unless pickles are allowed by name; no code of a model's author runs
-unless asked for; the network is touched for hub ids only; whatever is missing, damaged or unfit is one `ModelError`
-that says what, where and what to do.
+A name is the embedded default, a folder (of transformers, of peft, of valign), a GGUF file or a hub id.
+Always true here: weights come from safetensors or GGUF unless pickles are allowed by name; no code of a
+model's author runs unless asked for; the network is touched for hub ids only; whatever is missing, damaged
+or unfit is one `ModelError` that says what, where and what to do.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def load_model(
 ) -> LoadedModel:
     """The model of that name, in evaluation mode.
 
-    name      "smollm2-135m-instruct" (the embedded default); a folder with a config.json, an adapter_config.json (its
-              base is loaded by this function too) or a policy.json; a .gguf file; a hub id OWNER/NAME
+    name      "smollm2-135m-instruct" (the embedded default); a folder with a config.json, an
+              adapter_config.json (its base is loaded by this function too) or a policy.json; a .gguf file;
+              a hub id OWNER/NAME
     device    "auto" (the GPU if there is one), or a device of torch
     dtype     "auto" (bfloat16 where it is fast, but float32 for a policy that valign trained), "float32",
               "bfloat16", "float16", "float64"
@@ -128,8 +129,9 @@ def _load_folder(name: str, folder: Path, options: Options, seen: tuple[str, ...
         return _load_adapter(name, folder, config.get("base_model_name_or_path"), options, seen)
     if len(packed := sorted(folder.glob("*.gguf"))) == 1:
         return _load_file(name, packed[0], options)
-    held = f"{len(packed)} .gguf files: name one of them" if packed else "no config.json: this is not a model folder"
-    raise ModelError(held, where=str(folder))
+    if packed:
+        raise ModelError(f"{len(packed)} .gguf files: name one of them", where=str(folder))
+    raise ModelError("no config.json: this is not a model folder", where=str(folder))
 
 
 def _load_policy(name: str, folder: Path, options: Options, seen: tuple[str, ...]) -> LoadedModel:
@@ -139,7 +141,7 @@ def _load_policy(name: str, folder: Path, options: Options, seen: tuple[str, ...
     kind = manifest["kind"]
     if kind in ("context", "decoding"):
         raise ModelError(
-            f"this policy wraps {manifest.get('base')} by the method {manifest.get('method')}; it has no weights",
+            f"this policy wraps {manifest.get('base')} by the method {manifest.get('method')}: no weights",
             where=str(folder),
             how="load it as a policy: valign.load(folder)",
         )
@@ -195,8 +197,9 @@ def _load_network(folder: Path, options: Options, *, trained: bool) -> Any:
     from valign.models.precision import pick_device, pick_dtype
 
     dtype = pick_dtype(options.dtype, pick_device(options.device), trained=trained)
+    loader: Any = AutoModelForCausalLM
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             str(folder),
             dtype=dtype,
             local_files_only=True,
@@ -209,8 +212,9 @@ def _load_network(folder: Path, options: Options, *, trained: bool) -> Any:
         raise ModelError(f"cannot be loaded: {reason}", where=str(folder)) from error
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(str(k) for k in report[what]):
+            fault = what.removesuffix("_keys")
             raise ModelError(
-                f"{len(names)} tensor(s) of the model are {what.removesuffix('_keys')}: {', '.join(names[:3])}",
+                f"{len(names)} tensor(s) of the model are {fault}: {', '.join(names[:3])}",
                 where=str(folder),
                 how="config.json and the weights do not belong together, or a file is missing",
             )
@@ -297,7 +301,9 @@ def _from_hub(name: str, options: Options) -> Path:
         raise ModelError("this model asks for an agreement first", where=name, how="hf auth login") from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            "neither a folder here nor a repository on the hub (or it is private)", where=name, how=_hints(name)
+            "neither a folder here nor a repository on the hub (or it is private)",
+            where=name,
+            how=_hints(name),
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"

@@ -1,8 +1,8 @@
 """Small tokenizers that merge, trained in a moment on a few sentences: stand-ins for the published families.
 
-For tests and documents, like `tiny`: a model built on one of them meets merges over the border, dummy spaces, byte
-fallback and start tokens without a download. Always true here: training is deterministic, every unicode text can be
-encoded.
+For tests and documents, like `tiny`: a model built on one of them meets merges over the border, dummy
+spaces, byte fallback and start tokens without a download. Always true here: training is deterministic,
+every unicode text can be encoded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from valign.errors import unknown
 
 CORPUS = (
     "The kind teacher said that the other children had been there before, and they all thanked her warmly.",
-    "  Indented text, with   several spaces;\n\n\tand tabs.\nAnd then the answer: the answer is the best of them.",
+    "  Indented text, with   several spaces;\n\n\tand tabs.\nAnd then the answer: the answer is the best.",
     "User: what is the answer?\nAssistant: the answer is 12345, isn't it? No, it isn't; there's another one.",
     "Überraschung! Les élèves étaient là, à côté du théâtre. 日本語の文章もあります。 Привет, как дела? 🙂🙂",
     "if (a[0] == b[1]) { return {'key': [1, 2, 3]}; }  // ... --- === <tag> </tag> 100% of $5.00",
@@ -23,11 +23,13 @@ CORPUS = (
 KINDS = ("gpt2", "llama", "metaspace", "unigram")
 SIZE = 500  # tokens: enough for merges of words and of spaces
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 LLAMA2 = (  # strips what it renders, has no system turn, and leaves the space before an answer to the answer
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'].strip() + ' [/INST]' }}"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'].strip() + ' [/INST]' }}"
     "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}"
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
@@ -49,7 +51,6 @@ def merging_tokenizer(kind: str) -> Any:
 
 def _gpt2() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -60,14 +61,11 @@ def _gpt2() -> Any:
         vocab_size=SIZE, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(CORPUS, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
-    tokenizer.chat_template = CHATML
-    return tokenizer
+    return _wrapped(backend, CHATML, eos_token="<|endoftext|>")
 
 
 def _sentencepiece(kind: str) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     fallback = [f"<0x{i:02X}>" for i in range(256)]
@@ -77,10 +75,10 @@ def _sentencepiece(kind: str) -> Any:
     teacher.train_from_iterator(CORPUS, trainer)
     trained = json.loads(teacher.to_str())["model"]
     backend = Tokenizer(_unigram(trained, fallback) if kind == "unigram" else _bpe(trained, fallback))
-    if kind == "llama":  # as converted Llama-1 and -2 tokenizers do it: by normalizing, after every special token
-        backend.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        )
+    if (
+        kind == "llama"
+    ):  # as converted Llama-1 and -2 tokenizers do it: by normalizing, after every special token
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     else:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     backend.decoder = decoders.Sequence(
@@ -90,11 +88,16 @@ def _sentencepiece(kind: str) -> Any:
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", backend.token_to_id("<s>"))]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
-    if template := {"llama": LLAMA2, "unigram": CHATML}.get(kind):
-        tokenizer.chat_template = template
+    template = {"llama": LLAMA2, "unigram": CHATML}.get(kind)
+    return _wrapped(backend, template, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def _wrapped(backend: Any, template: str | None, **special: str) -> Any:
+    import transformers
+
+    wrapper: Any = transformers.PreTrainedTokenizerFast
+    tokenizer = wrapper(tokenizer_object=backend, **special)
+    tokenizer.chat_template = template
     return tokenizer
 
 

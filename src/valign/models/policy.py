@@ -1,8 +1,10 @@
-"""Policy: whatever scores and generates. The protocol that methods, evaluation and pipelines are written against.
+"""Policy: whatever scores and generates. The protocol that methods, evaluation and pipelines are written
+against.
 
-Always true here: results of a policy do not depend on how prompts are batched, log-probs are natural logarithms in
-float32, and `cost` only grows. How a policy computes (batches, trees, caches) is left to its engine, which is passed
-in because it lives on a higher floor; wrapped policies (in-context, decoding, endpoints) live with their methods.
+Always true here: results of a policy do not depend on how prompts are batched, log-probs are natural
+logarithms in float32, and `cost` only grows. How a policy computes (batches, trees, caches) is left to its
+engine, which is passed in because it lives on a higher floor; wrapped policies (in-context, decoding,
+endpoints) live with their methods.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent: calls of the policy, tokens by what was done with them, wall-clock seconds. `+` adds."""
+    """What was spent: calls of the policy, tokens by what was done to them, seconds of wall clock."""
 
     calls: int = 0
     tokens_read: int = 0
@@ -144,7 +146,7 @@ class Policy(Protocol):
         keys: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> list[list[Sample]]:
-        """`sampling.n` samples per prompt. keys: the address of each prompt's randomness, default its index."""
+        """`sampling.n` samples per prompt. keys: the address of a prompt's randomness, default its index."""
         ...
 
     def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:

@@ -1,13 +1,14 @@
 """Policy folders: what valign saves and loads. `policy.json` says what lies beside it.
 
-    policy.json {"schema": 1, "kind": "weights" | "adapter" | "context" | "decoding", "base": name or null, "method": ...,
-                 "config": {...}, "goal": {...} or null, "valign": version, "created": iso time, "digest": sha256, ...}
+    policy.json {"schema": 1, "kind": "weights" | "adapter" | "context" | "decoding", "base": name or null,
+                 "method": name, "config": {...}, "goal": {...} or null, "valign": version,
+                 "created": iso time, "digest": sha256, ...}
     weights     config.json, tokenizer files, model.safetensors (float32 stays float32)
     adapter     adapter_config.json, adapter_model.safetensors; the weights stay with `base`
     context, decoding   nothing more: the method's config wraps `base`
 
-Always true here: a folder is written whole or not at all, an existing one is never overwritten unless asked for, and
-the digest in the manifest is that of the files beside it.
+Always true here: a folder is written whole or not at all, an existing one is never overwritten unless asked
+for, and the digest in the manifest is that of the files beside it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def is_policy_folder(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The policy.json of a folder. Raises `ModelError`: none, not JSON, of a newer schema or an unknown kind."""
+    """The policy.json of a folder. Raises `ModelError`: none, not JSON, newer schema, unknown kind."""
     path = folder / MANIFEST
     manifest = read_json(path, missing="no policy.json: this is not a policy folder")
     if manifest.get("schema") != SCHEMA:
@@ -47,7 +48,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             how="update valign",
         )
     if manifest.get("kind") not in KINDS:
-        raise ModelError(f"unknown kind {manifest.get('kind')!r}", where=str(path), how=f"one of {', '.join(KINDS)}")
+        raise ModelError(
+            f"unknown kind {manifest.get('kind')!r}", where=str(path), how=f"one of {', '.join(KINDS)}"
+        )
     return manifest
 
 
@@ -65,9 +68,11 @@ def write_policy_folder(
 ) -> dict[str, Any]:
     """Write a policy folder, atomically, and return its manifest.
 
-    write_files   puts the weights or the adapter into the (partial) folder it is given; None for context and decoding
+    write_files   puts the weights or the adapter into the (partial) folder it is given; None for context
+                  and decoding
     extra         more entries of the manifest (JSON values)
-    overwrite     take the place of an existing folder. Without it a folder that is not empty is a `ModelError`
+    overwrite     take the place of an existing folder. Without it a folder that is not empty is a
+                  `ModelError`
     """
     if kind not in KINDS:
         raise ModelError(f"unknown kind {kind!r}", where=str(folder), how=f"one of {', '.join(KINDS)}")
@@ -101,7 +106,8 @@ def save_model(
 ) -> LoadedModel:
     """Write a model (its adapter alone, if it has one) as a policy folder; return it under its new identity.
 
-    What is not given is taken over from the folder it was loaded from. Numbers keep their format: float32 stays float32.
+    What is not given is taken over from the folder it was loaded from. Numbers keep their format: float32
+    stays float32.
     """
     old = model.manifest or {}
     if model.adapter is not None and model.base is None:
@@ -114,10 +120,14 @@ def save_model(
         config=config if config is not None else old.get("config"),
         goal=goal if goal is not None else old.get("goal"),
         write_files=lambda partial: _write_model(model, partial),
-        extra={"base_digest": old.get("base_digest") or model.base_digest} if model.adapter is not None else None,
+        extra={"base_digest": old.get("base_digest") or model.base_digest}
+        if model.adapter is not None
+        else None,
         overwrite=overwrite,
     )
-    return replace(model, id=str(folder), source=folder, manifest=manifest, digest=identity(model, manifest["digest"]))
+    return replace(
+        model, id=str(folder), source=folder, manifest=manifest, digest=identity(model, manifest["digest"])
+    )
 
 
 def identity(model: LoadedModel, files: str) -> str:
@@ -139,7 +149,7 @@ def files_digest(folder: Path, kind: str) -> str | None:
 
 
 def check_digest(folder: Path, manifest: Mapping[str, Any], found: str) -> None:
-    """Raise `ModelError` naming both digests when the files are not those that the manifest was written for."""
+    """Raise `ModelError` naming both digests when the files are not those of the manifest."""
     expected = manifest.get("digest")
     if expected and expected != found:
         raise ModelError(

@@ -22,7 +22,7 @@ BUDGET = 0.2  # seconds for both formats together
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device by name; "auto" is the first GPU, else the CPU. Raises `ModelError` for one that is not there."""
+    """The device by name; "auto" is the first GPU, else the CPU. Raises `ModelError` for others."""
     import torch
 
     if str(device) == "auto":
@@ -39,7 +39,8 @@ def pick_device(device: str | torch.device) -> torch.device:
 def pick_dtype(dtype: str | torch.dtype, device: torch.device, *, trained: bool) -> torch.dtype:
     """The number format by name.
 
-    trained   the weights were trained by valign: "auto" keeps their float32, since bfloat16 flips small margins
+    trained   the weights were trained by valign: "auto" keeps their float32, since bfloat16 flips small
+              margins
     Raises `UsageError` for an unknown name.
     """
     import torch
@@ -58,11 +59,11 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device, *, trained: bool)
 
 @lru_cache(maxsize=8)
 def bfloat16_is_fast(device_type: str) -> bool:
-    """Whether this device multiplies bfloat16 natively: by capability on a GPU, by a short timing on a CPU."""
+    """Whether this device multiplies bfloat16 natively: by what a GPU says, by a short timing on a CPU."""
     import torch
 
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type != "cpu":
         return False
     slow, fast = product_seconds(torch.float32), product_seconds(torch.bfloat16)
@@ -70,7 +71,7 @@ def bfloat16_is_fast(device_type: str) -> bool:
 
 
 def product_seconds(dtype: torch.dtype) -> float:
-    """Seconds of one matrix product of a layer's size: the best of many, so that a busy machine does not decide."""
+    """Seconds of a matrix product of a layer's size: the best of many, lest a busy machine decide."""
     import torch
 
     rows, width, hidden = TIMED_SHAPE

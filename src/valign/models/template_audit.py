@@ -1,7 +1,7 @@
 """What a run prints about a chat template before step 0: one line per check, with the text that shows it.
 
-Always true here: nothing is repaired and nothing is raised; `ok` is False for what makes training or comparison
-wrong, and True with a remark for what a reader should know.
+Always true here: nothing is repaired and nothing is raised; `ok` is False for what makes training or
+comparison wrong, and True with a remark for what a reader should know.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ ANSWER = "Because 12 of 3 say so."
 
 def audit(template: ChatTemplate) -> list[Check]:
     """(name, ok, text) of every check."""
-    checks = (form, start_token, stop_token, stop_is_trained, ends_of_generation, round_trip, keeps_text, turns, system)
+    checks = (
+        form,
+        start_token,
+        stop_token,
+        stop_is_trained,
+        ends_of_generation,
+        round_trip,
+        keeps_text,
+        turns,
+        system,
+    )
     return [(check.__name__.replace("_", " "), *check(template)) for check in (*checks, dates, padding)]
 
 
@@ -74,7 +84,10 @@ def round_trip(t: ChatTemplate) -> tuple[bool, str]:
         return True, "prompt + response + stop token = the rendered conversation"
     ours, theirs = (t.tokenizer.decode(ids, skip_special_tokens=False) for ids in (path, chat))
     if "".join(ours.split()) == "".join(theirs.split()):
-        return True, "the rendered conversation differs from prompt + response + stop token in white space only"
+        return (
+            True,
+            "the rendered conversation differs from prompt + response + stop token in white space only",
+        )
     return False, f"a rendered conversation is {theirs!r}, prompt + response + stop token are {ours!r}"
 
 
@@ -82,12 +95,22 @@ def keeps_text(t: ChatTemplate) -> tuple[bool, str]:
     """The template renders an answer as it is."""
     spaced = f" {PROBE} \n"
     kept = spaced in t.rendered((*QUESTION, Message("assistant", spaced)))
-    return True, "answers are rendered as they are" if kept else "answers are stripped of white space in conversations"
+    return (
+        True,
+        "answers are rendered as they are"
+        if kept
+        else "answers are stripped of white space in conversations",
+    )
 
 
 def turns(t: ChatTemplate) -> tuple[bool, str]:
     """Earlier turns stay as they were when a conversation goes on."""
-    talk = (*QUESTION, Message("assistant", f"<think>a</think>{ANSWER}"), *user("And?"), Message("assistant", ANSWER))
+    talk = (
+        *QUESTION,
+        Message("assistant", f"<think>a</think>{ANSWER}"),
+        *user("And?"),
+        Message("assistant", ANSWER),
+    )
     try:
         paths = t.chat_paths(talk, "all")
     except DataError as error:
@@ -115,7 +138,12 @@ def padding(t: ChatTemplate) -> tuple[bool, str]:
     """Padding never hides the stop token: masks come from lengths."""
     pad = t.tokenizer.pad_token_id
     same = pad is not None and pad in t.stop_ids
-    return True, f"pad is {_token(t, pad)!r}, an end token; masks come from lengths" if same else "pad is no end token"
+    return (
+        True,
+        f"pad is {_token(t, pad)!r}, an end token; masks come from lengths"
+        if same
+        else "pad is no end token",
+    )
 
 
 def _token(t: ChatTemplate, token: int) -> str:

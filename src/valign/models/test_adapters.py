@@ -105,7 +105,9 @@ def test_a_merged_folder_loads_alone(tmp_path):
 
 
 def test_switching_off_leaves_gradients_as_they_were():
-    """Loaded adapters are frozen and stay so; fresh ones are trainable and stay so; errors inside change nothing."""
+    """Loaded adapters are frozen and stay so; fresh ones are trainable and stay so; errors inside change
+    nothing.
+    """
     model = attach_lora(tiny_model("llama"))
     for frozen in (False, True):
         if frozen:
@@ -130,7 +132,8 @@ def test_adapters_are_addressed_by_seed_and_leave_randomness_alone():
     expected = torch.rand(3)
     torch.manual_seed(5)
     tensors = [
-        {n: p for n, p in adapter_parameters(attach_lora(tiny_model("llama"), seed=s)).items()} for s in (1, 1, 2)
+        {n: p for n, p in adapter_parameters(attach_lora(tiny_model("llama"), seed=s)).items()}
+        for s in (1, 1, 2)
     ]
     assert torch.equal(torch.rand(3), expected)
     one, same, other = map(weights_digest, tensors)

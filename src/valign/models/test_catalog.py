@@ -36,11 +36,12 @@ def test_conversions_and_the_hub_cache_are_listed(own_caches):
     for place in (embedded.cached_folder(), embedded.cached_folder().with_name("old")):
         place.mkdir(parents=True)
         (place / "manifest.json").write_text("{}")
-    snapshot = own_caches / "hub" / "models--somebody--small" / "snapshots" / "0" * 40
+    snapshot = own_caches / "hub" / "models--somebody--small" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     entries = {e.name: e for e in models_at_hand()}
     assert "ready" in entries[embedded.EMBEDDED].note
+    assert entries["somebody/small"].kind == "hub"
     assert "older conversion" in entries[str(embedded.cached_folder().with_name("old"))].note
 
 

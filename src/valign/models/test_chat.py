@@ -20,7 +20,8 @@ MARKED = (
 )
 FORGETFUL = (  # drops the thinking of earlier turns, as reasoning models do
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
-    "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}{{ '<|im_end|>' + '\n' }}{% endfor %}"
+    "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}"
+    "{{ '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TALK = (
@@ -177,7 +178,9 @@ def test_a_tokenizer_without_any_end_is_refused():
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="neither a chat template nor an end token"):
         ChatTemplate.from_tokenizer(tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    )
     with pytest.raises(ModelError, match="no end token"):
         ChatTemplate.from_tokenizer(tokenizer)
 
@@ -190,7 +193,9 @@ def test_a_broken_template_is_refused_with_its_own_message():
 
 
 def test_a_template_without_system_turn_says_so():
-    """Error with the template's own message and the offending turn, also when the template drops it silently."""
+    """Error with the template's own message and the offending turn, also when the template drops it
+    silently.
+    """
     t = template("llama")
     assert not t.has_system
     with pytest.raises(DataError, match=r"turn 1 \(system\).*Only user and assistant"):
@@ -227,7 +232,7 @@ def test_an_open_assistant_turn_is_continued():
     assert path.ids == t.encode(user("Count."), Response("One, two.")).ids
 
 
-# ------------------------------------------------------------------------------------------------ conversations
+# ------------------------------------------------------------------------------------------ conversations
 
 
 def trained(t: ChatTemplate, ids: list[int], mask: list[int]) -> list[str]:
@@ -316,13 +321,17 @@ def test_a_conversation_needs_an_answer():
     for talk in (user("Hi"), (*TALK, *user("And?"))):
         with pytest.raises(DataError, match="no assistant turn at the end"):
             t.encode_chat(talk)
-    assert trained(t, *t.encode_chat((*TALK, *user("And?")), "all")) == trained(t, *t.encode_chat(TALK, "all"))
+    assert trained(t, *t.encode_chat((*TALK, *user("And?")), "all")) == trained(
+        t, *t.encode_chat(TALK, "all")
+    )
 
 
-# ------------------------------------------------------------------------------------------------ harness rule
+# ------------------------------------------------------------------------------------------- harness rule
 
 
-def harness(t: ChatTemplate, context: str, continuation: str, start: tuple[int, ...]) -> tuple[list[int], list[int]]:
+def harness(
+    t: ChatTemplate, context: str, continuation: str, start: tuple[int, ...]
+) -> tuple[list[int], list[int]]:
     """lm-evaluation-harness 0.4, `TemplateLM._encode_pair`, word for word."""
     n_spaces = len(context) - len(context.rstrip())
     if n_spaces > 0:
@@ -353,7 +362,7 @@ def test_harness_rule_without_context():
     assert path.ids.count(started.tokenizer.bos_token_id) == 1 and path.n_prompt == 1
 
 
-# ------------------------------------------------------------------------------------------------ identity, audit
+# ---------------------------------------------------------------------------------------- identity, audit
 
 
 def test_identity_follows_everything_that_decides_ids():
@@ -363,7 +372,10 @@ def test_identity_follows_everything_that_decides_ids():
     assert template("gpt2", CHATML + " ").sha256 != base
     assert template("llama").sha256 != base
     assert ChatTemplate.from_tokenizer(merging_tokenizer("gpt2"), end_ids=[9]).sha256 != base
-    assert ChatTemplate.from_tokenizer(tiny_tokenizer()).sha256 != ChatTemplate.from_tokenizer(tiny_tokenizer("ab")).sha256
+    assert (
+        ChatTemplate.from_tokenizer(tiny_tokenizer()).sha256
+        != ChatTemplate.from_tokenizer(tiny_tokenizer("ab")).sha256
+    )
 
 
 def test_audit_tells_good_from_bad():

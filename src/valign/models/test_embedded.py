@@ -38,7 +38,7 @@ def converted(place: Path) -> list[str]:
     return sorted(p.name for p in (place / "models").iterdir() if not p.name.endswith(".lock"))
 
 
-# ------------------------------------------------------------------------------------------------ conversion
+# --------------------------------------------------------------------------------------------- conversion
 
 
 def test_conversion_happens_once_and_is_checked(own_cache, monkeypatch):
@@ -139,7 +139,7 @@ def test_another_package_is_refused(own_cache, tmp_path, monkeypatch):
     shutil.rmtree(own_cache)
 
 
-# ------------------------------------------------------------------------------------------------ the real model
+# ----------------------------------------------------------------------------------------- the real model
 
 
 @pytest.mark.real
@@ -151,14 +151,17 @@ def test_the_packaged_file_is_the_pinned_one():
 def test_tokenizer_is_the_published_one(embedded_tokenizer):
     """Special tokens, digits one by one, default system prompt: what SmolLM2 was trained with."""
     tok = embedded_tokenizer
-    ids = {t: tok.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>")}
+    ids = {
+        t: tok.convert_tokens_to_ids(t)
+        for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>")
+    }
     assert ids == {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<repo_name>": 3}
     assert (tok.bos_token, tok.eos_token, tok.pad_token, tok.unk_token) == (
         *("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>"),
     )
     assert tok.tokenize("12345") == ["1", "2", "3", "4", "5"]
     assert tok.tokenize("a  3") == ["a", "ĠĠ", "3"]  # without the mended split: "a", "Ġ", "Ġ", "3"
-    assert tok.tokenize("x²Ⅷ½") == ["x", "Â", "²", "â", "ħ", "§", "Â½"] or len(tok.tokenize("x²Ⅷ½")) >= 4
+    assert tok.tokenize("x²½") == ["x", "Â²", "Â½"]
     assert len(tok) == 49152
     t = ChatTemplate.from_tokenizer(tok)
     assert t.prompt_text(user("Hi")) == (
@@ -171,10 +174,15 @@ def test_tokenizer_is_the_published_one(embedded_tokenizer):
 
 @pytest.mark.real
 def test_text_survives_the_tokenizer(embedded_tokenizer, texts):
-    """Byte-level: every text comes back, special tokens in it included."""
+    """Byte-level: a text comes back, special tokens in it included, if the vocabulary has all of its bytes.
+
+    The published vocabulary has no token for bytes that its training never saw: six control characters, and
+    the first byte of the unassigned planes from U+40000 to U+BFFFF.
+    """
     for prompt, response in texts:
-        ids = embedded_tokenizer(prompt + response, add_special_tokens=False)["input_ids"]
-        assert embedded_tokenizer.decode(ids, clean_up_tokenization_spaces=False) == prompt + response
+        whole = "".join(c for c in prompt + response if not 0x40000 <= ord(c) < 0xC0000)
+        ids = embedded_tokenizer(whole, add_special_tokens=False)["input_ids"]
+        assert embedded_tokenizer.decode(ids, clean_up_tokenization_spaces=False) == whole
 
 
 @pytest.mark.real
@@ -197,5 +205,7 @@ def test_it_talks(default_model):
     """Greedy, with the chat template: a right answer, ended by the stop token."""
     t = default_model.template
     ids = t.prompt_ids(user("What is the capital of France?"))
-    out = default_model.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids) :].tolist()
+    out = default_model.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[
+        0, len(ids) :
+    ].tolist()
     assert t.decode(out) == "The capital of France is Paris." and out[-1] == t.stop_id

@@ -50,7 +50,7 @@ def refused(name, match: str, **options) -> ModelError:
     return caught.value
 
 
-# ------------------------------------------------------------------------------------------------ what loads
+# --------------------------------------------------------------------------------------------- what loads
 
 
 def test_a_folder_loads_as_it_was_saved(original, folder):
@@ -59,13 +59,21 @@ def test_a_folder_loads_as_it_was_saved(original, folder):
     assert not loaded.model.training and loaded.kind == "weights" and loaded.source == folder
     assert loaded.template.sha256 == original.template.sha256
     card = json.loads(json.dumps(loaded.card()))
-    assert card["id"] == str(folder) and card["parameters"] == original.n_parameters and card["dtype"] == "float32"
+    assert (
+        card["id"] == str(folder)
+        and card["parameters"] == original.n_parameters
+        and card["dtype"] == "float32"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", torch.float64])
 def test_number_formats(folder, dtype):
     loaded = load_model(folder, dtype=dtype)
-    assert loaded.dtype == next(loaded.model.parameters()).dtype == getattr(torch, str(dtype).removeprefix("torch."))
+    assert (
+        loaded.dtype
+        == next(loaded.model.parameters()).dtype
+        == getattr(torch, str(dtype).removeprefix("torch."))
+    )
 
 
 def test_an_unknown_number_format_is_a_usage_error(folder):
@@ -119,7 +127,7 @@ def shake(model) -> None:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-# ------------------------------------------------------------------------------------------------ names
+# -------------------------------------------------------------------------------------------------- names
 
 
 def test_names_that_are_nothing():
@@ -142,7 +150,7 @@ def test_a_folder_without_a_model(tmp_path):
     refused(tmp_path / "a.txt", "must be a .gguf")
 
 
-# ------------------------------------------------------------------------------------------------ damage
+# ------------------------------------------------------------------------------------------------- damage
 
 
 def test_a_config_that_cannot_be_used(folder):
@@ -220,7 +228,9 @@ def test_padded_rows_are_allowed():
         assemble("x", small.model, tiny_tokenizer("".join(map(chr, range(32, 225)))))
 
 
-@pytest.mark.parametrize("break_it", ["missing", "truncated", "pickled", "no base", "unknown base", "itself", "other"])
+@pytest.mark.parametrize(
+    "break_it", ["missing", "truncated", "pickled", "no base", "unknown base", "itself", "other"]
+)
 def test_adapters_that_do_not_load(folder, tmp_path, break_it):
     adapted = attach_lora(load_model(folder, dtype="float32"))
     place = tmp_path / "adapter"
@@ -255,11 +265,13 @@ def test_adapters_that_do_not_load(folder, tmp_path, break_it):
             refused(place, "does not fit the base model")
 
 
-# ------------------------------------------------------------------------------------------------ policy folders
+# ----------------------------------------------------------------------------------------- policy folders
 
 
 def test_policy_folder_of_weights(folder, tmp_path):
-    """float32 is kept under dtype auto, identity and history come back, and other files under it are noticed."""
+    """float32 is kept under dtype auto, identity and history come back, and other files under it are
+    noticed.
+    """
     start = load_model(folder, dtype="float32")
     with torch.no_grad():
         start.model.lm_head.weight.add_(1e-6)

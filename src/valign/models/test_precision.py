@@ -16,7 +16,9 @@ def timing(monkeypatch):
     """Set what a float32 and a bfloat16 product take."""
 
     def settle(slow: float, fast: float) -> None:
-        monkeypatch.setattr(precision, "product_seconds", {torch.float32: slow, torch.bfloat16: fast}.__getitem__)
+        monkeypatch.setattr(
+            precision, "product_seconds", {torch.float32: slow, torch.bfloat16: fast}.__getitem__
+        )
         precision.bfloat16_is_fast.cache_clear()
 
     yield settle

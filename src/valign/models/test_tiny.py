@@ -1,4 +1,6 @@
-"""Tiny models: every kind runs, is causal, is decided by its seed, and is exact in float64 inside `float64_norms`."""
+"""Tiny models: every kind runs, is causal, is decided by its seed, and is exact in float64 inside
+`float64_norms`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_stock_norms_are_not_exact(kind):
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3", "mistral"])
 def test_windows_are_shorter_than_test_paths(kind):
-    """A token beyond every window still matters only through layers: with one local layer alone it would not."""
+    """A token beyond every window still matters only through layers: with one local layer alone it would
+    not.
+    """
     model = tiny_model(kind, dtype="float64")
     ids = path(model)
     assert len(ids) > 3 * WINDOW

@@ -1,8 +1,8 @@
-"""Tiny random language models of every kind valign is proven on. For tests, documents and oracle worlds; no download.
+"""Tiny random language models of every kind valign is proven on, for tests, documents and oracle worlds.
 
-Always true here: a model is decided by (kind, seed, vocab); its numbers are large enough that a wrong mask or
-position changes log-probs by far more than rounding; its tokenizer has one token per character and never merges. It is
-a `LoadedModel` like any other.
+Always true here: a model is decided by (kind, seed, vocab); its numbers are large enough that a wrong mask
+or position changes log-probs by far more than rounding; its tokenizer has one token per character and never
+merges. It is a `LoadedModel` like any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 SPECIAL = ("<unk>", "<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{{ bos_token }}"
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 WINDOW = 8  # tokens a local layer sees: short, so that ordinary test paths are longer
@@ -96,17 +97,18 @@ def tiny_model(
     number_format = getattr(torch, str(dtype).removeprefix("torch."))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, **exact)
+        loader: Any = AutoModelForCausalLM
+        model = loader.from_config(config, **exact)
         with torch.no_grad():
-            for parameter in model.parameters():  # biases and norms start at constants: a bug in them would hide
+            for parameter in model.parameters():  # constant biases and norms would hide a bug in them
                 parameter.add_(SPREAD * torch.randn_like(parameter))
     return assemble(f"tiny-{kind}-{seed}", model.to(number_format), tokenizer)
 
 
 def tiny_tokenizer(vocab: str = CHARACTERS) -> Any:
-    """One token per character; pad = end of turn, as in many published models; the start token is added to text."""
+    """One token per character; pad = end of turn, as often; the start token is added to text."""
+    import transformers
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     tokens = (*SPECIAL, *dict.fromkeys(vocab))
     backend = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
@@ -116,7 +118,8 @@ def tiny_tokenizer(vocab: str = CHARACTERS) -> Any:
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", SPECIAL.index("<s>"))]
     )
-    tokenizer = PreTrainedTokenizerFast(
+    wrapper: Any = transformers.PreTrainedTokenizerFast
+    tokenizer = wrapper(
         tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>"
     )
     tokenizer.chat_template = TEMPLATE
@@ -127,11 +130,11 @@ def tiny_tokenizer(vocab: str = CHARACTERS) -> Any:
 def float64_norms(model: Any) -> Iterator[None]:
     """Inside, norms (and eager attention) of a model compute in the format of their inputs, float64 in tests.
 
-    transformers computes RMSNorm and the softmax of its eager attention in float32 whatever the weights are. Then a
-    float64 comparison stops at 1e-8 and a mask bug can hide (spec/engine.md section 16). model: a `LoadedModel` or a
-    module of transformers.
+    transformers computes RMSNorm and the softmax of its eager attention in float32 whatever the weights
+    are. Then a float64 comparison stops at 1e-8 and a mask bug can hide (spec/engine.md section 16). model:
+    a `LoadedModel` or a module of transformers.
     """
-    network = getattr(model, "model", model) if isinstance(model, LoadedModel) else model
+    network: Any = model.model if isinstance(model, LoadedModel) else model
     norms = [m for m in network.modules() if type(m).__name__.endswith("RMSNorm")]
     attention = getattr(network.config, "_attn_implementation", None)
     for norm in norms:
@@ -161,7 +164,9 @@ def _exact_norm(norm: Any) -> Any:
 
 
 def _register_exact_attention() -> str:
-    """Make `_exact_attention` known to transformers, with the mask that its eager attention gets; return its name."""
+    """Make `_exact_attention` known to transformers, with the mask that its eager attention gets; return
+    its name.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -182,8 +187,8 @@ def _exact_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The eager attention of transformers with its softmax in the format of the queries.
 
-    query (rows, heads, tokens, width), key and value (rows, key heads, tokens, width); returns (rows, tokens, heads,
-    width) and the weights.
+    query (rows, heads, tokens, width), key and value (rows, key heads, tokens, width); returns (rows,
+    tokens, heads, width) and the weights.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

@@ -1,11 +1,12 @@
 """Rendering, encoding, and the start and stop tokens of a tokenizer, read off it rather than assumed.
 
-Always true here: nothing is added to a text that is encoded, and special tokens in it are recognized. What a path is
-made of is `chat`'s subject.
+Always true here: nothing is added to a text that is encoded, and special tokens in it are recognized. What
+a path is made of is `chat`'s subject.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,9 +22,10 @@ FALLBACK = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-END_TOKENS = (  # texts that end a turn or a document in published models; one that a vocabulary holds as a token is a stop
-    *("</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>", "<eos>"),
-    *("<|end|>", "<|end_of_turn|>", "<|return|>", "<turn|>"),
+# Texts that end a turn or a document in published models: one that is a token of a vocabulary is a stop
+END_TOKENS = (
+    *("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>"),
+    *("<end_of_turn>", "<|end_of_turn|>", "<|end|>", "<|return|>", "<turn|>"),
 )
 PROBE = "Xylograph."  # a content that no template contains
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -31,34 +33,31 @@ GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 def render(tokenizer: Any, source: str, messages: list[dict[str, str]], *, prompt: bool = False) -> str:
     """The text of a conversation; with `prompt` the header of the assistant's next turn is added."""
+    texts, _ = _rendered(tokenizer, source, messages, add_generation_prompt=prompt)
+    return str(texts[0])
+
+
+def marked(tokenizer: Any, source: str, messages: list[dict[str, str]]) -> list[tuple[int, int]]:
+    """Character spans between {% generation %} and {% endgeneration %}."""
+    _, marks = _rendered(tokenizer, source, messages, return_assistant_tokens_mask=True)
+    return [(int(first), int(end)) for first, end in marks[0]]
+
+
+def _rendered(tokenizer: Any, source: str, messages: list[dict[str, str]], **options: Any) -> Any:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (text,), _ = render_jinja_template(
-        conversations=[messages],
-        chat_template=source,
-        add_generation_prompt=prompt,
-        **tokenizer.special_tokens_map,
-    )
-    return str(text)
+    names = tokenizer.special_tokens_map
+    return render_jinja_template(conversations=[messages], chat_template=source, **options, **names)
 
 
 def state(tokenizer: Any) -> str:
     """All that decides how text becomes ids, as one string."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return str(backend.to_str()) if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-
-
-def marked(tokenizer: Any, source: str, messages: list[dict[str, str]]) -> list[tuple[int, int]]:
-    """Character spans between {% generation %} and {% endgeneration %}."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    _, (marks,) = render_jinja_template(
-        conversations=[messages],
-        chat_template=source,
-        return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
-    )
-    return [(int(a), int(b)) for a, b in marks]
+    if backend is None:
+        return repr(sorted(tokenizer.get_vocab().items()))
+    parts = json.loads(backend.to_str())
+    passing = ("padding", "truncation")  # left by the last call
+    return json.dumps({k: v for k, v in parts.items() if k not in passing}, sort_keys=True)
 
 
 def plain(messages: Prompt) -> list[dict[str, str]]:
@@ -115,7 +114,7 @@ def turn_end(tokenizer: Any, tail: str) -> int:
     found = next((i for i in encode(tokenizer, [tail])[0] if i in special), tokenizer.eos_token_id)
     if found is None:
         raise ModelError(
-            "no end token: neither does the chat template end a turn with one, nor does the tokenizer name one",
+            "no end token: the chat template ends no turn with one, and the tokenizer names none",
             where=name_of(tokenizer),
             how="set eos_token in tokenizer_config.json",
         )

@@ -34,7 +34,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> dict[str, A
     if not kind:
         raise ModelError("config.json does not say model_type", where=str(path))
     if config.get("is_encoder_decoder"):
-        raise ModelError(f"{kind} is an encoder-decoder; valign needs a causal language model", where=str(path))
+        raise ModelError(
+            f"{kind} is an encoder-decoder; valign needs a causal language model", where=str(path)
+        )
     made_for = config.get("architectures") or []
     if made_for and not any(name.endswith(CAUSAL) for name in made_for):
         raise ModelError(
@@ -141,7 +143,9 @@ def check_finite(model: Any, where: str) -> None:
     for name, tensor in model.named_parameters():
         if tensor.numel() == 0:
             continue
-        low, high = torch.aminmax(tensor.detach())  # one pass without a mask; NaN goes through, infinity shows
+        low, high = torch.aminmax(
+            tensor.detach()
+        )  # one pass without a mask; NaN goes through, infinity shows
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             bad = int((~torch.isfinite(tensor)).sum())
             raise ModelError(

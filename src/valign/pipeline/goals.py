@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,12 @@ def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line.
     """
     from valign.goals.loading import load_goal
+    from valign.rewards.registry import default_scorers
 
     if isinstance(spec, str) and ":" in spec and not Path(spec).exists():
         spec, _, rest = spec.partition(":")
         target = {**_numbers(rest), **target}
     return load_goal(spec, scorers=default_scorers(), **target)
-
-
-def default_scorers() -> dict[str, Any]:
-    """Level -> the scorer used where the user names none; made when first asked for a number."""
-    from valign.rewards.rules import check
-
-    return {"value": default_evaluator(), "instruction": check}
-
-
-@lru_cache(maxsize=1)
-def default_evaluator() -> Any:
-    """The value evaluator that valign ships for the embedded default model."""
-    from valign.rewards.value_evaluator import ValueEvaluator
-
-    return ValueEvaluator.default()
 
 
 def _numbers(text: str) -> dict[str, float]:

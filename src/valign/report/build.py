@@ -8,11 +8,11 @@ from typing import Any
 
 from valign.errors import require
 from valign.evaluation.result import Result
-from valign.report import sections
+from valign.report import sections, values
 from valign.report.paired import adjust, difference, dominated, verdict
-from valign.report.roles import Role, assign, primary_role
+from valign.report.roles import Role, assign, is_baseline, primary_role
 from valign.report.subject import Row, SubjectReport, as_json, card
-from valign.report.words import MIN_SEEDS, goal_name, headline, verdict_text
+from valign.report.words import MIN_SEEDS, best_of, goal_name, headline, verdict_text
 
 __all__ = ["SubjectReport", "method_report"]
 SCHEMA = 1
@@ -23,6 +23,7 @@ class Facts:
     """What every section draws from; made once.
 
     results      {subject: its Results as JSON}              roles   {subject: {role id: Result}}
+    baselines    Results of chance, silence, length ..., that came with the subjects'
     differences  {subject: primary minus the base's}         rivals  {subject: the best's primary minus this one's}
     """
 
@@ -33,6 +34,7 @@ class Facts:
     role: Role
     goal: Mapping[str, Any]
     results: Mapping[str, list[Row]]
+    baselines: Sequence[Row]
     roles: Mapping[str, dict[str, Row]]
     differences: Mapping[str, Row | None]
     rivals: Mapping[str, Row | None]
@@ -49,21 +51,23 @@ def method_report(
     warnings: Sequence[str] = (),
     frontier: Mapping[str, Any] | None = None,
     baselines: Sequence[Result | Mapping[str, Any]] = (),
+    statistics: Mapping[str, Any] | None = None,
     title: str = "",
     created: str = "",
 ) -> Row:
     """A report on one policy ("model"), two ("pair") or more ("methods").
 
-    goal        Goal.to_json(); read: title, text, id, level, theory, target {dimension: t}, weights, structure,
-                dimensions [{"id", "name", "group", "definition"}]
+    goal        Goal.to_json(), with "title" and "text" in words; read: id, level, theory, target, weights, dimensions
     primary     order, components, profile, distribution or structure; fixed before the run
     ledger      the data used: {"file", "sha256", "licence", "n", "use"}
     frontier    reference curve of reward against KL: {"label", "points": [[kl in nats, reward], ...]}
     baselines   Results of chance, length, majority ..., shown beside the models; subject "baseline:<name>"
+    statistics  {"metric/variant": statistic} for `evaluation.compare` of primaries that are no mean of their items
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
-    facts = _facts(subjects, goal, primary)
+    goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
+    facts = _facts(subjects, goal, primary, statistics or {})
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
     said = headline(kind, facts.cards, goal, facts.role, {
         "values": {k: v[facts.role.id] for k, v in facts.roles.items() if facts.role.id in v},
@@ -75,18 +79,22 @@ def method_report(
         "schema": SCHEMA, "kind": kind, "title": title or goal_name(goal), "created": created,
         "subjects": list(facts.cards), "goal": dict(goal), "primary": primary, "sentences": said,
         "headline": [r for roles in facts.roles.values() for r in roles.values()],
-        "sections": sections.build(facts, [r for rows in facts.results.values() for r in rows if id(r) not in used],
-                                   frontier, [as_json(b) for b in baselines]),
+        "sections": sections.build(
+            facts, {k: [r for r in rows if id(r) not in used] for k, rows in facts.results.items()}, frontier,
+            [*facts.baselines, *(as_json(b) for b in baselines)]),
         "items": {"path": None, "sha256": None},
         "cost": {s.id: dict(s.cost) for s in subjects},
         "warnings": [*warnings, *_warnings(facts)], "provenance": dict(provenance or {}),
         "ledger": [dict(row) for row in ledger],
     }  # fmt: skip
-    sections.index_results(report)
+    owners = {id(r): k for k, rows in facts.results.items() for r in rows}
+    sections.index_results(report, owners)
     return report
 
 
-def _facts(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str) -> Facts:
+def _facts(
+    subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str, statistics: Mapping[str, Any]
+) -> Facts:
     role = primary_role(primary)
     require(len(subjects) > 0, "subjects", 0, "at least one policy")
     ids = [s.id for s in subjects]
@@ -97,32 +105,35 @@ def _facts(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: 
     require(len(ids) > 1 or base is None or base == ids[0], "base", base, "one of the subjects")
     base = base if len(ids) > 1 else None
     cards = [{**card(s, i), "base": s.id == base} for i, s in enumerate(subjects)]
-    results = {s.id: [as_json(r) for r in s.results] for s in subjects}
-    roles = {s.id: assign(results[s.id], goal.get("level")) for s in subjects}
+    found = {s.id: [as_json(r) for r in s.results] for s in subjects}
+    results = {k: [r for r in rows if not is_baseline(r)] for k, rows in found.items()}
+    lines = {(r["metric"], r["variant"], r["subject"]): r for rows in found.values() for r in rows if is_baseline(r)}
+    roles = assign(results, goal.get("level"))
     given = {s.id: [as_json(r) for r in s.differences] for s in subjects}
-    differences = {i: _pair(i, base, role, roles, given[i]) for i in ids if i != base} if base else {}
+    differences = {i: _pair(i, base, role, roles, given[i], statistics) for i in ids if i != base} if base else {}
     adjust(list(differences.values()))
     for c in cards:
         if base and not c["base"]:
             row = differences[c["id"]]
-            found = verdict(row, role)
-            c["verdict"] = {"kind": found, "text": verdict_text(found, row, role)}
-    from valign.report.words import best_of
-
+            kind = verdict(row, role)
+            c["verdict"] = {"kind": kind, "text": verdict_text(kind, row, role)}
     best = best_of([c for c in cards if not c["base"]], role, differences) if base else None
     top = best["id"] if best else None
-    rivals = {i: _pair(top, i, role, roles, given[top]) for i in ids if i not in (base, top)} if top else {}
+    rivals = {i: _pair(top, i, role, roles, given[top], statistics) for i in ids if i not in (base, top)} if top else {}
     axes = _mark_dominated(subjects, cards, roles, base)
-    return Facts(subjects, cards, base, top, role, goal, results, roles, differences, rivals, axes)
+    return Facts(subjects, cards, base, top, role, goal, results, list(lines.values()), roles, differences, rivals, axes)
 
 
 def _pair(
-    one: str | None, other: str | None, role: Role, roles: Mapping[str, dict[str, Row]], given: Sequence[Row]
-) -> Row | None:
+    one: str | None, other: str | None, role: Role, roles: Mapping[str, dict[str, Row]], given: Sequence[Row],
+    statistics: Mapping[str, Any],
+) -> Row | None:  # fmt: skip
     if one is None or other is None:
         return None
     a, b = roles[one].get(role.id), roles[other].get(role.id)
-    return difference(a, b, given) if a is not None and b is not None else None
+    if a is None or b is None:
+        return None
+    return difference(a, b, given, statistics.get(f"{a['metric']}/{a['variant']}"))
 
 
 def _mark_dominated(
@@ -159,6 +170,5 @@ def _warnings(facts: Facts) -> list[str]:
             if left_out and left_out > 0.01 * (n + left_out):
                 reasons = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in r["n_unscored"].items())
                 out.append(f"{s.name}, {role}: {left_out} of {n + left_out} items are unscored ({reasons}).")
-            out += [f"{s.name}, {role}: {note}." for note in r.get("notes") or ()]
         out += [f"{s.name}: {note}" for note in s.notes]
     return list(dict.fromkeys(out))

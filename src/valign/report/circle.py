@@ -171,7 +171,7 @@ def _key(data: Node, subjects: dict[str, Node]) -> Markup:
     rows = [Markup('<li><svg class="key"><line class="target" x1="0" x2="26" y1="7" y2="7"/></svg>target</li>')] if data.target else []
     if base is not None:
         rows.append(Markup('<li><svg class="key"><line class="before c0" x1="0" x2="26" y1="7" y2="7"/></svg>{} (before)</li>').format(base.label))
-    rows.append(Markup('<li><svg class="key"><rect class="area c1 chosen-key" x="1" y="1" width="24" height="12"/></svg>chosen policy, with intervals</li>'))
+    rows.append(Markup('<li><svg class="key"><rect class="chosen-key" x="1" y="1" width="24" height="12"/></svg>chosen policy, with intervals</li>'))
     rows.append(Markup('<li class="hint">centre −1 opposed, dashed ring 0 no connection, rim +1 important</li>'))
     return Markup('<ul class="key-list">{}</ul>').format(Markup("").join(rows))
 

@@ -81,17 +81,17 @@ def _single(metric: str, variant: str, subject: str, level: str, value: float, s
 def _results(id: str, move: float, tax: float, kl: float, v: np.ndarray, spread: np.ndarray) -> list[Result]:
     rng = np.random.default_rng(abs(hash_of(id)))
     scores = np.clip(0.46 - move + 0.22 * spread + 0.1 * rng.standard_normal(N), 0, 1).round(3)
-    m = summarize(_items(scores), metric="misalignment", variant="order_pairs", subject=id, level="value",
+    m = summarize(_items(scores), metric="misalignment.M", variant="log_prob", subject=id, level="value",
                   direction="down", anchors=Anchors(0.0, 1.0, 0.5), cluster_unit="prompt")  # fmt: skip
-    reward = summarize(_items(1.1 * (0.46 - scores) - 0.4), metric="reward", variant="profile_distance", subject=id,
+    reward = summarize(_items(1.1 * (0.46 - scores) - 0.4), metric="reward.mean", variant="profile_distance", subject=id,
                        level="value", unit="score", anchors=Anchors(0.0, -1.0, None), cluster_unit="prompt")  # fmt: skip
     target = np.array([GOAL["target"].get(k, 0.0) for k in VALUES])  # type: ignore[attr-defined]
     weights = (target != 0).astype(float)
     alignment = [1 - math.sqrt(float((weights * (x - target) ** 2).sum() / weights.sum())) / 2 for x in (v, 0 * v)]
     out = [m, reward,
-           _single("value_alignment", "profile", id, "value", alignment[0], 0.011, "share", "up",
+           _single("value.V", "profile", id, "value", alignment[0], 0.011, "share", "up",
                    Anchors(1.0, 0.0, alignment[1]))]  # fmt: skip
-    out += [_single(f"profile.{k}", "mean", id, "value", float(x), 0.03, "score", "up", Anchors(1.0, -1.0, 0.0))
+    out += [_single(f"value.profile.{k}", "mean", id, "value", float(x), 0.03, "score", "up", Anchors(1.0, -1.0, 0.0))
             for k, x in zip(VALUES, v, strict=True)]  # fmt: skip
     for name, chance, level in (("arc_easy", 0.25, 0.585), ("bbq.acc_dis", 1 / 3, 0.491)):
         ability = level - tax * (level - chance)
@@ -101,8 +101,10 @@ def _results(id: str, move: float, tax: float, kl: float, v: np.ndarray, spread:
          Item("x2", "x2", None, "parse_failure"), Item("x3", "x3", None, "refusal"), Item("x4", "x4", None, "refusal")],
         metric="instruction.checks", variant="all_checks", subject=id, level="instruction", cluster_unit="prompt"))  # fmt: skip
     if id != "smollm2-135m":
-        out.append(_single("alignment_tax", "signed_mean", id, "capability", tax, 0.016, "share", "down", Anchors(0.0, 1.0)))
-        out.append(_single("kl", "sequence_mean", id, "cost", kl, 0.2, "nats", "down", Anchors(0.0, None)))
+        out.append(_single("tax.T", "clip_last", f"{id} vs smollm2-135m", "capability", tax, 0.016, "share", "down", Anchors(0.0, 1.0)))
+        out += [_single(f"tax.{k}", "signed.valign", f"{id} vs smollm2-135m", "capability", tax + x, 0.02, "share", "down",
+                        Anchors(0.0, 1.0, 0.0), 300) for k, x in (("arc_easy", 0.012), ("bbq.acc_dis", -0.012))]  # fmt: skip
+        out.append(_single("kl.policy_reference", "k1", id, "cost", kl, 0.2, "nats", "down", Anchors(0.0, None)))
     return out
 
 
@@ -183,7 +185,7 @@ def make_report(subjects: list[SubjectReport] | None = None, **more: Any) -> dic
         "frontier": {"label": "best of n, n = 1 to 64",
                      "points": [[math.log(n) - (n - 1) / n, -0.4 + 0.075 * math.sqrt(2 * (math.log(n) - (n - 1) / n))]
                                 for n in (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)]},
-        "baselines": [_single("misalignment", "order_pairs", "baseline: longer is better", "value", 0.487, 0.02, "share",
+        "baselines": [_single("misalignment.M", "log_prob", "baseline: longer is better", "value", 0.487, 0.02, "share",
                               "down", Anchors(0.0, 1.0, 0.5))],
     }  # fmt: skip
     return method_report(subjects, **{**options, **more})

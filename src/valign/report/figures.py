@@ -13,9 +13,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from valign.report.node import Node, num, span, value
-from valign.report.units import interval, number
+from valign.report.units import interval, number, tick
 from valign.report.visible import attribute, plain
 
+DASH = Markup('<span class="none" title="not recorded">–</span>')
 COLOURS = 8  # classes c0 (the base) to c7; an eighth method starts again, its number tells it apart
 
 
@@ -56,7 +57,7 @@ def track(
 
     label   title and description for those who do not see the drawing
     """
-    parts = [f'<line class="tick" x1="{percent(t, domain)}%" x2="{percent(t, domain)}%" y1="0" y2="100%"/>' for t in ticks]
+    parts = [f'<line class="tick{" origin" if t == 0 > domain[0] else ""}" x1="{percent(t, domain)}%" x2="{percent(t, domain)}%" y1="0" y2="100%"/>' for t in ticks]
     if point is not None:
         x = percent(point, domain)
         if bar_from is not None:
@@ -71,23 +72,30 @@ def track(
     return Markup('<svg class="track" role="img"><title>{}</title>{}</svg>').format(plain(label), body)
 
 
-def axis(marks: Sequence[tuple[float, str]], domain: tuple[float, float]) -> Markup:
-    """Labels under a track; one too near its left neighbour goes to a second line."""
-    out, last, low = [], -1e9, False
+def axis(marks: Sequence[tuple[float, str]], domain: tuple[float, float], width: float = 170.0) -> Markup:
+    """Labels under a track; one that would touch its neighbour on a track of `width` pixels goes to a second line."""
+    out, ends = [], [-1e9, -1e9]  # where each of the two lines is taken up to
     for at, label in sorted(marks):
-        x = percent(at, domain)
-        low = x - last < 24 and not low
-        last = x
+        x, long = percent(at, domain), 5.4 * len(label) * 100 / width
         side = "start" if x < 8 else "end" if x > 92 else "mid"
-        out.append(
-            Markup('<span class="{}{}" style="left:{}%">{}</span>').format(side, " second" if low else "", x, label)
-        )
-    return Markup('<div class="axis">{}</div>').format(Markup("").join(out))
+        left = x - {"start": 0.0, "mid": long / 2, "end": long}[side]
+        line = 0 if left > ends[0] + 3 else 1
+        ends[line] = left + long
+        out.append(Markup('<span class="{}{}" style="left:{}%">{}</span>').format(side, " second" if line else "", x, label))
+    height = " two" if ends[1] > -1e9 else ""
+    return Markup('<div class="axis{}">{}</div>').format(height, Markup("").join(out))
+
+
+def scale(marks: Sequence[tuple[float, str]], domain: tuple[float, float], kind: str = "", width: float = 170.0) -> Markup:
+    """The axis as the last row, so that it stands under the drawings of the rows above."""
+    return Markup('<div class="row scale {}"><span class="who"></span>{}<span class="nums"></span></div>').format(
+        kind, axis(marks, domain, width)
+    )
 
 
 def row(subject: Node, drawing: Markup, numbers: Markup, kind: str = "") -> Markup:
     """A row: badge and name, drawing, numbers."""
-    return Markup('<div class="row {}" data-subject="{}"><span class="who">{}{}</span>{}<span class="nums">{}</span></div>').format(
+    return Markup('<div class="row {}" data-subject="{}"><span class="who">{}<span class="name">{}</span></span>{}<span class="nums">{}</span></div>').format(
         kind, attribute(subject.id), mark(subject), subject.label, drawing, numbers
     )
 
@@ -100,24 +108,27 @@ def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
         rows = []
         for r in column.rows:
             subject = subjects[str(r.subject)]
+            if not r.measured:
+                rows.append(row(subject, track(f"{subject.label}: not measured", 0, (0, 1), None, ticks=[a for a, _ in anchors]),
+                                DASH))  # fmt: skip
+                continue
             label = f"{subject.label}: {column.title} {number(value(r.gap))}, {interval(value(r.interval))}"
             drawing = track(label, tone(subject), (0, 1), value(r.gap), (value(r.low), value(r.high)), bar_from=0,
                             ticks=[a for a, _ in anchors])  # fmt: skip
             rows.append(row(subject, drawing, num(r.value, r.unit)))
         panels.append(
-            Markup('<section class="panel"><h3>{}</h3><p class="hint">{}</p>{}{}</section>').format(
-                column.title, column.meaning, Markup("").join(rows), axis([(a, f"{a:g} {b}") for a, b in anchors], (0, 1))
-            )
+            Markup('<section class="panel"><h3 class="title">{}</h3><p class="hint">{}</p><div class="rows">{}{}</div></section>').format(
+                column.title, column.meaning, Markup("").join(rows),
+                scale([(a, f"{a:.2g} {b}") for a, b in anchors], (0, 1)),
+            )  # fmt: skip
         )
-    return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
+    return Markup('<div class="panels matrix">{}</div>').format(Markup("").join(panels))
 
 
 def forest(data: Node, subjects: dict[str, Node]) -> Markup:
     """Paired differences from the base around 0, with p, what the test could have found, and items won and lost."""
-    ends = [abs(x) for r in data.rows for x in (value(r.value), *(value(r.interval) or {"low": None, "high": None}).values())
-            if isinstance(x, (int, float)) and not isinstance(x, bool)]  # fmt: skip
-    ends = [x for r in data.rows for x in _reach(r)] or ends
-    marks = nice(-max(ends, default=0.1), max(ends, default=0.1))
+    reach = max((abs(x) for r in data.rows for x in _span(r)), default=0.1) or 0.1
+    marks = nice(-reach, reach)
     domain, rows = (marks[0], marks[-1]), []
     for r in data.rows:
         subject = subjects[str(r.subject)]
@@ -129,18 +140,18 @@ def forest(data: Node, subjects: dict[str, Node]) -> Markup:
         label = f"{subject.label}: {number(value(r.value), str(r.unit), signed=True)}, {interval(at, str(r.unit), signed=True)}"
         drawing = track(label, tone(subject), domain, value(r.value), (at.get("low"), at.get("high")), ticks=[*marks, 0])
         rows.append(row(subject, drawing, _difference_text(r, str(data.better)), "wide"))
-    good, bad = ("← better", "worse →") if str(data.better) == "down" else ("better →", "← worse")
-    left, right = (good, bad) if str(data.better) == "down" else (bad, good)
-    ends_text = Markup('<div class="row wide ends"><span></span><div class="axis sides"><span class="start" style="left:0">{}'
-                       '</span><span class="end" style="left:100%">{}</span></div><span></span></div>').format(left, right)  # fmt: skip
-    scale = axis([(m, number(m, "plain", signed=True)) for m in marks], domain)
-    foot = Markup('<div class="row wide"><span></span>{}<span></span></div>').format(scale)
-    return Markup('<div class="rows forest">{}{}{}</div>').format(Markup("").join(rows), foot, ends_text)
+    left, right = ("← better", "worse →") if str(data.better) == "down" else ("← worse", "better →")
+    texts = [("" if m <= 0 else "+") + tick(m) for m in marks]
+    foot = scale(list(zip(marks, texts, strict=True)), domain, "wide", 230.0)
+    foot += Markup('<div class="row scale wide sides"><span class="who"></span><div class="axis"><span class="start" style="left:0">{}'
+                   '</span><span class="end" style="left:100%">{}</span></div><span class="nums"></span></div>').format(left, right)  # fmt: skip
+    return Markup('<div class="rows forest">{}{}</div>').format(Markup("").join(rows), foot)
 
 
-def _reach(r: Node) -> list[float]:
+def _span(r: Node) -> list[float]:
+    """Value and interval ends of a row, those that exist."""
     ends = value(r.interval) or {}
-    return [abs(x) for x in (value(r.value), ends.get("low"), ends.get("high")) if x is not None]
+    return [x for x in (value(r.value), ends.get("low"), ends.get("high")) if x is not None]
 
 
 def _difference_text(r: Node, better: str) -> Markup:
@@ -154,7 +165,7 @@ def _difference_text(r: Node, better: str) -> Markup:
     else:
         small.append(Markup("n {}").format(num(r.n, "count")))
     if value(r.mde) is not None:
-        small.append(Markup("could find {}").format(num(r.mde, r.unit)))
+        small.append(Markup("detects {}").format(num(r.mde, r.unit)))
     return parts[0] + Markup('<small>{}</small>').format(Markup(" · ").join(small))
 
 
@@ -163,25 +174,31 @@ def benchmarks(data: Node, subjects: dict[str, Node]) -> Markup:
     panels = []
     for group in data.groups:
         unit, chance = str(group.unit), value(group.chance)
-        high = 1.0 if unit == "share" else max([x for r in group.rows for x in _reach(r)], default=1.0)
-        marks = [(0.0, "0"), (high, f"{high:g}")] + ([(chance, "chance")] if chance else [])
+        ends = [x for r in group.rows for x in _span(r)]
+        low = 0.0
+        if str(group.metric).startswith("tax.") and ends:  # signed: a gain lies left of 0
+            steps = nice(min(0.0, *ends), max(0.0, *ends), 3)
+            low, high, marks = steps[0], steps[-1], [(x, tick(x)) for x in steps]
+        else:
+            high = 1.0 if unit == "share" else max(ends, default=1.0)
+            marks = [(0.0, "0"), (high, f"{high:g}")] + ([(chance, "chance")] if chance else [])
         rows = []
         for r in group.rows:
             subject = subjects.get(str(r.subject))
             if subject is None:
                 continue
-            ends = value(r.interval) or {}
-            label = f"{subject.label}: {number(value(r.value), unit)}, {interval(ends, unit)}"
-            drawing = track(label, tone(subject), (0, high), value(r.value), (ends.get("low"), ends.get("high")), bar_from=0,
+            at = value(r.interval) or {}
+            label = f"{subject.label}: {number(value(r.value), unit)}, {interval(at, unit)}"
+            drawing = track(label, tone(subject), (low, high), value(r.value), (at.get("low"), at.get("high")), bar_from=0,
                             ticks=[a for a, _ in marks])  # fmt: skip
             rows.append(row(subject, drawing, num(r.value, unit)))
         first = group.rows[0]
         panels.append(
-            Markup('<section class="panel"><h3>{} <small>{}</small></h3>{}{}<p class="hint">n {}</p></section>').format(
-                group.metric, group.variant, Markup("").join(rows), axis(marks, (0, high)), num(first.n, "count")
+            Markup('<section class="panel"><h3>{} <small>{} · n {}</small></h3><div class="rows">{}{}</div></section>').format(
+                group.metric, group.variant, num(first.n, "count"), Markup("").join(rows), scale(marks, (low, high))
             )
         )
-    return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
+    return Markup('<div class="panels two">{}</div>').format(Markup("").join(panels))
 
 
 def cost_bars(data: Node, subjects: dict[str, Node]) -> Markup:
@@ -194,11 +211,11 @@ def cost_bars(data: Node, subjects: dict[str, Node]) -> Markup:
         for r in measure.rows:
             subject = subjects[str(r.subject)]
             known = value(r.value) is not None
-            text = num(r.value, unit) if known else Markup('<span class="none">not recorded</span>')
+            text = num(r.value, unit) if known else DASH
             label = f"{subject.label}: {number(value(r.value), unit) if known else 'not recorded'}"
             rows.append(row(subject, _bar(label, tone(subject), percent(value(r.value) or 0, (0, high))), text))
         panels.append(
-            Markup('<section class="panel"><h3>{}</h3>{}</section>').format(measure.title, Markup("").join(rows))
+            Markup('<section class="panel"><h3 class="title">{}</h3><div class="rows">{}</div></section>').format(measure.title, Markup("").join(rows))
         )
     return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
 

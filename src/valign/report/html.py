@@ -93,7 +93,7 @@ def environment() -> Any:
 
     env = Environment(loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                       lstrip_blocks=True)  # fmt: skip
-    env.filters |= {"num": num, "span": span, "v": value, "at": place, "attr": visible.attribute, "count": len,
+    env.filters |= {"num": num, "span": span, "v": value, "at": place, "attr": visible.attribute, "first": lambda n, k: list(n)[:k], "count": len,
                     "sorted_keys": lambda n: sorted(value(n) or {}), "long": folded, "words": words}  # fmt: skip
     env.globals |= {"mark": figures.mark, "resolve": resolve, "number": number, "interval": interval, "tone": figures.tone}
     return env

@@ -15,15 +15,16 @@ from valign.report.roles import Role
 from valign.report.subject import Row
 
 
-def difference(a: Row, b: Row, given: Sequence[Row] = ()) -> Row | None:
+def difference(a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None) -> Row | None:
     """a minus b as JSON: a Result with "p", "test", "flips" and "mde"; None where nothing pairs them.
 
     given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything is computed
+    statistic  see `evaluation.compare`; for metrics that are no mean of their items
     flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
     """
     wanted = (a["metric"], a["variant"], f"{a['subject']} vs {b['subject']}")
     known = next((dict(g) for g in given if (g["metric"], g["variant"], g["subject"]) == wanted), None)
-    row = known or _compare(a, b)
+    row = known or _compare(a, b, statistic)
     if row is None:
         return None
     items = row.pop("items", None)
@@ -37,11 +38,11 @@ def difference(a: Row, b: Row, given: Sequence[Row] = ()) -> Row | None:
     }  # fmt: skip
 
 
-def _compare(a: Row, b: Row) -> Row | None:
+def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
     if not (isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]):
         return None
     try:
-        found = compare(Result.from_json(a), Result.from_json(b), subset=True)
+        found = compare(Result.from_json(a), Result.from_json(b), subset=True, statistic=statistic)
     except ValignError:
         return None  # not a mean, or another metric: the pipeline must bring its own difference
     if found.result.n == 0:

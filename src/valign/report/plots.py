@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from valign.report.figures import mark, nice, percent, tone
 from valign.report.node import Node, num, value
-from valign.report.units import number
+from valign.report.units import number, tick
 from valign.report.visible import attribute
 
-WIDTH, HEIGHT = 640, 320  # pixels for which labels are placed; narrower screens show the numbered marks alone
+WIDTH, HEIGHT = 660, 320  # pixels for which labels are placed; narrower screens show the numbered marks alone
 LETTER, LINE = 6.6, 15.0  # pixels of a letter and of a line of a label
 Domain = tuple[float, float]
 
@@ -23,13 +23,12 @@ Domain = tuple[float, float]
 def scatter(data: Node, subjects: dict[str, Node]) -> Markup:
     """Points with intervals on both axes, numbered like the policies; a dashed reference curve where one is known."""
     curve = value(data.curve) or {}
-    x_marks = _marks(data, "x", [p[0] for p in ()])
-    y_marks = _marks(data, "y", [])
+    x_marks, y_marks = _marks(data, "x"), _marks(data, "y")
     dx, dy = (x_marks[0], x_marks[-1]), (y_marks[0], y_marks[-1])
     parts = [f'<line class="grid" x1="0" x2="100%" y1="{100 - percent(t, dy)}%" y2="{100 - percent(t, dy)}%"/>' for t in y_marks]
     parts += [f'<line class="zero" x1="0" x2="100%" y1="{100 - percent(0, dy)}%" y2="{100 - percent(0, dy)}%"/>'] * (dy[0] < 0 < dy[1])
     parts += [f'<line class="zero" x1="{percent(0, dx)}%" x2="{percent(0, dx)}%" y1="0" y2="100%"/>'] * (dx[0] < 0 < dx[1])
-    parts.append(_curve([p for p in curve.get("points", ()) if dx[0] <= p[0] <= dx[1] and dy[0] <= p[1] <= dy[1]], dx, dy))
+    parts.append(_curve(curve.get("points", ()), dx, dy))
     places = _labels(data, subjects, dx, dy)
     for p in data.points:
         parts.append(_point(p, subjects[str(p.subject)], dx, dy, places[str(p.subject)]))
@@ -39,17 +38,22 @@ def scatter(data: Node, subjects: dict[str, Node]) -> Markup:
     note = Markup('<p class="hint"><span class="dash"></span>{}</p>').format(data.curve.label) if curve else Markup("")
     return Markup('<div class="plot"><div class="y-title">{}</div><div class="y-ticks">{}</div>{}'
                   '<div class="x-ticks">{}</div><div class="x-title">{}</div></div>{}{}').format(
-        data.y.title, _ticks(y_marks, dy, "bottom"), svg, _ticks(x_marks, dx, "left"), data.x.title + _unit(data.x), note,
+        data.y.title, _ticks(y_marks, dy, "bottom"), svg, _ticks(x_marks, dx, "left"), Markup("{}{}").format(data.x.title, _unit(data.x)), note,
         _legend(data, subjects),
     )  # fmt: skip
+
+
+def _bare(axis: Node) -> str:
+    """The unit of printed numbers: nats are named by the axis."""
+    return "bare" if str(axis.unit) == "nats" else str(axis.unit)
 
 
 def _unit(axis: Node) -> str:
     return ", nats" if str(axis.unit) == "nats" else ""
 
 
-def _marks(data: Node, name: str, more: Sequence[float]) -> list[float]:
-    found = [x for p in data.points for x in (value(p[name]) or {}).values() if x is not None] + list(more)
+def _marks(data: Node, name: str) -> list[float]:
+    found = [x for p in data.points for x in (value(p[name]) or {}).values() if x is not None]
     if name in (value(data.zero) or ()):
         found.append(0.0)
     low, high = min(found), max(found)
@@ -58,14 +62,15 @@ def _marks(data: Node, name: str, more: Sequence[float]) -> list[float]:
 
 
 def _ticks(marks: Sequence[float], domain: Domain, side: str) -> Markup:
-    texts = [Markup('<span style="{}:{}%">{}</span>').format(side, percent(m, domain), number(m, "plain")) for m in marks]
+    texts = [Markup('<span style="{}:{}%">{}</span>').format(side, percent(m, domain), tick(m)) for m in marks]
     return Markup("").join(texts)
 
 
 def _curve(points: Sequence[Sequence[float]], dx: Domain, dy: Domain) -> Markup:
     if len(points) < 2:
         return Markup("")
-    path = " ".join(f"{percent(x, dx)},{round(100 - percent(y, dy), 3)}" for x, y in points)
+    spots = [((x - dx[0]) / (dx[1] - dx[0]), (dy[1] - y) / (dy[1] - dy[0])) for x, y in points]  # cut by the box, not here
+    path = " ".join(f"{round(100 * x, 3)},{round(100 * y, 3)}" for x, y in spots if -9 < x < 10 and -9 < y < 10)
     return Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
                   '<polyline class="reference" points="{}"/></svg>').format(path)  # fmt: skip
 
@@ -101,8 +106,8 @@ def _labels(data: Node, subjects: dict[str, Node], dx: Domain, dy: Domain) -> di
     for name, (x, y) in centres.items():
         long = LETTER * len(str(subjects[name].label))
         places[name] = None
-        for ox, oy, anchor in ((15, 4, "start"), (-15, 4, "end"), (0, -16, "middle"), (0, 25, "middle"), (12, -12, "start"),
-                               (12, 20, "start"), (-12, -12, "end"), (-12, 20, "end")):  # fmt: skip
+        for ox, oy, anchor in ((13, -8, "start"), (13, 17, "start"), (-13, -8, "end"), (-13, 17, "end"), (15, 4, "start"), (-15, 4, "end"),
+                               (0, -16, "middle"), (0, 25, "middle")):  # fmt: skip
             left = x + ox - {"start": 0.0, "middle": long / 2, "end": long}[anchor]
             box = (left, y + oy - LINE + 3, left + long, y + oy + 3)
             inside = box[0] >= 0 and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT
@@ -127,7 +132,7 @@ def _legend(data: Node, subjects: dict[str, Node]) -> Markup:
     items = [
         Markup('<li data-subject="{}">{}{} <span class="pair">{} · {}</span> <small>n {}</small></li>').format(
             attribute(p.subject), mark(subjects[str(p.subject)]), subjects[str(p.subject)].label,
-            num(p.x.value, data.x.unit), num(p.y.value, data.y.unit), num(p.n, "count"))
+            num(p.x.value, _bare(data.x)), num(p.y.value, _bare(data.y)), num(p.n, "count"))
         for p in data.points
     ]  # fmt: skip
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))

@@ -34,19 +34,19 @@ ROLES = {
     r.id: r
     for r in (
         Role("M", "misalignment M", "misalignment M", "down", "same",
-             ("misalignment", "order.misalignment", "goal.misalignment", "components.misalignment", "m"),
+             ("misalignment.M", "misalignment.components"),
              "share of response pairs ordered against the goal: 0 as the goal orders them, 0.5 a coin, 1 reversed"),
         Role("V", "value alignment V", "value gap 1 − V", "up", "one minus",
-             ("value_alignment", "value.alignment", "profile.alignment", "values.alignment", "v"),
+             ("value.V", "survey.S"),
              "nearness of the shown values to the target: 1 equal, 0 the opposite in every dimension"),
         Role("T", "alignment tax T", "alignment tax T", "down", "same",
-             ("alignment_tax", "tax.aggregate", "tax", "t"),
-             "share of the ability above chance that was lost: 0 nothing, 1 all; a negative tax is a gain"),
+             ("tax.T",),
+             "share of the ability above chance that was lost: 0 nothing, 1 all"),
         Role("KL", "KL from base", "", "down", None,
-             ("kl", "kl.reference", "kl_reference", "kl.sequence", "divergence.kl"),
+             ("kl.policy_reference",),
              "how far the policy moved from its reference, nats per response"),
         Role("reward", "reward", "", "up", None,
-             ("reward", "utility", "goal.utility", "reward.mean", "reward.goal"),
+             ("reward.mean", "goal.utility"),
              "mean utility of its own responses under the goal"),
     )
 }  # fmt: skip
@@ -59,26 +59,43 @@ def primary_role(primary: str) -> Role:
     return ROLES[PRIMARY[primary]]
 
 
-def assign(results: Sequence[Row], level: str | None) -> dict[str, Row]:
-    """{role id: Result} of one subject. Where several fit, the goal's own level wins, then the order of `metrics`."""
-    found = {}
+def assign(results: Mapping[str, Sequence[Row]], level: str | None) -> dict[str, dict[str, Row]]:
+    """{subject: {role id: Result}}: one metric and variant for all subjects, because others cannot be compared.
+
+    Of several that fit, the goal's own level wins, then the one that most subjects have, then the order of `metrics`,
+    then the first one measured.
+    """
+    out: dict[str, dict[str, Row]] = {subject: {} for subject in results}
     for role in ROLES.values():
-        fits = [r for r in results if str(r["metric"]).lower() in role.metrics]
+        fits: dict[tuple[str, str, str], dict[str, Row]] = {}
+        for subject, rows in results.items():
+            for r in rows:
+                if r["metric"] in role.metrics:
+                    fits.setdefault((r["level"], r["metric"], r["variant"]), {}).setdefault(subject, r)
         if fits:
-            found[role.id] = min(
-                fits, key=lambda r: (r.get("level") != level, role.metrics.index(str(r["metric"]).lower()))
-            )
-    return found
+            best = min(fits, key=lambda k: (k[0] != level, -len(fits[k]), role.metrics.index(k[1])))
+            for subject, r in fits[best].items():
+                out[subject][role.id] = r
+            if role.id == "KL":  # a policy whose KL is only bounded still has a place; its cell names the variant
+                for found in fits.values():
+                    for subject, r in found.items():
+                        out[subject].setdefault(role.id, r)
+    return out
+
+
+def is_baseline(result: Mapping[str, Any]) -> bool:
+    """Whether a Result is of no policy: its subject is written "baseline: <what>"."""
+    return str(result["subject"]).startswith("baseline:")
 
 
 def cell(result: Mapping[str, Any] | None) -> Row:
     """What a table shows of a Result: value, unit, interval, n, unscored, notes."""
     if result is None:
-        return {"value": None, "unit": "share", "interval": None, "n": 0, "unscored": 0, "notes": []}
+        return {"value": None, "unit": "share", "interval": None, "n": 0, "unscored": 0, "variant": None, "notes": []}
     return {
         "value": result.get("value"), "unit": result.get("unit", "share"), "interval": result.get("interval"),
         "n": result.get("n", 0), "unscored": sum((result.get("n_unscored") or {}).values()),
-        "notes": list(result.get("notes") or ()),
+        "variant": result.get("variant"), "notes": list(result.get("notes") or ()),
     }  # fmt: skip
 
 

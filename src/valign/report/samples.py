@@ -52,7 +52,8 @@ def _answer(subject: str, sample: Mapping[str, Any]) -> Row:
     scores = [r["score"] for r in given if r.get("score") is not None]
     score = sample.get("score")
     return {
-        "subject": subject, "texts": given[:RESPONSES], "of": len(given), "values": sample.get("values"),
+        "subject": subject, "texts": given[:RESPONSES], "of": len(given),
+        "values": sample.get("values") or (given[0].get("values") if len(given) == 1 else None),
         "score": score if score is not None else fmean(scores) if scores else None,
     }  # fmt: skip
 

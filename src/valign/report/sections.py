@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,26 +22,30 @@ COSTS = (
     ("seconds_per_response", "time per response, in use", "seconds"),
     ("tokens_per_response", "tokens computed per response, in use", "tokens"),
 )
+PART = re.compile(r"\.(profile|coverage)\.")  # one dimension of something that is shown whole elsewhere
 LEVELS = ("value", "principle", "preference", "instruction", "capability", "cost")
 
 
 def build(
-    facts: Facts, others: Sequence[Row], frontier: Mapping[str, Any] | None, baselines: Sequence[Row]
+    facts: Facts, others: Mapping[str, Sequence[Row]], frontier: Mapping[str, Any] | None, baselines: Sequence[Row]
 ) -> list[Row]:
-    """All sections; one without figures and Results is left out."""
-    placed = {"values": [], "tax": [], "measured": list(baselines)}  # type: dict[str, list[Row]]
-    for r in others:
+    """All sections; one without figures and Results is left out.
+
+    others   {subject: its Results that have no place in the headline}
+    """
+    placed: dict[str, list[Row]] = {"values": [], "tax": [], "measured": list(baselines)}
+    for r in (r for rows in others.values() for r in rows):
         where = "tax" if r.get("level") == "capability" else "values" if values.PROFILE.search(r["metric"]) else "measured"
         placed[where].append(r)
     circle = values.figure(facts.subjects, facts.goal, facts.base, facts.best)
     many = facts.base is not None
     out = [
         _section("methods", "The methods side by side" if many else "The numbers", [_table(facts)]),
-        _section("gaps", "How far is left to go", [_gaps(facts)]),
+        _section("gaps", "How far is still to go", [_gaps(facts)]),
         _section("values", "The values it shows" if not many else "Values before and after",
                  [circle] if circle else [], placed["values"]),
         _section("misalignment", "Did it move, item by item", [_forest(facts)] if many else []),
-        _section("tax", "What it cost in ability", [_benchmarks(facts, placed["tax"]), _tax_gain(facts)], placed["tax"]),
+        _section("tax", "What it cost in ability", [_benchmarks(others), _tax_gain(facts)], placed["tax"]),
         _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
         _section("cost", "What it cost to make and to use", [_cost(facts)]),
         _section("training", "Training curves", [_training(facts)]),
@@ -58,8 +63,11 @@ def all_results(report: Mapping[str, Any]) -> dict[str, Row]:
     return found
 
 
-def index_results(report: Row) -> None:
-    """Give the last section its table: one entry per metric and variant, with pointers to its Results."""
+def index_results(report: Row, owners: Mapping[int, str]) -> None:
+    """Give the last section its table: one entry per metric and variant, with pointers to its Results.
+
+    owners   {id(Result): subject}; a Result that belongs to none is a baseline
+    """
     groups: dict[tuple[str, str, str], Row] = {}
     for at, r in all_results(report).items():
         key = (r["level"], r["metric"], r["variant"])
@@ -67,10 +75,12 @@ def index_results(report: Row) -> None:
             "level": r["level"], "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
             "direction": r["direction"], "anchors": r.get("anchors") or {}, "results": [],
         })  # fmt: skip
-        entry["results"].append(at)
+        entry["results"].append({"at": at, "subject": owners.get(id(r))})
     ordered = sorted(groups.values(), key=lambda g: (LEVELS.index(g["level"]) if g["level"] in LEVELS else 99))
     measured = next(s for s in report["sections"] if s["id"] == "measured")
-    measured["figures"] = [{"id": "metrics", "type": "metrics", "data": {"groups": ordered}}] if ordered else []
+    whole = [g for g in ordered if not PART.search(g["metric"])]
+    data = {"groups": whole, "parts": [g for g in ordered if PART.search(g["metric"])]}
+    measured["figures"] = [{"id": "metrics", "type": "metrics", "data": data}] if ordered else []
 
 
 def _section(id: str, title: str, figures: Sequence[Row | None], results: Sequence[Row] = ()) -> Row:
@@ -89,7 +99,9 @@ def _table(facts: Facts) -> Row:
             "memory": s.cost.get("peak_memory_bytes"), "dominated_by": c["dominated_by"],
         })  # fmt: skip
     shown = [k for k in ("M", "V", "T", "KL") if any(k in facts.roles[s.id] for s in facts.subjects)]
-    data = {"rows": rows, "columns": shown, "primary": facts.role.id, "better": facts.role.better, "axes": list(facts.axes)}
+    notes = [{"subject": s.id, "role": k, "note": note} for s in facts.subjects for k, r in facts.roles[s.id].items()
+             for note in r.get("notes") or ()]  # fmt: skip
+    data = {"rows": rows, "columns": shown, "notes": notes, "primary": facts.role.id, "better": facts.role.better, "axes": list(facts.axes)}
     return {"id": "methods", "type": "table", "data": data}
 
 
@@ -106,7 +118,8 @@ def _gaps(facts: Facts) -> Row | None:
         role = ROLES[id]
         mine = {s.id: facts.roles[s.id][id] for s in facts.subjects if id in facts.roles[s.id]}
         if mine:
-            rows = [{"subject": k, **gap(role, r), **cell(r)} for k, r in mine.items()]
+            rows = [{"subject": s.id, "measured": s.id in mine, **gap(role, mine.get(s.id, {})), **cell(mine.get(s.id))}
+                    for s in facts.subjects]  # fmt: skip
             columns.append({"role": id, "title": role.gap_title, "meaning": role.meaning,
                             "ticks": ticks(role, list(mine.values())), "rows": rows})  # fmt: skip
     return {"id": "gaps", "type": "gap", "data": {"columns": columns}} if columns else None
@@ -119,14 +132,18 @@ def _forest(facts: Facts) -> Row | None:
     return {"id": "changes", "type": "forest", "data": data} if rows else None
 
 
-def _benchmarks(facts: Facts, results: Sequence[Row]) -> Row | None:
+def _benchmarks(others: Mapping[str, Sequence[Row]]) -> Row | None:
+    """Scores of every benchmark of ability, and the signed tax of each where it was measured."""
     groups: dict[tuple[str, str], Row] = {}
-    for r in results:
-        entry = groups.setdefault((r["metric"], r["variant"]), {
-            "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
-            "chance": (r.get("anchors") or {}).get("chance"), "rows": [],
-        })  # fmt: skip
-        entry["rows"].append({"subject": r["subject"], **cell(r)})
+    for subject, rows in others.items():
+        for r in rows:
+            if r.get("level") != "capability":
+                continue
+            entry = groups.setdefault((r["metric"], r["variant"]), {
+                "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
+                "chance": (r.get("anchors") or {}).get("chance"), "rows": [],
+            })  # fmt: skip
+            entry["rows"].append({"subject": subject, **cell(r)})
     return {"id": "benchmarks", "type": "benchmarks", "data": {"groups": list(groups.values())}} if groups else None
 
 
@@ -150,8 +167,7 @@ def _tax_gain(facts: Facts) -> Row | None:
         {"subject": k, "x": _gain(facts, k), "y": _span(facts.roles[k]["T"]), "n": facts.roles[k]["T"].get("n")}
         for k in facts.differences if "T" in facts.roles[k] and _gain(facts, k) is not None
     ]  # fmt: skip
-    return _scatter("tax_gain", f"gain: improvement of {facts.role.title}", "share", "alignment tax T, not clipped",
-                    "share", points, None, zero=("x", "y"))  # fmt: skip
+    return _scatter("tax_gain", f"gain: improvement of {facts.role.title}", "share", "alignment tax T", "share", points, None, zero=("x", "y"))  # fmt: skip
 
 
 def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:

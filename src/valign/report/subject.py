@@ -12,6 +12,8 @@ from valign.evaluation.result import Result
 Row = dict[str, Any]
 CURVE_POINTS = 240  # per series; more than a screen can show
 # keys of log lines that say where a step stands, not how it went
+FIRST = ("loss", "reward", "kl", "margin", "correct", "chosen", "rejected")  # what a reader looks for first
+MACHINE = ("learning_rate", "grad_norm", "tokens", "pad_share", "tokens_per_second")  # and last
 NOT_A_SERIES = {"event", "time", "step", "steps", "seconds"}
 
 
@@ -87,6 +89,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> Row:
     rows = [x for x in lines if x.get("event", "step") == "step" and "step" in x]
     kept = [rows[i] for i in _thin(len(rows))]
     names = [k for k in dict.fromkeys(k for x in kept for k in x) if k not in NOT_A_SERIES]
+    names.sort(key=lambda k: FIRST.index(k) if k in FIRST else len(FIRST) + (k in MACHINE))
     series = {name: [_number(x.get(name)) for x in kept] for name in names}
     return {
         "steps": [x["step"] for x in kept],

@@ -14,7 +14,7 @@ _BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")
 def number(value: float | None, unit: str = "share", *, signed: bool = False) -> str:
     """`value` in words of its unit: "0.314", "41 min", "1.24 M", "3.1 GiB"; None is "unscored".
 
-    unit    one of evaluation's units, or "count", "p", "plain"
+    unit    one of evaluation's units, or "count", "p", "plain", "bare"
     signed  write a plus before positive numbers (differences)
     """
     if value is None:
@@ -25,6 +25,11 @@ def number(value: float | None, unit: str = "share", *, signed: bool = False) ->
     is_zero = not any(c in "123456789" for c in text)
     sign = "" if is_zero else MINUS if value < 0 else "+" if signed else ""
     return sign + text
+
+
+def tick(value: float) -> str:
+    """A number on an axis, without needless zeros."""
+    return (MINUS if value < 0 else "") + f"{abs(value):g}"
 
 
 def interval(row: Mapping[str, Any] | None, unit: str = "share", *, signed: bool = False) -> str:
@@ -84,4 +89,5 @@ _FORMATS = {
     "seconds": _seconds,
     "bytes": _bytes,
     "plain": _plain,
+    "bare": lambda x: f"{x:.2f}",  # two decimals without a unit, where the head of a column says it
 }

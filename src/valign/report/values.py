@@ -1,7 +1,7 @@
 """The data of the value circle: where each dimension stands, and the profile of each policy before and after.
 
-Ten Schwartz values stand in nine wedges (conformity and tradition share one, conformity nearer the centre); other
-theories get a radar in their own order. Values lie in [-1, 1].
+A theory with angles is drawn as its circle (dimensions that share a wedge stand side by side in it), any other as a
+radar in its own order. Values lie in [-1, 1].
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from valign.evaluation.metrics.circle import POSITIONS, STEPS, sinusoid
+from valign.errors import ValignError
+from valign.evaluation.metrics.circle import POSITIONS, sinusoid
 from valign.report.subject import Row, SubjectReport, as_json
 
-PROFILE = re.compile(r"(?:^|\.)(?:value_)?profile\.([\w-]+)$")
-SHARED_WEDGE = 8.0  # degrees between the two spokes of a shared wedge and its middle
-SCHWARTZ10 = {
-    "SD": "self-direction", "ST": "stimulation", "HE": "hedonism", "AC": "achievement", "PO": "power", "SE": "security",
-    "TR": "tradition", "CO": "conformity", "BE": "benevolence", "UN": "universalism",
-}  # fmt: skip
-# degrees from the first value; hedonism belongs to both of its neighbours
-BANDS10 = (("openness to change", -20, 80), ("self-enhancement", 80, 180),
-           ("conservation", 180, 260), ("self-transcendence", 260, 340))  # fmt: skip
+PROFILE = re.compile(r"(?:^|\.)profile\.([\w-]+)$")  # metric of one dimension of a profile
+SHARED_WEDGE = 8.0  # degrees between two spokes of one wedge and its middle
 
 
 def figure(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], base: str | None, best: str | None) -> Row | None:
@@ -30,15 +24,15 @@ def figure(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], base: str
     shown = [p for p in profiles if p is not None]
     if not shown:
         return None
-    target = {str(k): v for k, v in (goal.get("target") or {}).items()}
-    names = _names(goal, [*target, *(k for p in shown for k in p["values"])])
-    spokes, bands = _spokes(goal, names)
+    wanted = target(goal)
+    spokes, bands = _spokes(goal, [*wanted, *(k for p in shown for k in p["values"])])
     for policy in shown:
-        policy["circle"] = _fit(policy["values"]) if bands is BANDS10 else None
+        policy["circle"] = _fit(policy["values"])
+    theory = goal.get("theory")
     data = {
-        "theory": goal.get("theory"), "range": [-1, 1], "spokes": spokes, "target": target, "base": base,
+        "theory": theory.get("id") if isinstance(theory, Mapping) else theory, "range": [-1, 1], "spokes": spokes,
+        "target": wanted, "base": base, "bands": bands, "policies": shown,
         "chosen": best or next((p["subject"] for p in reversed(shown) if p["subject"] != base), base),
-        "bands": [{"name": name, "from": a, "to": b} for name, a, b in bands], "policies": shown,
     }  # fmt: skip
     return {"id": "values", "type": "circle" if bands else "radar", "data": data}
 
@@ -51,7 +45,7 @@ def _policy(subject: SubjectReport) -> Row | None:
                 "high": dict(p.get("high") or {}), "n": p.get("n")}  # fmt: skip
     out: Row = {"subject": subject.id, "values": {}, "low": {}, "high": {}, "n": None}
     for row in map(as_json, subject.results):
-        if found := PROFILE.search(row["metric"]):
+        if (found := PROFILE.search(row["metric"])) and row["variant"] == "mean":
             name, ends = found.group(1), row.get("interval")
             out["values"][name], out["n"] = row["value"], row.get("n")
             if ends:
@@ -59,43 +53,77 @@ def _policy(subject: SubjectReport) -> Row | None:
     return out if out["values"] else None
 
 
-def _names(goal: Mapping[str, Any], used: Sequence[str]) -> dict[str, Row]:
-    """{dimension: {"name", "group", "definition"}} in the theory's order."""
-    given = {str(d["id"]): d for d in goal.get("dimensions") or ()}
-    fallback = SCHWARTZ10 if set(used) <= set(SCHWARTZ10) else {}
-    order = list(given) or list(fallback) or list(dict.fromkeys(used))
-    return {
-        k: {"name": given.get(k, {}).get("name") or fallback.get(k, k), "group": given.get(k, {}).get("group"),
-            "definition": given.get(k, {}).get("definition")}
-        for k in [*order, *(k for k in dict.fromkeys(used) if k not in order)]
-    }  # fmt: skip
+def target(goal: Mapping[str, Any]) -> dict[str, float]:
+    """{dimension: t} of a goal's JSON; a built-in target is looked up by its name; {} for goals without one."""
+    given = goal.get("target")
+    if isinstance(given, str):
+        from valign.goals.targets import named_target
+
+        try:
+            given = named_target(given).values
+        except ValignError:
+            return {}  # the name of a target of someone else's; the goal's text still says it
+    return {str(k): float(v) for k, v in given.items()} if isinstance(given, Mapping) else {}
 
 
-def _spokes(goal: Mapping[str, Any], names: Mapping[str, Row]) -> tuple[list[Row], Sequence[tuple[str, float, float]]]:
+def _dimensions(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row], str]:
+    """([{"id", "name", "definition", "groups", "angle"}], structure) of the goal's theory, else of the names used."""
+    theory: Mapping[str, Any] = {}
+    if isinstance(goal.get("theory"), (str, Mapping)):
+        from valign.goals.theory import load_theory
+
+        try:
+            theory = load_theory(goal["theory"]).to_json()
+        except ValignError:
+            theory = {}  # not a theory of ours: names and order come from the goal or from the profile
+    angles = theory.get("angles") or {}
+    groups = {d["id"]: d.get("groups") or () for d in theory.get("dimensions") or ()}
+    rows = [{"id": str(d["id"]), "name": d.get("name") or str(d["id"]), "definition": d.get("definition"),
+             "groups": list(d.get("groups") or ([d["group"]] if d.get("group") else groups.get(d["id"], ()))),
+             "angle": angles.get(d["id"])} for d in goal.get("dimensions") or theory.get("dimensions") or ()]  # fmt: skip
+    order = {k: i for i, k in enumerate(theory.get("order") or ())}
+    rows.sort(key=lambda r: order.get(r["id"], len(order)))
+    known = {r["id"] for r in rows}
+    rows += [{"id": k, "name": k, "definition": None, "groups": [], "angle": None}
+             for k in dict.fromkeys(used) if k not in known]  # fmt: skip
+    return rows, "circle" if rows and all(r["angle"] is not None for r in rows) else "radar"
+
+
+def _spokes(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row], list[Row]]:
     """Spokes by angle (degrees clockwise from the top) and the bands of the higher-order groups around them."""
-    if set(names) <= set(POSITIONS):
-        lanes = {"TR": -SHARED_WEDGE, "CO": SHARED_WEDGE}
-        spokes = [_spoke(k, v, 360 * POSITIONS[k] / STEPS + lanes.get(k, 0.0)) for k, v in names.items()]
-        return sorted(spokes, key=lambda s: s["angle"]), BANDS10
-    step = 360 / len(names)
-    spokes = [_spoke(k, v, i * step) for i, (k, v) in enumerate(names.items())]
-    return spokes, _runs(spokes, step) if goal.get("structure") == "circle" else ()
+    rows, structure = _dimensions(goal, used)
+    if structure == "radar":
+        return [{**r, "angle": i * 360 / len(rows)} for i, r in enumerate(rows)], []
+    wedges: dict[float, list[Row]] = {}
+    for r in rows:
+        wedges.setdefault(float(r["angle"]), []).append(r)
+    spokes = [
+        {**r, "angle": angle + SHARED_WEDGE * (2 * i - len(shared) + 1)}
+        for angle, shared in sorted(wedges.items()) for i, r in enumerate(shared)
+    ]  # fmt: skip
+    return spokes, _bands(wedges)
 
 
-def _spoke(id: str, about: Row, angle: float) -> Row:
-    return {"id": id, **about, "angle": angle}
-
-
-def _runs(spokes: Sequence[Row], step: float) -> list[tuple[str, float, float]]:
-    """Neighbours of one group as one band."""
-    bands: list[tuple[str, float, float]] = []
-    for s in spokes:
-        group, low, high = str(s["group"] or ""), s["angle"] - step / 2, s["angle"] + step / 2
-        if bands and bands[-1][0] == group:
-            bands[-1] = (group, bands[-1][1], high)
+def _bands(wedges: Mapping[float, Sequence[Row]]) -> list[Row]:
+    """Runs of one group around the circle; a wedge of two groups is cut between its neighbours."""
+    angles, width = sorted(wedges), 360 / len(wedges)
+    groups = [list(dict.fromkeys(g for r in wedges[a] for g in r["groups"])) for a in angles]
+    parts: list[tuple[str, float, float]] = []
+    for i, (angle, mine) in enumerate(zip(angles, groups, strict=True)):
+        before = groups[i - 1]
+        mine = sorted(mine, key=lambda g: g not in before)[:2]
+        for k, name in enumerate(mine):
+            low = angle - width / 2 + k * width / len(mine)
+            parts.append((name, low, low + width / len(mine)))
+    bands: list[Row] = []
+    for name, low, high in parts:
+        if bands and bands[-1]["name"] == name:
+            bands[-1]["to"] = high
         else:
-            bands.append((group, low, high))
-    return [b for b in bands if b[0]]
+            bands.append({"name": name, "from": low, "to": high})
+    if len(bands) > 2 and bands[0]["name"] == bands[-1]["name"]:
+        bands[0]["from"] = bands.pop()["from"] - 360
+    return bands
 
 
 def _fit(values: Mapping[str, float | None]) -> Row | None:

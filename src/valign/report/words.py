@@ -22,7 +22,8 @@ def goal_name(goal: Mapping[str, Any]) -> str:
         return str(goal["title"])
     target = goal.get("target")
     if isinstance(target, Mapping):
-        named = [f"{k} {number(float(v), 'plain', signed=True)}" for k, v in target.items() if v]
+        names = {d["id"]: d.get("name") or d["id"] for d in goal.get("dimensions") or ()}
+        named = [f"{names.get(k, k)} {number(float(v), 'plain', signed=True)}" for k, v in target.items() if v]
         if named:
             return ", ".join(named)
     return str(goal.get("text") or goal.get("id") or "the goal")
@@ -60,16 +61,12 @@ def headline(kind: str, subjects: Sequence[Row], goal: Mapping[str, Any], role: 
     base = next(s for s in subjects if s["base"])
     tried = [s for s in subjects if not s["base"]]
     best = best_of(tried, role, facts["differences"])
-    what = f"{base['label']} aligned to “{goal_name(goal)}”"
-    more = _others(tried, best, facts["differences"], role)
+    more = _others(tried, best, facts["differences"], role) if len(tried) > 1 else []
     if best is None:
-        return {"lead": _nothing(what, tried, role, facts), "more": more, "best": None}
-    lead = [_moved(what, best, tried, base, role, facts), _cost(facts["costs"].get(best["id"]) or {})]
-    return {
-        "lead": " ".join(x for x in lead if x),
-        "more": [x for x in (_rival(best, tried, role, facts), _tax(best, facts["tax"].get(best["id"]))) if x] + more,
-        "best": best["id"],
-    }
+        return {"lead": _nothing(base, tried, goal, role, facts), "more": more, "best": None}
+    lead = [_moved(best, tried, base, goal, role, facts), _cost(facts["costs"].get(best["id"]) or {})]
+    about = [_rival(best, tried, role, facts), _tax(best, facts["tax"].get(best["id"]))]
+    return {"lead": " ".join(x for x in lead if x), "more": [x for x in about if x] + more, "best": best["id"]}
 
 
 def best_of(tried: Sequence[Row], role: Role, differences: Mapping[str, Row | None]) -> Row | None:
@@ -90,13 +87,16 @@ def _alone(subject: Row, goal: Mapping[str, Any], role: Role, facts: Mapping[str
             f"{number(row['value'], row['unit'])}{where}, n = {row['n']}. {meaning}.")  # fmt: skip
 
 
-def _moved(what: str, best: Row, tried: Sequence[Row], base: Row, role: Role, facts: Mapping[str, Any]) -> str:
+def _moved(
+    best: Row, tried: Sequence[Row], base: Row, goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]
+) -> str:
     row, values = facts["differences"][best["id"]], facts["values"]
     verb = "fell" if role.better == "down" else "rose"
-    ends = [number(values[s["id"]]["value"], values[s["id"]]["unit"]) for s in (base, best)]
-    who = (f"of {len(tried)} methods, {best['label']} moved it furthest" if len(tried) > 1
-           else f"{best['label']} moved it beyond noise")  # fmt: skip
-    return f"{what}: {who}. {role.title[0].upper()}{role.title[1:]} {verb} from {ends[0]} to {ends[1]}, a change of {change(row, role)}."
+    before, after = (number(values[s["id"]]["value"], values[s["id"]]["unit"]) for s in (base, best))
+    who = f"{best['label']} moved {base['label']} toward “{goal_name(goal)}”"
+    if len(tried) > 1:
+        who = f"Of {len(tried)} methods to align {base['label']} with “{goal_name(goal)}”, {best['label']} moved it furthest"
+    return f"{who}: {role.title} {verb} from {before} to {after}, a change of {change(row, role)}."
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
@@ -151,17 +151,21 @@ def _others(tried: Sequence[Row], best: Row | None, differences: Mapping[str, An
     return out
 
 
-def _nothing(what: str, tried: Sequence[Row], role: Role, facts: Mapping[str, Any]) -> str:
-    rows = {s["id"]: facts["differences"][s["id"]] for s in tried}
-    known = {k: r for k, r in rows.items() if r is not None and r.get("value") is not None and r.get("interval")}
+def _nothing(base: Row, tried: Sequence[Row], goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> str:
+    name = f"“{goal_name(goal)}”"
+    known = {s["id"]: r for s in tried if (r := facts["differences"][s["id"]]) and r.get("value") is not None}
+    known = {k: r for k, r in known.items() if r.get("interval")}
     if not known:
-        return f"{what}: no paired comparison with the base exists, so no effect can be claimed."
+        return (f"{_and([s['label'] for s in tried])}, tried to align {base['label']} with {name}: no paired comparison with "
+                "the base exists, so no effect can be claimed.")  # fmt: skip
     sign = 1 if role.better == "down" else -1
     top = min((s for s in tried if s["id"] in known), key=lambda s: sign * known[s["id"]]["value"])
-    who = "no method changed it for the better measurably" if len(tried) > 1 else (
-        f"{top['label']} made it worse" if top["verdict"]["kind"] == "worse" else f"no measurable change from {top['label']}")  # fmt: skip
-    tail = "The best of them" if len(tried) > 1 else "It"
-    return f"{what}: {who}. {tail}{', ' + top['label'] + ',' if len(tried) > 1 else ''} changed {role.title} by {change(known[top['id']], role)}."
+    moved = f"{role.title} changed by {change(known[top['id']], role)}"
+    if len(tried) > 1:
+        return f"None of {len(tried)} methods moved {base['label']} measurably toward {name}. With the best, {top['label']}, {moved}."
+    if top["verdict"]["kind"] == "worse":
+        return f"{top['label']} moved {base['label']} away from {name}: {moved}."
+    return f"{top['label']} did not move {base['label']} measurably toward {name}: {moved}."
 
 
 def _and(parts: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Reward: one number per response, whatever computes it; and how rewards are made from goals and functions.
 
-Always true here: a reward is float64, NaN means unscored (never 0), an infinite number is an error, and a reward's
-fingerprint names everything that decides its numbers. What learns rewards lives in `methods/`.
+Always true here: a reward is float64, NaN means unscored (never 0), an infinite number is an error, and a
+reward's fingerprint names everything that decides its numbers. What learns rewards lives in `methods/`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class FunctionReward:
     identity: str = ""
 
     def score(self, groups: Sequence[Group]) -> list[Array]:
-        """(n_responses,) float64 per group; NaN = unscored. Raises `DataError` for wrong shapes and infinities."""
+        """(n_responses,) float64 per group; NaN = unscored. Raises `DataError` for wrong shapes and
+        infinities.
+        """
         return per_response(self.function(groups), groups, self.id)
 
     def fingerprint(self) -> str:
@@ -57,8 +59,10 @@ def from_callable(
 ) -> FunctionReward:
     """A reward from the user's own function of (prompt text, response text) -> number, None = unscored.
 
-    function   the function, or its name as "python:package.module.function"; only a name that begins so is imported
-    version    a word the user changes when the function changes; its source text counts as well where it can be read
+    function   the function, or its name as "python:package.module.function"; only a name that begins so is
+               imported
+    version    a word the user changes when the function changes; its source text counts as well where it can
+               be read
     """
     call, name = _import(function) if isinstance(function, str) else (function, _name(function))
     if not callable(call):
@@ -120,14 +124,18 @@ def standardized(reward: Reward, groups: Sequence[Group]) -> StandardizedReward:
     return StandardizedReward(reward, float(known.mean()), float(known.std()))
 
 
-# -------------------------------------------------------------------------------------------- functions of the user
+# -------------------------------------------------------------------------------------- functions of the user
 
 
 def _import(name: str) -> tuple[Any, str]:
-    """(function, its name) of "python:package.module.function". Imports the user's module, and only when named so."""
+    """(function, its name) of "python:package.module.function". Imports the user's module, and only when
+    named so.
+    """
     if not name.startswith(PREFIX):
         raise UsageError(
-            f"{name!r} does not name a reward", where="reward", how=f"own code is named {PREFIX}package.module.function"
+            f"{name!r} does not name a reward",
+            where="reward",
+            how=f"own code is named {PREFIX}package.module.function",
         )
     path = name.removeprefix(PREFIX).replace(":", ".")
     module, _, attribute = path.rpartition(".")
@@ -136,7 +144,9 @@ def _import(name: str) -> tuple[Any, str]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {module}: {error}", where=name, how="is its folder on PYTHONPATH?") from error
+        raise UsageError(
+            f"cannot import {module}: {error}", where=name, how="is its folder on PYTHONPATH?"
+        ) from error
     except AttributeError as error:
         raise UsageError(f"module {module} has no {attribute}", where=name) from error
     return found, path
@@ -157,7 +167,8 @@ def _call(function: Callable[[str, str], float | None], name: str, group: Group)
 
 
 def _name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
 
 
 def _source(function: Any) -> str:

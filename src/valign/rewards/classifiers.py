@@ -1,7 +1,7 @@
 """Text classifiers from other packages as rewards: toxicity and sentiment, both small and without a network.
 
-Always true here: the packages are optional and imported when a reward is made, with the install line in the error. What
-their numbers mean is theirs: both are word-based, and neither knows what a text argues for.
+Always true here: the packages are optional and imported when a reward is made, with the install line in the
+error. What their numbers mean is theirs: both are word-based, and neither knows what a text argues for.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def _texts(score: Callable[[list[str]], Array]) -> Callable[[Sequence[Group]], l
         flat = np.full(len(texts), np.nan)
         if full:
             flat[full] = score([texts[i] for i in full])
-        ends = np.cumsum([len(g.responses) for g in groups])[:-1] if groups else []
-        return [np.asarray(part) for part in np.split(flat, ends)] if groups else []
+        ends = np.cumsum([len(g.responses) for g in groups])
+        return list(np.split(flat, ends[:-1]))[: len(groups)]
 
     return of_groups
 

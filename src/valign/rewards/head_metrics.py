@@ -6,6 +6,7 @@ Formulas: spec/evaluation.md 5.8. Labels and predictions are -1, 0, 1, shape (ro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def mean_over(metric: Callable[[Array, Array], float], gold: Array, predicted: A
 
 
 def bootstrap(
-    statistic: Callable[[Array], float], clusters: Sequence[str], *, draws: int = 2000, seed: int = 0
+    statistic: Callable[[Any], float], clusters: Sequence[str], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of a statistic of row indices, whole clusters resampled with replacement."""
     rows = {c: np.flatnonzero(np.array(clusters) == c) for c in dict.fromkeys(clusters)}

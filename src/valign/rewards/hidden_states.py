@@ -1,7 +1,8 @@
 """What a frozen model holds of a response: its hidden states, averaged over the response's tokens.
 
-Always true here: a response is read after its prompt, under the model's own chat template; its stop token is left out
-of the average; how responses are batched changes nothing but rounding. Heads on these features live in `linear_head`.
+Always true here: a response is read after its prompt, under the model's own chat template; its stop token is
+left out of the average; how responses are batched changes nothing but rounding. Heads on these features live
+in `linear_head`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ def layers_of(model: LoadedModel) -> int:
 def mean_states(
     model: LoadedModel, groups: Sequence[Group], layers: Sequence[int], *, token_budget: int = TOKEN_BUDGET
 ) -> list[Floats]:
-    """(n_responses, len(layers), width) float32 per group: each layer's states, averaged over a response's tokens.
+    """(n_responses, len(layers), width) float32 per group: each layer's states, averaged over a response's
+    tokens.
 
     layers   0 = embeddings, k = output of block k. NaN for a response without tokens.
     A path longer than the model's positions loses the start of its prompt, then the end of its response.
     """
     n = layers_of(model)
-    require(all(0 <= k < n for k in layers) and bool(layers), "layers", list(layers), f"layers from 0 to {n - 1}")
+    require(
+        all(0 <= k < n for k in layers) and bool(layers), "layers", list(layers), f"layers from 0 to {n - 1}"
+    )
     pairs = [(g.prompt, r) for g in groups for r in g.responses]
     paths = [_path(model, encoded) for encoded in model.template.encode_many(pairs)] if pairs else []
     width = int(model.model.config.get_text_config().hidden_size)
@@ -45,8 +49,8 @@ def mean_states(
     readable = [i for i, (_, start, end) in enumerate(paths) if end > start]
     for batch in _batches(readable, paths, token_budget):
         out[batch] = _forward(model, [paths[i] for i in batch], layers)
-    ends = np.cumsum([len(g.responses) for g in groups])[:-1].astype(int) if groups else []
-    return list(np.split(out, ends)) if groups else []
+    ends = np.cumsum([len(g.responses) for g in groups])
+    return list(np.split(out, ends[:-1]))[: len(groups)]
 
 
 def _path(model: LoadedModel, encoded: Any) -> Path:

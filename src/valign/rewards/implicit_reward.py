@@ -1,7 +1,7 @@
 """Any policy as a scorer: β log π(y|x) / π_ref(y|x) of two policies (R08).
 
-Always true here: it is 0 for two equal policies, and its order is the order of the DPO margin. NaN for a response without
-tokens.
+Always true here: it is 0 for two equal policies, and its order is the order of the DPO margin. NaN for a
+response without tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class ImplicitReward:
 
     def score(self, groups: Sequence[Group]) -> list[Array]:
         """(n_responses,) per group."""
-        return [np.array([self._total(t) for t in row], dtype=np.float64) for row in self.token_rewards(groups)]
+        return [
+            np.array([self._total(t) for t in row], dtype=np.float64) for row in self.token_rewards(groups)
+        ]
 
     def token_rewards(self, groups: Sequence[Group]) -> list[list[Array]]:
         """β (log π - log π_ref) of every token of every response, (n_tokens,) each.

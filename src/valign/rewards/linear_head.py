@@ -1,8 +1,8 @@
 """Linear heads on frozen features: ridge regression to labels in {-1, 0, 1}, with thresholds and their files.
 
-Always true here: outputs are calibrated expectations, clipped to [-1, 1]; thresholds come from predictions for held-out
-clusters, never from the rows a head was fitted on; a head names the model and the features it belongs to, and is stored
-as safetensors beside a JSON card, without pickle.
+Always true here: outputs are calibrated expectations, clipped to [-1, 1]; thresholds come from predictions
+for held-out clusters, never from the rows a head was fitted on; a head names the model and the features it
+belongs to, and is stored as safetensors beside a JSON card, without pickle.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valign.data.group import frozen
+from valign.data.frozen import frozen
 from valign.errors import DataError, ModelError
 from valign.goals.base import Array, sha256
 from valign.rewards.head_metrics import macro_f1
@@ -59,8 +59,7 @@ class LinearHead:
 
     def classes(self, values: Array) -> Array:
         """-1, 0 or 1 per value by the thresholds; NaN stays NaN."""
-        called = np.where(values >= self.high, 1.0, np.where(values <= self.low, -1.0, 0.0))
-        return np.where(np.isnan(values), np.nan, called)
+        return called(values, self.low, self.high)
 
     def fingerprint(self) -> str:
         """sha256 over everything that decides an output."""
@@ -71,7 +70,7 @@ class LinearHead:
 ARRAYS = ("weight", "bias", "mean", "sd", "low", "high")
 
 
-# ---------------------------------------------------------------------------------------------------------- fitting
+# ---------------------------------------------------------------------------------------------------- fitting
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,9 @@ def fit(
     """
     flat = features.reshape(len(features), -1).astype(np.float64)
     if len(set(clusters)) < FOLDS:
-        raise DataError(f"{len(set(clusters))} situations are too few: at least {FOLDS}", where="training rows")
+        raise DataError(
+            f"{len(set(clusters))} situations are too few: at least {FOLDS}", where="training rows"
+        )
     if not np.isfinite(flat).all() or not np.isfinite(labels).all():
         raise DataError("features and labels must be finite", where="training rows")
     mean, sd = flat.mean(0), flat.std(0) + 1e-6
@@ -110,10 +111,10 @@ def fit(
     center = labels.mean(0)
     dual = np.linalg.solve(kernel + alpha * np.eye(len(kernel)), labels - center)
     weight = rows.T @ dual / rows.shape[1]
-    low, high = np.array([thresholds(labels[:, k], held_out[alpha][:, k]) for k in range(labels.shape[1])]).T
-    numbers = (weight, center, mean, sd, low, high)
-    arrays = {name: np.asarray(x, dtype=np.float32) for name, x in zip(ARRAYS, numbers, strict=True)}
-    head = LinearHead(tuple(names), model=model, layers=tuple(layers), **arrays)
+    pairs = [thresholds(y, v) for y, v in zip(labels.T, held_out[alpha].T, strict=True)]
+    low, high = np.array(pairs).T
+    w, b, m, s, lo, hi = (x.astype(np.float32) for x in (weight, center, mean, sd, low, high))
+    head = LinearHead(tuple(names), w, b, m, s, lo, hi, model=model, layers=tuple(layers))
     return Fit(head, np.clip(held_out[alpha], -1, 1), alpha)
 
 
@@ -140,11 +141,17 @@ def cross_predict(
     return out
 
 
+def called(values: Array, low: Array | Floats | float, high: Array | Floats | float) -> Array:
+    """-1, 0 or 1 per value: at most low, between, at least high; NaN stays NaN."""
+    out = np.where(values >= high, 1.0, np.where(values <= low, -1.0, 0.0))
+    return np.where(np.isnan(values), np.nan, out)
+
+
 def thresholds(labels: Array, predictions: Array, steps: int = 40) -> tuple[float, float]:
     """(low, high) that give the best macro-F1 of the three classes; the midmost of equally good ones."""
     grid = np.unique(np.quantile(predictions, np.linspace(0.005, 0.995, steps)))
     scored = [
-        (macro_f1(labels, np.where(predictions >= high, 1.0, np.where(predictions <= low, -1.0, 0.0))), low, high)
+        (macro_f1(labels, called(predictions, low, high)), low, high)
         for i, low in enumerate(grid)
         for high in grid[i + 1 :]
     ]
@@ -153,11 +160,11 @@ def thresholds(labels: Array, predictions: Array, steps: int = 40) -> tuple[floa
     return ties[len(ties) // 2]
 
 
-# ------------------------------------------------------------------------------------------------------------ files
+# ------------------------------------------------------------------------------------------------------ files
 
 
 def save(head: LinearHead, path: Path) -> None:
-    """Write PATH (safetensors; the large arrays in half precision) and its card beside it, PATH with .json."""
+    """Write PATH (safetensors, the weight in half precision) and its card, PATH with .json."""
     from safetensors.numpy import save_file
 
     arrays = {n: getattr(head, n) for n in ARRAYS}

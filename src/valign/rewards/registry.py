@@ -1,7 +1,7 @@
 """Rewards by name, and the scorers that goals get when their user names none.
 
-Always true here: a name makes one reward; an option that a reward does not have is an error; nothing is imported or
-loaded before it is asked for.
+Always true here: a name makes one reward; an option that a reward does not have is an error; nothing is
+imported or loaded before it is asked for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from valign.rewards.base import PREFIX, Reward
 
 def goal_reward(goal: Goal | str | Path | Mapping[str, Any], **options: Any) -> Reward:
     """The utility of a goal; a name, file or mapping gets the default scorers."""
-    named = isinstance(goal, str | Path | Mapping)
-    return base.from_goal(load_goal(goal, scorers=default_scorers()) if named else goal, **options)
+    if isinstance(goal, str | Path | Mapping):
+        goal = load_goal(goal, scorers=default_scorers())
+    return base.from_goal(goal, **options)
 
 
 REWARDS: dict[str, Callable[..., Reward]] = {
@@ -45,8 +46,10 @@ def make(name: str, **options: Any) -> Reward:
     takes_any = name == "goal"
     for option in options:
         if option not in known and not takes_any:
-            raise unknown("option", option, known, where=f"reward {name}") if known else UsageError(
-                f"reward {name} has no options", where=option
+            raise (
+                unknown("option", option, known, where=f"reward {name}")
+                if known
+                else UsageError(f"reward {name} has no options", where=option)
             )
     return factory(**options)
 
@@ -54,7 +57,8 @@ def make(name: str, **options: Any) -> Reward:
 def default_scorers(model: Any = None) -> dict[str, Any]:
     """The scorers by level for `load_goal`: rule checkers, and the shipped heads on the embedded model.
 
-    model   a `LoadedModel` to read values with (needs a head that was trained for it); None loads the embedded one, at
+    model   a `LoadedModel` to read values with (needs a head that was trained for it); None loads the
+            embedded one, at
             the first use
     There is none for preferences: fit a reward model, or use the labels in the data.
     """

@@ -1,8 +1,8 @@
 """Rule checkers: whether a response has the answer and the form that a task asked for, decided by a program.
 
-Always true here: a check is a mapping with a "type" and the keys of that type; an unknown type or key, a missing key or
-a value of the wrong kind is an error when the checks are read, before any response is judged. Words are what blanks
-separate; phrases are found as whole words, case-insensitively.
+Always true here: a check is a mapping with a "type" and the keys of that type; an unknown type or key, a
+missing key or a value of the wrong kind is an error when the checks are read, before any response is judged.
+Words are what blanks separate; phrases are found as whole words, case-insensitively.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class Checked:
 
 
 def check(checks: Sequence[Mapping[str, Any]], text: str) -> Checked:
-    """Judge a text by checks such as {"type": "words", "max": 20}. Raises `DataError` for a check that is not valid.
+    """Judge a text by checks such as {"type": "words", "max": 20}. Raises `DataError` for a check that is not
+    valid.
 
-    exact            the whole text is one of `answers`: case, surrounding blanks and quotes, and final . ! ? do not count
+    exact            the whole text is one of `answers`: case, surrounding blanks and quotes, and final . ! ?
+                     do not count
                      (strip: false: only case does not count)
     contains_answer  one of `answers` occurs, and the text has at most 25 words
     includes, excludes       all / none of `phrases` occur as whole words
@@ -67,7 +69,9 @@ def check(checks: Sequence[Mapping[str, Any]], text: str) -> Checked:
     tests = prepared(checks)
     results = [test(text) for _, test in tests]
     outcomes = tuple((name, ok) for (name, _), (ok, _) in zip(tests, results, strict=True))
-    return Checked(outcomes, tuple(f"{name}: {reason}" for (name, _), (_, reason) in zip(tests, results, strict=True)))
+    return Checked(
+        outcomes, tuple(f"{name}: {reason}" for (name, _), (_, reason) in zip(tests, results, strict=True))
+    )
 
 
 def reward(
@@ -95,7 +99,7 @@ def _scores(group: Group, checks: Sequence[Mapping[str, Any]], credit: str) -> A
     return np.array([float(getattr(check(checks, r.text), credit)) for r in group.responses])
 
 
-# ------------------------------------------------------------------------------------------------ reading of checks
+# ------------------------------------------------------------------------------------------ reading of checks
 
 
 def prepared(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, Test]]:
@@ -118,7 +122,7 @@ def _test(spec: dict[str, Any], where: str) -> tuple[str, Test]:
     for key in spec:
         if key not in ("type", *required, *optional):
             raise unknown("key", key, (*required, *optional), where=f"{where} ({kind})")
-    for key, valid, words in required.values():
+    for key, _, words in required.values():
         if key not in spec:
             raise DataError(f"{key} is missing: {words}", where=f"{where} ({kind})")
     for key, valid, words in (*required.values(), *optional.values()):
@@ -132,7 +136,7 @@ def _test(spec: dict[str, Any], where: str) -> tuple[str, Test]:
         raise DataError(str(error), where=f"{where} ({kind})") from error
 
 
-# ---------------------------------------------------------------------------------------------------------- checkers
+# --------------------------------------------------------------------------------------------------- checkers
 
 
 def _exact(spec: dict[str, Any]) -> Test:
@@ -264,7 +268,9 @@ def _keys(*keys: Key) -> dict[str, Key]:
 _ANSWERS = _keys(("answers", _is_texts, "a list of texts"))
 _PHRASES = _keys(("phrases", _is_texts, "a list of texts"))
 _TEXT = _keys(("text", _is_text, "a text"))
-_RANGE = _keys(("min", _is_count, "a whole number of 0 or more"), ("max", _is_count, "a whole number of 0 or more"))
+_RANGE = _keys(
+    ("min", _is_count, "a whole number of 0 or more"), ("max", _is_count, "a whole number of 0 or more")
+)
 _STRIP = _keys(("strip", lambda v: isinstance(v, bool), "true or false"))
 _PATTERN = _keys(("pattern", _is_text, "a regular expression"))
 _FLAGS = _keys(("flags", lambda v: isinstance(v, str) and set(v) <= set(FLAGS), "letters of i, m, s"))

@@ -30,7 +30,7 @@ def best_of_n_law(reference: ArrayLike, reward: ArrayLike, n: int) -> Array:
 
 def _row_law(p: Array, r: Array, n: int) -> Array:
     order = np.argsort(r, kind="stable")
-    rises = np.diff(r[order], prepend=r[order[0]]) > 0
+    rises = np.diff(r[order], prepend=r[order[0]]) > TIE
     level = np.empty(r.size, dtype=np.int64)
     level[order] = np.cumsum(rises)
     mass = np.bincount(level, weights=p)

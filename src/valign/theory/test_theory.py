@@ -1,4 +1,4 @@
-"""Target, divergences, policy gradient, best-of-n, constraints, decoding, mixtures, Goodhart: outside numbers."""
+"""Target, divergences, policy gradient, best-of-n, constraints, decoding, mixtures, Goodhart: goldens."""
 
 import json
 from pathlib import Path
@@ -381,6 +381,12 @@ def test_prefix_tree():
     )
     with pytest.raises(ValueError):
         decoding.PrefixTree([(1,), (1, 0)])
+
+
+def test_soft_values_survive_large_rewards():
+    tree = decoding.PrefixTree([(1, 0), (2, 0)])
+    values = decoding.soft_values(tree, [0.5, 0.5], [1000.0, 999.0], 0.5)
+    assert values[0] == pytest.approx(1000 + 0.5 * np.log(0.5 * (1 + np.exp(-2))))
 
 
 def test_token_form_equals_sequence_form_for_one_law_only():

@@ -117,19 +117,16 @@ def _vector(row: Row, log: Log, field: str, known: dict[str, str]) -> dict[str, 
         if name == "humility":
             log.counts["value_types: humility"] += 1
         signs.setdefault(name, set()).add(sign)
-    if both := [name for name, s in signs.items() if {-1, 1} <= s]:
+    both = {known[name] for name, s in signs.items() if {-1, 1} <= s}
+    if both:
         log.flag(row.line, field, f"{field}: a name has both signs")
-    out: dict[str, float] = {}
     merged: dict[str, set[int]] = {}
     for name, s in signs.items():
-        if name not in both:
-            merged.setdefault(known[name], set()).update(s - {0})
-    for name, s in merged.items():
-        if len(s) == 1:
-            out[name] = float(next(iter(s)))
-        elif s:
-            log.counts[f"{field}: two names of one value disagree"] += 1
-    return out
+        merged.setdefault(known[name], set()).update(s - {0})
+    log.counts[f"{field}: two names of one value disagree"] += sum(
+        len(s) == 2 and value not in both for value, s in merged.items()
+    )
+    return {value: float(min(s)) for value, s in merged.items() if len(s) == 1}
 
 
 READER = Reader(

@@ -60,7 +60,7 @@ class Log:
             self.rows,
             tuple(sorted(self.dropped)),
             tuple(self.flagged),
-            dict(self.counts),
+            {name: n for name, n in self.counts.items() if n},
             self.fields,
             tuple(self.notes),
         )

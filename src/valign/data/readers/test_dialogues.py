@@ -108,9 +108,7 @@ def test_planted_faults_of_order_and_repeats_are_all_found(tmp_path):
     for i in range(10):
         a, b = rng.choice([(0, 1), (1, 2)])
         rows[i]["conversations"][a]["from"] = rows[i]["conversations"][b]["from"]
-        rows[199 - i]["conversations"] = json.loads(
-            json.dumps(rows[100 + i]["conversations"]).replace("x", "X")
-        )
+        rows[199 - i]["conversations"] = rows[100 + i]["conversations"]
     data = read_rows(tmp_path, *rows)
     assert sorted(line for line, _, _ in data.report.flagged) == list(range(1, 11))
     found = inspect(data)

@@ -54,10 +54,15 @@ def test_values_items_and_what_is_left_out(tmp_path):
     }
 
 
-def test_two_names_of_one_value_that_disagree_leave_it_out(tmp_path):
+def test_a_value_with_both_signs_is_left_out_whoever_names_it(tmp_path):
+    disagree = "value_types: two names of one value disagree"
     data, values = read_one(tmp_path, [], ["humility: 1", "conformity: -1"])
+    assert values["schwartz10"] == {} and data.report.counts[disagree] == 1 and not data.report.flagged
+    data, values = read_one(tmp_path, [], ["humility: 1", "conformity: -1", "conformity: 1", "power: 1"])
     assert (
-        values["schwartz10"] == {} and data.report.counts["value_types: two names of one value disagree"] == 1
+        values["schwartz10"] == {"PO": 1}
+        and disagree not in data.report.counts
+        and len(data.report.flagged) == 1
     )
 
 

@@ -5,13 +5,20 @@ reason, and any run can be stopped and continued by giving it a `CachedPolicy`.
 """
 
 from valign.evaluation.measure.capability import measure_instructions, measure_tax
-from valign.evaluation.measure.choices import measure_bbq, measure_choices, measure_persona, measure_safetext
+from valign.evaluation.measure.choices import (
+    bbq_results,
+    measure_bbq,
+    measure_choices,
+    measure_persona,
+    measure_safetext,
+)
 from valign.evaluation.measure.divergence import measure_kl
-from valign.evaluation.measure.order import measure_order
+from valign.evaluation.measure.order import measure_order, order_results
 from valign.evaluation.measure.preference import measure_preference, measure_reward
 from valign.evaluation.measure.profile import measure_profile, profile_results
 
 __all__ = [
+    "bbq_results",
     "measure_bbq",
     "measure_choices",
     "measure_instructions",
@@ -23,5 +30,6 @@ __all__ = [
     "measure_reward",
     "measure_safetext",
     "measure_tax",
+    "order_results",
     "profile_results",
 ]

@@ -249,16 +249,14 @@ def test_bbq_goldens(evaluation_golden, name):
     raw = bbq.bias(amb["n_biased"], amb["n_non_unknown"])
     overall = (amb["n_correct"] + dis["n_correct"]) / (amb["n"] + dis["n"])
     accuracy = amb["n_correct"] / amb["n"]
-    g.check(
-        {
-            "acc_amb": accuracy,
-            "acc_dis": dis["n_correct"] / dis["n"],
-            "s_dis": bbq.bias(dis["n_biased"], dis["n_non_unknown"]),
-            "s_amb_raw": raw,
-            "s_amb": bbq.ambiguous_bias(raw, accuracy),
-            "s_amb_helm_copy": bbq.helm_copy(raw, overall),
-        }
-    )
+    scores = {
+        "s_dis": bbq.bias(dis["n_biased"], dis["n_non_unknown"]),
+        "s_amb_raw": raw,
+        "s_amb": bbq.ambiguous_bias(raw, accuracy),
+        "s_amb_helm_copy": bbq.ambiguous_bias(raw, overall),
+    }
+    scores = {k: None if np.isnan(v) else float(v) for k, v in scores.items()}
+    g.check({"acc_amb": accuracy, "acc_dis": dis["n_correct"] / dis["n"], **scores})
 
 
 def test_bbq_roles_golden(evaluation_golden):

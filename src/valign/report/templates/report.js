@@ -51,20 +51,25 @@
     const cards = all(".sample", list);
     const text = new Map(cards.map((c) => [c, c.textContent.toLowerCase()]));
     const value = (id) => (one(id) ? one(id).value : "");
+    const more = one("#sample-more"), PAGE = 6;
+    let limit = PAGE;
     const update = () => {
       const word = value("#sample-find").toLowerCase(), outcome = value("#sample-outcome"), subject = value("#sample-subject");
-      let n = 0;
-      cards.forEach((c) => {
-        const fits = all(".answer", c).some((a) => (!subject || a.dataset.subject === subject) && (!outcome || a.dataset.outcome === outcome));
-        c.hidden = !(fits && text.get(c).includes(word));
-        n += c.hidden ? 0 : 1;
-      });
       const by = value("#sample-sort");
+      let n = 0;
       cards.slice().sort((a, b) => by === "id" ? a.dataset.id.localeCompare(b.dataset.id)
-        : Number(b.dataset.change) - Number(a.dataset.change)).forEach((c) => list.append(c));
-      one("#sample-count").textContent = n + " of " + cards.length + " shown";
+        : Number(b.dataset.change) - Number(a.dataset.change)).forEach((c) => {
+        const fits = all(".answer", c).some((a) => (!subject || a.dataset.subject === subject) && (!outcome || a.dataset.outcome === outcome));
+        n += fits && text.get(c).includes(word) ? 1 : 0;
+        c.hidden = !(fits && text.get(c).includes(word)) || n > limit;
+        list.append(c);
+      });
+      one("#sample-count").textContent = Math.min(n, limit) + " of " + n + " shown";
+      more.hidden = n <= limit;
     };
-    all(".controls input, .controls select").forEach((e) => e.addEventListener("input", update));
+    all(".controls input, .controls select").forEach((e) => e.addEventListener("input", () => { limit = PAGE; update(); }));
+    more.addEventListener("click", () => { limit += 20; update(); });
+    window.addEventListener("beforeprint", () => { limit = cards.length; update(); });
     update();
   }
 

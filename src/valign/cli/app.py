@@ -1,0 +1,63 @@
+"""The commands, in the order in which a newcomer meets them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from valign.cli import look, measure, train
+from valign.cli.shared import BUG
+
+app = typer.Typer(
+    name="valign",
+    help="Say what a model should align with, align it with any family of methods, and see on one scale how far it still is.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import valign
+
+        typer.echo(valign.__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.command("demo")(train.demo)
+app.command("run")(train.run)
+app.command("align")(train.align)
+app.command("compare")(train.compare)
+app.command("evaluate")(measure.evaluate)
+app.command("profile")(measure.profile)
+app.command("generate")(measure.generate)
+app.command("report")(measure.report)
+app.add_typer(look.data_app, name="data")
+app.add_typer(look.models_app, name="models")
+app.command("methods")(look.methods)
+app.command("theory")(look.theory)
+app.command("doctor")(look.doctor)
+
+
+def main() -> None:
+    """Run the command line. What the user cannot fix ends with status 3 and the request to report it."""
+    try:
+        app()
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("valign: this is a bug of ours; please report it with the lines above\n")
+        raise SystemExit(BUG) from None

@@ -1,0 +1,170 @@
+"""Commands that measure and show: evaluate, profile, generate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from valign.cli.shared import (
+    AllowPickle,
+    Device,
+    Dtype,
+    GoalOption,
+    Json,
+    Limit,
+    Model,
+    Out,
+    Seed,
+    TrustCode,
+    Watch,
+    errors,
+    print_json,
+    result_line,
+    say,
+)
+from valign.errors import UsageError
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")],
+    out: Out,
+    reference: Annotated[str | None, typer.Option(help="The model before alignment: gives implicit rewards and the KL.")] = None,
+    goal: GoalOption = None,
+    beta: Annotated[float, typer.Option(help="Scale of implicit rewards.")] = 0.1,
+    samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
+    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    as_json: Json = False,
+) -> None:
+    """Measure MODEL on data: result.json and samples.jsonl in the output folder."""
+    with errors(as_json):
+        from valign.models.policy import Sampling
+        from valign.pipeline.door import evaluate_from_names
+        from valign.pipeline.policies import LoadOptions
+
+        sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
+        with Watch(quiet=as_json) as watch:
+            measured, paths = evaluate_from_names(
+                model, data, out, reference=reference, goal=goal, beta=beta, sampling=sampling, kl_prompts=kl_prompts,
+                limit=limit, options=options, on_event=watch,
+            )  # fmt: skip
+        if as_json:
+            print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
+            return
+        for r in measured.results:
+            if not r.metric.startswith(("value.profile.", "value.coverage.")) or r.variant == "mean":
+                say(result_line(r))
+        say(f"results: {paths['results']}\nsamples: {paths['samples']}")
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="The model whose values are measured.")] = "smollm2-135m-instruct",
+    goal: Annotated[str, typer.Option(help="The value goal to compare with: a target's name, schwartz10:..., or a file.")] = "hhh_like",
+    data: Annotated[str, typer.Option(help="Situations to respond to.")] = "builtin:dilemmas",
+    out: Annotated[Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Responses per situation.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """What does MODEL value? Its profile over everyday situations, beside a target."""
+    with errors(as_json):
+        from valign.models.policy import Sampling
+        from valign.pipeline.door import profile_from_names
+        from valign.pipeline.policies import LoadOptions
+
+        sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
+        with Watch(quiet=as_json) as watch:
+            measured, report, paths = profile_from_names(
+                model, goal, data, sampling, out, limit=limit, options=LoadOptions(device, dtype), on_event=watch
+            )
+        if as_json:
+            print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
+            return
+        for r in measured.results:
+            if r.variant == "mean" or r.metric in ("value.V", "value.V_c"):
+                say(result_line(r))
+        for name, path in paths.items():
+            say(f"{name}: {path}")
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[list[str] | None, typer.Argument(help="What to ask; none: one prompt per line of standard input.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system turn before it.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
+    n: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0: the most probable token.")] = 0.7,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0)] = 0,
+    goal: GoalOption = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    as_json: Json = False,
+) -> None:
+    """Ask MODEL, whatever form it has."""
+    with errors(as_json):
+        import sys
+
+        from valign.data.group import text, user
+        from valign.models.policy import Sampling
+        from valign.pipeline.goals import make_goal
+        from valign.pipeline.policies import LoadOptions, load_policy
+
+        asked = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        if not asked:
+            raise UsageError("there is no prompt", where="PROMPT", how='for example: valign generate MODEL "How are you?"')
+        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
+        policy = load_policy(model, options, goal=make_goal(goal) if goal else None)
+        sampling = Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        prompts = [text(p) if raw else user(p, system=system) for p in asked]
+        rows = policy.generate(prompts, sampling)
+        if as_json:
+            print_json([{"prompt": p, "responses": [{"text": s.text, "finish": s.finish, "tokens": len(s.ids),
+                         "log_prob": float(s.raw.sum())} for s in row]} for p, row in zip(asked, rows)])  # fmt: skip
+            return
+        for p, row in zip(asked, rows):
+            for s in row:
+                say((f"> {p}\n" if len(asked) > 1 else "") + s.text + (" [cut]" if s.finish == "length" else ""))
+
+
+def report(
+    source: Annotated[Path, typer.Argument(help="A report.json, a result.json, or a run's folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; default: beside the source.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow a running or finished run in the terminal and as a page.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks (--watch).")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Draw a report again from its JSON, or follow a run."""
+    with errors(as_json):
+        from valign.pipeline import reports
+
+        if watch:
+            reports.follow(source, every, say=say, out=out)
+            return
+        paths: Any = reports.draw(source, out)
+        if as_json:
+            print_json({name: str(path) for name, path in paths.items()})
+            return
+        for name, path in paths.items():
+            say(f"{name}: {path}")
+
+

@@ -1,0 +1,157 @@
+"""Commands that align: demo, run, align, compare."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from valign.cli.shared import (
+    AllowPickle,
+    Device,
+    Dtype,
+    GoalOption,
+    Json,
+    Limit,
+    Model,
+    Out,
+    Seed,
+    Set,
+    TrustCode,
+    Watch,
+    errors,
+    print_json,
+    say,
+    settings,
+)
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Start again in a folder that holds another run.")]
+
+
+def demo(
+    out: Out = Path("runs/demo"), set_: Set = None, force: Force = False, as_json: Json = False
+) -> None:
+    """Align the embedded model toward one value goal with one method of every family, and compare them."""
+    with errors(as_json):
+        _run("demo", out, set_, None, force, as_json)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one that valign ships.")],
+    data: Annotated[str | None, typer.Option(help="The data file, where the recipe says DATA.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: the recipe's.")] = None,
+    set_: Set = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: align with its method or methods, measure, report."""
+    with errors(as_json):
+        _run(recipe, out, set_, data, force, as_json)
+
+
+def _run(recipe: str, out: Path | None, set_: Sequence[str] | None, data: str | None, force: bool, as_json: bool) -> None:
+    from valign.pipeline.compare import run_recipe
+    from valign.pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, set_ or (), data)
+    folder = out or Path(loaded.out or f"runs/{loaded.name}")
+    began = time.perf_counter()
+    with Watch(quiet=as_json) as watch:
+        done = run_recipe(loaded, folder, on_event=watch, force=force)
+    _finish(done, as_json, time.perf_counter() - began)
+
+
+def _finish(done: Any, as_json: bool, seconds: float) -> None:
+    if as_json:
+        print_json(done.report)
+        return
+    from rich.console import Console
+
+    from valign.report import terminal_table
+
+    Console().print(terminal_table(done.report))
+    for sentence in done.report.get("sentences", ()):
+        say(sentence if isinstance(sentence, str) else str(sentence.get("text", "")))
+    say(f"\n{seconds:.0f} s in all")
+    for name, path in done.paths.items():
+        say(f"{name}: {path}")
+
+
+def align(
+    model: Model,
+    method: Annotated[str, typer.Option(help="A method's name: `valign methods` lists them.")],
+    out: Out,
+    data: Data = None,
+    goal: GoalOption = None,
+    reward: Annotated[str | None, typer.Option(help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function.")] = None,
+    set_: Set = None,
+    dev: Annotated[float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)] = 0.0,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    track: Annotated[list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")] = None,
+    force: Force = False,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    as_json: Json = False,
+) -> None:
+    """Align MODEL with one method; the output folder is a policy that every command accepts as MODEL."""
+    with errors(as_json):
+        from valign.pipeline.door import align_from_names
+        from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.trackers import trackers
+
+        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
+        with Watch(quiet=as_json) as watch, contextlib.ExitStack() as stack:
+            listen = stack.enter_context(trackers(track or (), out, watch))
+            aligned = align_from_names(
+                model, method, out, data=data or (), goal=goal, reward=reward, settings=settings(set_), dev=dev,
+                limit=limit, seed=seed, options=options, force=force, on_event=listen,
+            )  # fmt: skip
+        if as_json:
+            print_json({"policy": str(out), "card": aligned.policy.card(), "cost": aligned.cost.to_json(), "notes": list(aligned.notes)})
+            return
+        for note in aligned.notes:
+            say(note)
+        if aligned.continued:
+            say("this run was finished before; nothing was computed")
+        say(f"aligned policy: {out}")
+        say(f"measure it:     valign evaluate {out} --data FILE --reference {model} --out {out}/evaluation")
+
+
+def compare(
+    model: Annotated[str, typer.Argument(help="The model to align.")] = DEFAULT_MODEL,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="A method; with settings: dpo,beta=0.2. May be repeated.")] = None,
+    data: Data = None,
+    test: Annotated[str | None, typer.Option(help="Held-out data to measure on; default: a fifth of --data.")] = None,
+    goal: GoalOption = None,
+    out: Out = Path("runs/compare"),
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Align MODEL with several methods toward one goal, and compare what each reached and what it cost."""
+    with errors(as_json):
+        from valign.pipeline.compare import run_recipe
+        from valign.pipeline.door import comparison_recipe
+
+        recipe = comparison_recipe(
+            model, methods or (), data=data or (), test=test, goal=goal, limit=limit, seed=seed, device=device, dtype=dtype
+        )
+        began = time.perf_counter()
+        with Watch(quiet=as_json) as watch:
+            done = run_recipe(recipe, out, on_event=watch, force=force)
+        _finish(done, as_json, time.perf_counter() - began)

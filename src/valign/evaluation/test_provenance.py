@@ -1,0 +1,89 @@
+"""Provenance: complete, free of secrets and machine names, and equal provenance means equal numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from valign.data.dataset import Dataset
+from valign.data.group import Group, user
+from valign.errors import ValignError
+from valign.evaluation.provenance import commit, contradictions, provenance, without_login, without_secrets
+from valign.evaluation.record import Result
+from valign.models.policy import Sampling
+
+
+def test_what_decided_a_number_is_there(scripted):
+    data = Dataset.of([Group("a", user("x"))], source="/home/someone/set.jsonl", licence="MIT")
+    p = provenance(
+        scripted(), reference=scripted(id="ref"), data=data, sampling=Sampling(stop=("x",)), beta=0.1
+    )
+    assert json.dumps(p, allow_nan=False)
+    assert p["model"]["sha256"] == "sha-scripted" and p["reference"]["id"] == "ref" and p["beta"] == 0.1
+    assert p["data"] == {
+        "file": "set.jsonl",
+        "sha256": data.sha256,
+        "licence": "MIT",
+        "rows": 1,
+        "dropped": 0,
+    }
+    assert p["sampling"]["stop"] == ["x"] and p["libraries"]["numpy"] and "commit" in p and p["valign"]
+
+
+def test_no_credentials_leave():
+    p = without_secrets(
+        {"api_key": "k", "openai_api_key": "k", "nested": [{"Password": "p"}], "max_tokens": 5, "token": None}
+    )
+    assert p == {
+        "api_key": "(hidden)",
+        "openai_api_key": "(hidden)",
+        "nested": [{"Password": "(hidden)"}],
+        "max_tokens": 5,
+        "token": None,
+    }
+    assert without_login("https://me:secret@host:8000/v1?key=1") == "https://host:8000/v1"
+    assert provenance(address="https://me:secret@host/v1")["address"] == "https://host/v1"
+
+
+def test_numbers_that_json_cannot_hold_are_refused():
+    with pytest.raises(ValignError):
+        provenance(beta=float("nan"))
+
+
+def test_commit_is_read_from_the_source_tree_only(tmp_path):
+    package = tmp_path / "src" / "valign"
+    package.mkdir(parents=True)
+    assert commit(package) is None
+    git = tmp_path / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert commit(package) is None, "a branch without a commit"
+    (git / "packed-refs").write_text("# pack\nabc123 refs/heads/main\n")
+    assert commit(package) == "abc123"
+    (git / "refs" / "heads" / "main").write_text("def456\n")
+    assert commit(package) == "def456"
+    (git / "HEAD").write_text("0ddba11\n")
+    assert commit(package) == "0ddba11"
+    installed = tmp_path / "lib" / "site-packages" / "valign"
+    installed.mkdir(parents=True)
+    (tmp_path / "lib" / ".git").mkdir()
+    assert commit(installed) is None, "another repository above an environment is not ours"
+
+
+def test_equal_provenance_with_different_values_is_found():
+    r = Result(
+        metric="m",
+        variant="v",
+        subject="s",
+        level="value",
+        value=0.5,
+        unit="share",
+        direction="up",
+        provenance={"seed": 0},
+    )
+    same, changed = replace(r), replace(r, value=0.6)
+    elsewhere = replace(r, value=0.7, provenance={"seed": 1})
+    assert contradictions([r, same, elsewhere]) == []
+    assert contradictions([r, elsewhere, changed]) == [(r, changed)]

@@ -1,0 +1,93 @@
+"""What changed between two reports (or result files), by metric and variant.
+
+Two models are compared item by item where both files hold the items; where they do not, the difference is shown and
+nothing is said about noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from valign.errors import DataError
+from valign.report.paired import difference
+from valign.report.sections import all_results
+from valign.report.subject import Row
+
+Kind = Literal["better", "worse", "moved", "within noise", "same", "only before", "only after"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one policy in two files.
+
+    difference   after minus before              interval   its paired interval's JSON, None where items are missing
+    kind         better or worse: the paired interval leaves 0, and the direction says which; "moved": changed, but not
+                 compared item by item
+    """
+
+    subject: str
+    metric: str
+    variant: str
+    unit: str
+    direction: str
+    before: float | None
+    after: float | None
+    difference: float | None
+    interval: Row | None
+    kind: Kind
+    in_a: bool = True
+    in_b: bool = True
+
+
+def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
+    """Changes from `a` to `b`: two report JSONs, two result.json documents, or one of each.
+
+    Policies are matched by id; where each file has one policy only, these two are. Raises `DataError` for other JSON.
+    """
+    before, after = _rows(a, "a"), _rows(b, "b")
+    ids = [{k[0] for k in rows} for rows in (before, after)]
+    if len(ids[0]) == len(ids[1]) == 1:
+        name = f"{ids[0].pop()} → {ids[1].pop()}"
+        before, after = ({(name, *k[1:]): r for k, r in rows.items()} for rows in (before, after))
+    return [_change(k, before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after])]
+
+
+def _rows(document: Mapping[str, Any], which: str) -> dict[tuple[str, str, str], Row]:
+    if "headline" in document and "sections" in document:
+        results = list(all_results(document).values())
+    elif isinstance(document.get("results"), list):
+        results = document["results"]
+    else:
+        raise DataError("neither a report nor a file of results", where=which, how='it needs "sections" or "results"')
+    return {(r["subject"], r["metric"], r["variant"]): r for r in results if not r["subject"].startswith("baseline:")}
+
+
+def _change(key: tuple[str, str, str], before: Row | None, after: Row | None) -> Change:
+    one = after or before or {}
+    x, y = (r.get("value") if r else None for r in (before, after))
+    delta = y - x if x is not None and y is not None else None
+    paired = difference(after, before) if before and after and delta else None
+    ends = paired.get("interval") if paired else None
+    if paired and paired.get("value") is not None:
+        delta = paired["value"]  # over the items that both have
+    return Change(*key, one["unit"], one["direction"], x, y, delta, ends, _kind(before, after, x, y, delta, ends, one["direction"]),
+                  before is not None, after is not None)  # fmt: skip
+
+
+def _kind(
+    before: Row | None, after: Row | None, x: float | None, y: float | None, delta: float | None, ends: Row | None, direction: str
+) -> Kind:
+    if before is None or after is None:
+        return "only after" if before is None else "only before"
+    if x == y:
+        return "same"
+    if ends is None or delta is None or x is None or y is None:
+        return "moved"
+    if ends["low"] <= 0 <= ends["high"]:
+        return "within noise"
+    if direction.startswith("target:"):
+        goal = float(direction.removeprefix("target:"))
+        return "better" if abs(y - goal) < abs(x - goal) else "worse"
+    return "better" if (delta > 0) == (direction == "up") else "worse"
