@@ -1,4 +1,4 @@
-"""What the engine's tests share: tiny random models in float64, the naive oracle, random trees and a toy policy.
+"""What the engine's tests share: tiny policies, the naive oracle, random trees and items.
 
 The oracle is the definition of a score: one response at a time, no cache, no padding, no sharing. It is never
 optimized.
@@ -6,9 +6,8 @@ optimized.
 
 from __future__ import annotations
 
-import copy
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -21,86 +20,50 @@ from valign.engine.items import Item, Objective
 from valign.engine.objective import Terms
 from valign.engine.scorer import Scorer
 from valign.engine.tree import Leaf, Segment, Tree, from_paths
+from valign.models import tiny as tiny_models
+from valign.models.loaded import LoadedModel
 
-VOCABULARY, STOP = 97, 3
-_SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,  # wide enough that a wrong mask moves a log-prob by far more than any tolerance
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": STOP,
-}
-_GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
-         "initializer_range": 0.3, "eos_token_id": STOP}  # fmt: skip
-_ALTERNATING = ["sliding_attention", "full_attention"] * 2
-TINY: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
-    "llama-tied": ("llama", {"tie_word_embeddings": True}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {"head_dim": 8}),
-    "gemma3": ("gemma3_text", {"head_dim": 8, "sliding_window": 8, "num_hidden_layers": 4, "layer_types": _ALTERNATING,
-                               "final_logit_softcapping": 5.0}),  # fmt: skip
-    "mistral": ("mistral", {"sliding_window": 8}),
-    "gpt2": ("gpt2", _GPT2),
-    "neox": ("gpt_neox", {"rotary_pct": 0.5}),
-}
+VOCABULARY, FIRST, STOP = 103, 7, 2  # ids below FIRST are special
+KINDS = tuple(k for k in tiny_models.KINDS if k != "mamba")  # mamba reads tokens in order: plain path only
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with an argument `kind` runs once for every tiny model."""
+    """A test with an argument `kind` runs once for every tiny model that can share a trunk."""
     if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", TINY)
+        metafunc.parametrize("kind", KINDS)
 
 
 # ------------------------------------------------------------------------------------------------------- models
 
 
-def build(kind: str, attention: str = "sdpa", **changes: Any) -> Any:
-    """A tiny random model in float64 with float64 norms, in eval mode. The same call gives the same weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    family, more = TINY.get(kind, (kind, {}))
-    sizes = {} if more is _GPT2 else _SIZES
-    config = AutoConfig.for_model(family, **{**sizes, **more, **changes})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).double().eval()
-        for name, p in model.named_parameters():  # norms start at 1 and biases at 0: there a slip would not show
-            if p.ndim == 1:
-                p.data += 0.3 * torch.randn_like(p)
-            assert p.dtype == torch.float64, name
-    return float64_norms(model)
-
-
-def float64_norms(model: Any) -> Any:
-    """RMSNorm of transformers computes in float32 whatever the weights are; a mask bug could hide behind that."""
-    for m in model.modules():
-        if type(m).__name__.endswith("RMSNorm"):
-            m.forward = types.MethodType(_norm, m)  # a bound method survives deepcopy
-    return model
+def build(kind: str = "llama", dtype: str = "float64", seed: int = 0) -> LoadedModel:
+    """A tiny random policy; in float64 its norms and its softmax are float64 too, or a mask bug could hide."""
+    policy = tiny_models.tiny_model(kind, dtype=dtype, seed=seed)
+    if dtype == "float64":
+        with tiny_models.float64_norms(policy):
+            exact = policy.model.config._attn_implementation
+        policy.model.set_attn_implementation(exact)
+        for m in policy.model.modules():
+            if type(m).__name__.endswith("RMSNorm"):
+                m.forward = types.MethodType(_norm, m)  # a bound method goes with its module into a deep copy
+    return policy
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:
-    eps = getattr(self, "variance_epsilon", None) or self.eps
+    eps = self.variance_epsilon if hasattr(self, "variance_epsilon") else self.eps
     weight = self.weight + 1 if type(self).__name__.startswith("Gemma") else self.weight
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Callable[..., Any]:
-    """`tiny(kind)` is a shared model, not to be changed; `tiny(kind, fresh=True)` is a copy of its own."""
+def tiny() -> Callable[..., LoadedModel]:
+    """`tiny(kind)` is shared and not to be changed; `tiny(kind, fresh=True)` is a policy of one's own."""
     shared = cache(build)
 
-    def of(kind: str = "llama", *, fresh: bool = False, **changes: Any) -> Any:
-        model = shared(kind, **changes)
-        model.zero_grad(set_to_none=True)
-        return copy.deepcopy(model) if fresh else model
+    def of(kind: str = "llama", *, fresh: bool = False, dtype: str = "float64") -> LoadedModel:
+        policy = build(kind, dtype) if fresh else shared(kind, dtype)
+        policy.model.zero_grad(set_to_none=True)
+        return policy
 
     return of
 
@@ -162,10 +125,10 @@ def random_paths(n: int, seed: int = 0, longest: int = 60) -> list[Tree]:
     rng = np.random.default_rng(seed)
     trees = []
     for i in range(n):
-        trunk = rng.integers(4, VOCABULARY, rng.integers(3, longest // 2 + 6)).tolist()
-        branches = [rng.integers(4, VOCABULARY, rng.integers(1, longest // 2 - 5)).tolist() for _ in range(rng.integers(1, 5))]
+        trunk = rng.integers(FIRST, VOCABULARY, rng.integers(3, longest // 2 + 6)).tolist()
+        branches = [rng.integers(FIRST, VOCABULARY, rng.integers(1, longest // 2 - 5)).tolist() for _ in range(rng.integers(1, 5))]
         if i % 3 == 1:
-            branches += [branches[0][: len(branches[0]) // 2] + [5, 6], list(branches[0])]
+            branches += [branches[0][: len(branches[0]) // 2] + [8, 9], list(branches[0])]
         if i % 4 == 3:
             branches.append([])
         trees.append(from_paths(f"g{i}", trunk, branches))
@@ -211,7 +174,7 @@ def branching() -> Callable[..., Tree]:
     return random_tree
 
 
-# --------------------------------------------------------------------------------- objectives, items, a toy policy
+# ------------------------------------------------------------------------------------- objectives, items, prompts
 
 
 def nll(policy: Tensor, mask: Tensor) -> Terms:
@@ -246,8 +209,8 @@ def pair_items(n: int, seed: int = 0, model: Any = None) -> list[Item]:
     rng = np.random.default_rng(seed)
     items = []
     for i in range(n):
-        trunk = rng.integers(4, VOCABULARY, rng.integers(3, 14)).tolist()
-        branches = [[*rng.integers(4, VOCABULARY, rng.integers(1, 12)).tolist(), STOP] for _ in range(2)]
+        trunk = rng.integers(FIRST, VOCABULARY, rng.integers(3, 14)).tolist()
+        branches = [[*rng.integers(FIRST, VOCABULARY, rng.integers(1, 12)).tolist(), STOP] for _ in range(2)]
         items.append(Item(from_paths(f"g{i}", trunk, branches), rows={"pairs": np.array([[0, 1]])}))
     if model is None:
         return items
@@ -260,49 +223,13 @@ def pairs() -> Callable[..., list[Item]]:
     return pair_items
 
 
-class ToyTemplate:
-    """Texts of one sign per token: enough of a `ChatTemplate` for the engine."""
-
-    stop_id, stop_ids, sha256 = STOP, (STOP,), "toy"
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(chr(0x4E00 + i) for i in ids if i >= 4)
-
-    def prompt_ids_many(self, prompts: Sequence[Any]) -> list[list[int]]:
-        return [[1, *(ord(c) - 0x4E00 for m in p for c in m.content)] for p in prompts]
-
-    def encode_many(self, pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
-        from valign.models.chat import Encoded
-
-        out = []
-        for prompt, response in pairs:
-            head = self.prompt_ids_many([prompt])[0]
-            stop = [] if response.finish == "length" else [STOP]
-            body = list(response.ids) if response.ids is not None else [ord(c) - 0x4E00 for c in response.text] + stop
-            out.append(Encoded(head + body, len(head), merged=False, stopped=body[-1:] == [STOP]))
-        return out
-
-
-def toy_policy(model: Any) -> Any:
-    """A `LoadedModel` around a tiny model."""
-    from valign.models.loaded import LoadedModel
-
-    p = next(model.parameters())
-    return LoadedModel("toy", model, None, ToyTemplate(), "toy", p.dtype, p.device)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="session")
-def policy_of() -> Callable[[Any], Any]:
-    return toy_policy
-
-
 def toy_prompts(n: int, seed: int = 0) -> list[Any]:
     """Groups that hold a prompt only."""
     from valign.data.group import Group, user
 
     rng = np.random.default_rng(seed)
-    text = ToyTemplate().decode
-    return [Group(id=f"p{i}", prompt=user(text(rng.integers(4, VOCABULARY, rng.integers(2, 9)).tolist()))) for i in range(n)]
+    texts = ["".join(chr(c) for c in rng.integers(32, 127, rng.integers(2, 9))) for _ in range(n)]
+    return [Group(id=f"p{i}", prompt=user(text)) for i, text in enumerate(texts)]
 
 
 @pytest.fixture(scope="session")

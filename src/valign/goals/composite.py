@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from scipy.special import expit
 
 from valign.data.group import Group
 from valign.errors import DataError, UsageError, require, unknown
@@ -243,7 +242,7 @@ def lexicographic(classes: Mapping[str, Array], epsilon: float) -> dict[str, Arr
     values = {names[-1]: below}
     for name in reversed(names[:-1]):
         step = epsilon * (np.floor(classes[name] / epsilon) + 0.5)
-        inside = epsilon * (expit(below) - 0.5)
+        inside = epsilon * np.tanh(below / 2) / 2  # ε·(σ - ½)
         limit = np.full_like(below, epsilon / 4)  # σ'(0) = 1/4
         slope = np.divide(inside, below, out=limit, where=below != 0)
         values = {name: step, **{lower: x * slope for lower, x in values.items()}}

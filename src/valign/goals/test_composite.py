@@ -34,7 +34,9 @@ def group(*rows: tuple[float, ...], id: str = "g") -> Group:
     return Group(id, user(f"prompt {id}"), tuple(Response(" ".join(map(str, row))) for row in rows))
 
 
-def two(conflict: str = "weighted", first: float = 1, second: float = 1, swap: bool = False, **rest) -> CompositeGoal:
+def two(
+    conflict: str = "weighted", first: float = 1, second: float = 1, swap: bool = False, **rest
+) -> CompositeGoal:
     a, b = (2, 1) if swap else (1, 2)
     parts = (part("a", 0, weight=first, priority=a), part("b", 1, weight=second, priority=b))
     return CompositeGoal(parts, conflict=conflict, standard="raw", **rest)
@@ -113,7 +115,10 @@ def test_parts_sum_to_the_utility():
 
 def test_what_one_part_leaves_unscored_is_unscored():
     for goal in (two(), two("lexicographic")):
-        (u,), (parts,) = goal.utility([group((1.0, "nan"), (1.0, 1.0))]), goal.explain([group((1.0, "nan"), (1.0, 1.0))])
+        (u,), (parts,) = (
+            goal.utility([group((1.0, "nan"), (1.0, 1.0))]),
+            goal.explain([group((1.0, "nan"), (1.0, 1.0))]),
+        )
         assert np.isnan(u).tolist() == [True, False]
         assert all(np.isnan(x).tolist() == [True, False] for x in parts.values())
 
@@ -126,7 +131,10 @@ def test_weighted_decision_is_named():
 def test_words_join_the_parts_in_their_order():
     words = CompositeGoal((Part(load_goal("uk")), Part(load_goal("hhh"), weight=2))).describe()
     assert words.index("principles") < words.index("welfare") and "Weigh these" in words
-    assert "goes first" in CompositeGoal((Part(load_goal("uk")), Part(load_goal("hhh"))), conflict="lexicographic").describe()
+    assert (
+        "goes first"
+        in CompositeGoal((Part(load_goal("uk")), Part(load_goal("hhh"))), conflict="lexicographic").describe()
+    )
 
 
 def test_level_is_the_highest_of_the_parts():
@@ -142,7 +150,10 @@ def test_level_is_the_highest_of_the_parts():
         (lambda: two(first=0), "above 0"),
         (lambda: two(epsilon=0), "epsilon"),
         (lambda: CompositeGoal((part("a", 0), part("b", 1)), standard={"a": (0, 1)}), "standard"),
-        (lambda: CompositeGoal((part("a", 0), part("b", 1)), standard={"a": (0, 1), "b": (0, 0)}), "sd above 0"),
+        (
+            lambda: CompositeGoal((part("a", 0), part("b", 1)), standard={"a": (0, 1), "b": (0, 0)}),
+            "sd above 0",
+        ),
     ],
 )
 def test_bad_composites(make, words):

@@ -43,7 +43,12 @@ def test_goldens_of_the_fixture(golden, name):
 @pytest.mark.capability("G07")
 @pytest.mark.parametrize(
     ("name", "basealign", "profile"),
-    [("ideal_a", 3.107073, 0.383084), ("uk", 1.071347, 0.312638), ("nl", 0.856223, 0.294595), ("fr", 1.097227, 0.311294)],
+    [
+        ("ideal_a", 3.107073, 0.383084),
+        ("uk", 1.071347, 0.312638),
+        ("nl", 0.856223, 0.294595),
+        ("fr", 1.097227, 0.311294),
+    ],
 )
 def test_goldens_of_named_targets(name, basealign, profile):
     """The numbers of spec/goals.md section 4, with the targets that ship."""

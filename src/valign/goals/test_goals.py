@@ -124,7 +124,10 @@ def test_no_feedback_is_unscored(name):
 def test_fingerprints_differ_by_content_and_scorer():
     goals = [goal(n) for n in NAMES]
     goals += [load_goal("uk", scorers=FakeValues([0] * 10)), load_goal("preference", scorers=FakeReward(1))]
-    goals += [load_goal("preference", scorers=FakeReward(2)), load_goal("schwartz10", benevolence=1, power=-0.9)]
+    goals += [
+        load_goal("preference", scorers=FakeReward(2)),
+        load_goal("schwartz10", benevolence=1, power=-0.9),
+    ]
     assert len({g.fingerprint() for g in goals}) == len(goals)
 
 
@@ -248,7 +251,10 @@ def test_principle_labels():
 
 
 def test_principle_weights_and_parts():
-    spec = {"level": "principle", "principles": [{"id": "a", "text": "be a", "weight": 2}, {"id": "b", "text": "be b"}]}
+    spec = {
+        "level": "principle",
+        "principles": [{"id": "a", "text": "be a", "weight": 2}, {"id": "b", "text": "be b"}],
+    }
     g = load_goal(spec, scorers=FakeVerdicts([1, -1], [0.5, 0], [np.nan, 1]))
     (u,), (parts,) = g.utility([group()]), g.explain([group()])
     assert u[:2].tolist() == [1, 1] and np.isnan(u[2])
@@ -272,7 +278,9 @@ def test_a_part_of_a_set():
 def test_principle_words_follow_priority():
     words = load_goal("core").describe()
     assert words.index("hurt people") < words.index("demean") < words.index("Answer what was asked")
-    rule = Principle("cite", "name the source", conditions=("it holds a number",), exceptions=("asked not to",))
+    rule = Principle(
+        "cite", "name the source", conditions=("it holds a number",), exceptions=("asked not to",)
+    )
     assert rule.words() == "name the source when it holds a number, unless asked not to"
 
 
@@ -311,8 +319,12 @@ def test_win_rates():
 
 
 def test_scores_map_to_the_unit_interval():
-    g = group(Score(response=0, value=4, low=1, high=5), Score(response=1, value=7, aspect="style", low=1, high=10))
-    assert mean_scores(g)[0] == 0.75 and np.isnan(mean_scores(g)[1])  # "overall" is there, so style waits to be asked
+    g = group(
+        Score(response=0, value=4, low=1, high=5), Score(response=1, value=7, aspect="style", low=1, high=10)
+    )
+    assert mean_scores(g)[0] == 0.75 and np.isnan(
+        mean_scores(g)[1]
+    )  # "overall" is there, so style waits to be asked
     assert mean_scores(g, "style")[1] == pytest.approx(2 / 3)
     assert mean_scores(group(Score(response=0, value=-3)))[0] == -3
 
@@ -321,7 +333,9 @@ def test_preference_reads_the_first_kind_of_feedback_a_group_has():
     both = group(Comparison(chosen=1, rejected=0), Score(response=0, value=1, low=0, high=1))
     assert PreferenceGoal().labels([both])[0][:2].tolist() == [0, 1]
     assert PreferenceGoal(feedback="scores").labels([both])[0][0] == 1
-    up = group(Verdict(response=0, principle="good", value=1), Verdict(response=1, principle="good", value=-1))
+    up = group(
+        Verdict(response=0, principle="good", value=1), Verdict(response=1, principle="good", value=-1)
+    )
     assert PreferenceGoal().labels([up])[0][:2].tolist() == [1, 0]
     with pytest.raises(UsageError, match="feedback"):
         PreferenceGoal(feedback="likes")
@@ -340,7 +354,12 @@ def checker(checks, text):
 
 
 def test_instruction_credit():
-    g = replace(group(), meta={"checks": [{"type": "includes", "phrases": ["answer"]}, {"type": "includes", "phrases": ["1"]}]})
+    g = replace(
+        group(),
+        meta={
+            "checks": [{"type": "includes", "phrases": ["answer"]}, {"type": "includes", "phrases": ["1"]}]
+        },
+    )
     assert InstructionGoal(checker).utility([g])[0].tolist() == [0, 1, 0]
     shared = InstructionGoal(checker, credit="share")
     assert shared.utility([g])[0].tolist() == [0.5, 1, 0.5]

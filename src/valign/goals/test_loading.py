@@ -118,8 +118,16 @@ def test_a_scorer_of_the_wrong_kind(name):
         ("level: principle\nset: core\nonly: harm\n", "only", "list"),
         ("level: principle\nprinciples: [{id: a, text: x, wieght: 2}]\n", r"principles\[0\]", "weight"),
         ("level: principle\nprinciples: [{id: a, text: x, kind: must}]\n", r"principles\[0\]: kind", "dont"),
-        ("level: composite\nparts: [{goal: {level: value, theory: schwartz10, target: uk, wieghts: 1}}, {goal: hhh}]\n", r"parts\[0\]: goal", "weights"),
-        ("level: composite\nparts: [{goal: other.yaml}, {goal: hhh}]\n", r"parts\[0\]: goal", "no built-in goal"),
+        (
+            "level: composite\nparts: [{goal: {level: value, theory: schwartz10, target: uk, wieghts: 1}}, {goal: hhh}]\n",
+            r"parts\[0\]: goal",
+            "weights",
+        ),
+        (
+            "level: composite\nparts: [{goal: other.yaml}, {goal: hhh}]\n",
+            r"parts\[0\]: goal",
+            "no built-in goal",
+        ),
         ("level: composite\nparts: []\n", "", "at least two"),
         ("level: composite\nconflict: social\nparts: []\n", "conflict", "lexicographic"),
         ("level: preference\nversion: 1.5\n", "version", "whole number"),

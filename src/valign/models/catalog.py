@@ -73,11 +73,11 @@ def _policies(folder: Path | None) -> Iterator[ModelEntry]:
 
 def _hub_cache() -> Iterator[ModelEntry]:
     """Models in the hub's local cache."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        found = scan_cache_dir()
+        found = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return
     for repo in sorted(found.repos, key=lambda r: str(r.repo_id)):

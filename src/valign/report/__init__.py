@@ -1,7 +1,9 @@
-"""Reports: one JSON, and everything drawn from it: a self-contained page, a model card, a terminal table, a diff.
+"""Reports: one JSON, and everything drawn from it: a self-contained page, a model card, a terminal table, a
+diff.
 
-Always true here: `build` alone decides what a report says; every other file of this room reads its JSON and adds no
-number of its own. How things are measured is `evaluation`'s subject, when they are measured the pipeline's.
+Always true here: `build` alone decides what a report says; every other file of this room reads its JSON and
+adds no number of its own. How things are measured is `evaluation`'s subject, when they are measured the
+pipeline's.
 """
 
 from valign.report.build import SubjectReport, method_report

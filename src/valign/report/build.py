@@ -1,4 +1,5 @@
-"""The report's JSON (spec/evaluation.md 11.4), from what the policies bring. Pure: no clock, no files, no model."""
+"""The report's JSON (spec/evaluation.md 11.4), from what the policies bring. Pure: no clock, no files, no
+model."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Facts:
 
     results      {subject: its Results as JSON}              roles   {subject: {role id: Result}}
     baselines    Results of chance, silence, length ..., that came with the subjects'
-    differences  {subject: primary minus the base's}         rivals  {subject: the best's primary minus this one's}
+    differences  {subject: primary minus the base's}         rivals  {subject: the best's primary minus this
+                 one's}
     """
 
     subjects: Sequence[SubjectReport]
@@ -57,36 +59,56 @@ def method_report(
 ) -> Row:
     """A report on one policy ("model"), two ("pair") or more ("methods").
 
-    goal        Goal.to_json(), with "title" and "text" in words; read: id, level, theory, target, weights, dimensions
+    goal        Goal.to_json(), with "title" and "text" in words; read: id, level, theory, target, weights,
+                dimensions
     primary     order, components, profile, distribution or structure; fixed before the run
     ledger      the data used: {"file", "sha256", "licence", "n", "use"}
     frontier    reference curve of reward against KL: {"label", "points": [[kl in nats, reward], ...]}
     baselines   Results of chance, length, majority ..., shown beside the models; subject "baseline:<name>"
-    statistics  {"metric/variant": statistic} for `evaluation.compare` of primaries that are no mean of their items
+    statistics  {"metric/variant": statistic} for `evaluation.compare` of primaries that are no mean of their
+                items
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
     facts = _facts(subjects, goal, primary, statistics or {})
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
-    said = headline(kind, facts.cards, goal, facts.role, {
-        "values": {k: v[facts.role.id] for k, v in facts.roles.items() if facts.role.id in v},
-        "differences": facts.differences, "rivals": facts.rivals,
-        "tax": {k: v.get("T") for k, v in facts.roles.items()}, "costs": {s.id: s.cost for s in subjects},
-    })  # fmt: skip
+    said = headline(
+        kind,
+        facts.cards,
+        goal,
+        facts.role,
+        {
+            "values": {k: v[facts.role.id] for k, v in facts.roles.items() if facts.role.id in v},
+            "differences": facts.differences,
+            "rivals": facts.rivals,
+            "tax": {k: v.get("T") for k, v in facts.roles.items()},
+            "costs": {s.id: s.cost for s in subjects},
+        },
+    )
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
     report = {
-        "schema": SCHEMA, "kind": kind, "title": title or goal_name(goal), "created": created,
-        "subjects": list(facts.cards), "goal": dict(goal), "primary": primary, "sentences": said,
+        "schema": SCHEMA,
+        "kind": kind,
+        "title": title or goal_name(goal),
+        "created": created,
+        "subjects": list(facts.cards),
+        "goal": dict(goal),
+        "primary": primary,
+        "sentences": said,
         "headline": [r for roles in facts.roles.values() for r in roles.values()],
         "sections": sections.build(
-            facts, {k: [r for r in rows if id(r) not in used] for k, rows in facts.results.items()}, frontier,
-            [*facts.baselines, *(as_json(b) for b in baselines)]),
+            facts,
+            {k: [r for r in rows if id(r) not in used] for k, rows in facts.results.items()},
+            frontier,
+            [*facts.baselines, *(as_json(b) for b in baselines)],
+        ),
         "items": {"path": None, "sha256": None},
         "cost": {s.id: dict(s.cost) for s in subjects},
-        "warnings": [*warnings, *_warnings(facts)], "provenance": dict(provenance or {}),
+        "warnings": [*warnings, *_warnings(facts)],
+        "provenance": dict(provenance or {}),
         "ledger": [dict(row) for row in ledger],
-    }  # fmt: skip
+    }
     owners = {id(r): k for k, rows in facts.results.items() for r in rows}
     sections.index_results(report, owners)
     return report
@@ -107,10 +129,17 @@ def _facts(
     cards = [{**card(s, i), "base": s.id == base} for i, s in enumerate(subjects)]
     found = {s.id: [as_json(r) for r in s.results] for s in subjects}
     results = {k: [r for r in rows if not is_baseline(r)] for k, rows in found.items()}
-    lines = {(r["metric"], r["variant"], r["subject"]): r for rows in found.values() for r in rows if is_baseline(r)}
+    lines = {
+        (r["metric"], r["variant"], r["subject"]): r
+        for rows in found.values()
+        for r in rows
+        if is_baseline(r)
+    }
     roles = assign(results, goal.get("level"))
     given = {s.id: [as_json(r) for r in s.differences] for s in subjects}
-    differences = {i: _pair(i, base, role, roles, given[i], statistics) for i in ids if i != base} if base else {}
+    differences = (
+        {i: _pair(i, base, role, roles, given[i], statistics) for i in ids if i != base} if base else {}
+    )
     adjust(list(differences.values()))
     for c in cards:
         if base and not c["base"]:
@@ -119,15 +148,36 @@ def _facts(
             c["verdict"] = {"kind": kind, "text": verdict_text(kind, row, role)}
     best = best_of([c for c in cards if not c["base"]], role, differences) if base else None
     top = best["id"] if best else None
-    rivals = {i: _pair(top, i, role, roles, given[top], statistics) for i in ids if i not in (base, top)} if top else {}
+    rivals = (
+        {i: _pair(top, i, role, roles, given[top], statistics) for i in ids if i not in (base, top)}
+        if top
+        else {}
+    )
     axes = _mark_dominated(subjects, cards, roles, base)
-    return Facts(subjects, cards, base, top, role, goal, results, list(lines.values()), roles, differences, rivals, axes)
+    return Facts(
+        subjects,
+        cards,
+        base,
+        top,
+        role,
+        goal,
+        results,
+        list(lines.values()),
+        roles,
+        differences,
+        rivals,
+        axes,
+    )
 
 
 def _pair(
-    one: str | None, other: str | None, role: Role, roles: Mapping[str, dict[str, Row]], given: Sequence[Row],
+    one: str | None,
+    other: str | None,
+    role: Role,
+    roles: Mapping[str, dict[str, Row]],
+    given: Sequence[Row],
     statistics: Mapping[str, Any],
-) -> Row | None:  # fmt: skip
+) -> Row | None:
     if one is None or other is None:
         return None
     a, b = roles[one].get(role.id), roles[other].get(role.id)
@@ -137,7 +187,10 @@ def _pair(
 
 
 def _mark_dominated(
-    subjects: Sequence[SubjectReport], cards: Sequence[Row], roles: Mapping[str, dict[str, Row]], base: str | None
+    subjects: Sequence[SubjectReport],
+    cards: Sequence[Row],
+    roles: Mapping[str, dict[str, Row]],
+    base: str | None,
 ) -> list[str]:
     """Writes `dominated_by` into the cards; returns the axes that could be used."""
     if base is None:
@@ -148,8 +201,12 @@ def _mark_dominated(
         value = {k: mine[k].get("value") for k in ("M", "V", "T") if k in mine}
         tax = value.get("T", 0.0 if s.id == base else None)  # the base has lost nothing, by definition
         gap = value.get("V")
-        points[s.id] = {"M": value.get("M"), "1 - V": None if gap is None else 1 - gap, "T": tax,
-                        "seconds": s.cost.get("seconds", 0.0 if s.id == base else None)}  # fmt: skip
+        points[s.id] = {
+            "M": value.get("M"),
+            "1 - V": None if gap is None else 1 - gap,
+            "T": tax,
+            "seconds": s.cost.get("seconds", 0.0 if s.id == base else None),
+        }
     axes, beaten = dominated(points)
     if not {"M", "1 - V"} & set(axes):
         return []  # on cost alone, doing nothing would win
@@ -163,7 +220,10 @@ def _warnings(facts: Facts) -> list[str]:
     out = []
     few = [s.name for s in facts.subjects if 0 < s.seeds < MIN_SEEDS]
     if len(facts.subjects) > 2 and few:
-        out.append(f"Fewer than {MIN_SEEDS} training seeds ({', '.join(few)}): the order of methods may be luck of the seed.")
+        out.append(
+            f"Fewer than {MIN_SEEDS} training seeds ({', '.join(few)}): "
+            "the order of methods may be luck of the seed."
+        )
     for s in facts.subjects:
         for role, r in facts.roles[s.id].items():
             left_out, n = sum((r.get("n_unscored") or {}).values()), r.get("n", 0)

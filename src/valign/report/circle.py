@@ -1,7 +1,8 @@
-"""The value circle: a policy's profile as a polygon over the base's and the target, on Schwartz's ring or a radar.
+"""The value circle: a policy's profile as a polygon over the base's and the target, on Schwartz's ring or a
+radar.
 
-The centre is -1 (opposed), the dashed ring 0 (no connection), the rim +1 (important). Pure functions from the figure's
-JSON to SVG; angles run clockwise from the top.
+The centre is -1 (opposed), the dashed ring 0 (no connection), the rim +1 (important). Pure functions from the
+figure's JSON to SVG; angles run clockwise from the top.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ Point = tuple[float, float]
 
 
 def circle(data: Node, subjects: dict[str, Node]) -> Markup:
-    """The large drawing of base and one policy, a chooser, the small drawings of all, and the numbers as a table."""
+    """The large drawing of base and one policy, a chooser, the small drawings of all, and the numbers as a
+    table."""
     others = [p for p in data.policies if str(p.subject) != str(data.base)]
     if len(data.spokes) < 3:
         return _numbers(data, subjects, True)
     picks = [_pick(p, subjects[str(p.subject)], data) for p in (others or data.policies)]
     large = _large(data, subjects, others or list(data.policies))
-    few = Markup("") if len(others) < 2 else Markup('<div class="small-circles">{}</div>').format(
-        Markup("").join(_small(p, data, subjects) for p in others))  # fmt: skip
-    return Markup('<div class="circle-box">{}<div class="circle-side">{}<div class="picks" role="group" aria-label="profile shown">'
-                  "{}</div></div></div>{}{}").format(
-        large, _key(data, subjects), Markup("").join(picks), few, _numbers(data, subjects, False))  # fmt: skip
+    few = (
+        Markup("")
+        if len(others) < 2
+        else Markup('<div class="small-circles">{}</div>').format(
+            Markup("").join(_small(p, data, subjects) for p in others)
+        )
+    )
+    return Markup(
+        '<div class="circle-box">{}<div class="circle-side">{}'
+        '<div class="picks" role="group" aria-label="profile shown">'
+        "{}</div></div></div>{}{}"
+    ).format(large, _key(data, subjects), Markup("").join(picks), few, _numbers(data, subjects, False))
 
 
 def _at(angle: float, radius: float) -> Point:
@@ -49,8 +58,11 @@ def _radius(v: float, low: float, high: float) -> float:
 def _polygon(data: Node, values: Mapping[str, float | None], kind: str) -> Markup:
     """A closed line through the known dimensions; open dots would suggest a value where none is."""
     low, high = value(data.range)
-    spots = [_at(value(s.angle), _radius(values[str(s.id)] or 0.0, low, high))
-             for s in data.spokes if values.get(str(s.id)) is not None]  # fmt: skip
+    spots = [
+        _at(value(s.angle), _radius(values[str(s.id)] or 0.0, low, high))
+        for s in data.spokes
+        if values.get(str(s.id)) is not None
+    ]
     if len(spots) < 3:
         return Markup("")
     return Markup('<polygon class="{}" points="{}"/>').format(kind, " ".join(f"{x},{y}" for x, y in spots))
@@ -58,41 +70,59 @@ def _polygon(data: Node, values: Mapping[str, float | None], kind: str) -> Marku
 
 def _frame(data: Node) -> Markup:
     """Rings at -0.5, 0, 0.5, 1, the spokes, and the bands of the groups."""
-    rings = [f'<circle class="ring{" mid" if r == 0 else ""}" r="{_radius(r, -1, 1)}"/>' for r in (-0.5, 0, 0.5, 1)]
+    rings = [
+        f'<circle class="ring{" mid" if r == 0 else ""}" r="{_radius(r, -1, 1)}"/>' for r in (-0.5, 0, 0.5, 1)
+    ]
     ends = [_at(value(s.angle), RIM) for s in data.spokes]
     spokes = [f'<line class="spoke" x1="0" y1="0" x2="{x}" y2="{y}"/>' for x, y in ends]
     return Markup("".join(rings + spokes))
 
 
 def _bands(data: Node, id: str) -> Markup:
-    """The ring of higher-order groups, named along the ring; words on the lower half run the other way to be upright."""
+    """The ring of higher-order groups, named along the ring; words on the lower half run the other way to be
+    upright."""
     out = []
     for i, b in enumerate(data.bands):
         a, e = value(b["from"]) + 1, value(b["to"]) - 1
         (x1, y1), (x2, y2) = _at(a, RIM + BAND / 2 + 4), _at(e, RIM + BAND / 2 + 4)
         wide = int(e - a > 180)
-        out.append(Markup('<path class="band" d="M{} {} A{r} {r} 0 {} 1 {} {}"/>').format(x1, y1, wide, x2, y2, r=RIM + BAND / 2 + 4))
+        out.append(
+            Markup('<path class="band" d="M{} {} A{r} {r} 0 {} 1 {} {}"/>').format(
+                x1, y1, wide, x2, y2, r=RIM + BAND / 2 + 4
+            )
+        )
         middle = ((a + e) / 2) % 360
         upright = middle < 90 or middle > 270
         r = RIM + BAND / 2 + (0.5 if upright else 7.5)
         start, end = (_at(a, r), _at(e, r)) if upright else (_at(e, r), _at(a, r))
-        out.append(Markup('<path id="{}-{}" d="M{} {} A{r} {r} 0 {} {} {} {}" fill="none"/><text class="band-name">'
-                          '<textPath href="#{}-{}" startOffset="50%" text-anchor="middle">{}</textPath></text>').format(
-            id, i, *start, wide, int(upright), *end, id, i, b.name, r=r))  # fmt: skip
+        out.append(
+            Markup(
+                '<path id="{}-{}" d="M{} {} A{r} {r} 0 {} {} {} {}" fill="none"/><text class="band-name">'
+                '<textPath href="#{}-{}" startOffset="50%" text-anchor="middle">{}</textPath></text>'
+            ).format(id, i, *start, wide, int(upright), *end, id, i, b.name, r=r)
+        )
     return Markup("").join(out)
 
 
 def _names(data: Node, *, short: bool) -> Markup:
-    """Names outside the ring. Where two share a wedge the inner one of the theory stands nearer the centre."""
+    """Names outside the ring. Where two share a wedge the inner one of the theory stands nearer the
+    centre."""
     out = []
     extra = BAND + 16 if data.bands else 14
     for s in data.spokes:
         x, y = _at(value(s.angle), RIM + (extra if data.bands and not short else 14))
         anchor = "middle" if abs(x) < 30 else "start" if x > 0 else "end"
         long = str(s.name) if len(str(s.name)) <= 18 else f"{str(s.name)[:17]}…"
-        text = Markup('<tspan class="long">{}</tspan><tspan class="short">{}</tspan>').format(long, s.id) if not short else Markup("{}").format(s.id)
-        out.append(Markup('<text class="spoke-name" x="{}" y="{}" dy="{}" text-anchor="{}">{}</text>').format(
-            x, y, _drop(y), anchor, text))  # fmt: skip
+        text = (
+            Markup('<tspan class="long">{}</tspan><tspan class="short">{}</tspan>').format(long, s.id)
+            if not short
+            else Markup("{}").format(s.id)
+        )
+        out.append(
+            Markup('<text class="spoke-name" x="{}" y="{}" dy="{}" text-anchor="{}">{}</text>').format(
+                x, y, _drop(y), anchor, text
+            )
+        )
     return Markup("").join(out)
 
 
@@ -129,18 +159,47 @@ def _large(data: Node, subjects: dict[str, Node], policies: Sequence[Node]) -> M
     for p in policies:
         c = tone(subjects[str(p.subject)])
         chosen = str(p.subject) == str(data.chosen)
-        layers.append(Markup('<g class="layer{}" data-profile="{}">{}{}</g>').format(
-            " on" if chosen else "", attribute(p.subject), _polygon(data, value(p["values"]), f"area c{c}"),
-            _whiskers(p, data, f"c{c}")))  # fmt: skip
-    before = _polygon(data, value(base["values"]), "before c0") if base is not None and base not in policies else Markup("")
-    spoken = "; ".join(f"{s.name} " + ", ".join(
-        f"{subjects[str(p.subject)].label} {number(value(p['values'][str(s.id)]))}" for p in data.policies) for s in data.spokes)  # fmt: skip
-    scale = Markup("").join(Markup('<text class="ring-name" x="4" y="{}">{}</text>').format(round(-_radius(r, -1, 1) + 11, 1), t)
-                            for r, t in ((0, "0"), (1, "+1")))  # fmt: skip
-    return Markup('<svg class="circle" viewBox="{} {} {} {}" role="img"><title>Value profiles: base, chosen policy and target'
-                  "</title><desc>{}</desc>{}{}{}{}{}{}{}</svg>").format(
-        -SIDE, -TOP, 2 * SIDE, 2 * TOP, plain(spoken), _frame(data), _bands(data, "band"), _names(data, short=False),
-        _polygon(data, _full_target(data), "target"), before, Markup("").join(layers), scale)  # fmt: skip
+        layers.append(
+            Markup('<g class="layer{}" data-profile="{}">{}{}</g>').format(
+                " on" if chosen else "",
+                attribute(p.subject),
+                _polygon(data, value(p["values"]), f"area c{c}"),
+                _whiskers(p, data, f"c{c}"),
+            )
+        )
+    before = (
+        _polygon(data, value(base["values"]), "before c0")
+        if base is not None and base not in policies
+        else Markup("")
+    )
+    spoken = "; ".join(
+        f"{s.name} "
+        + ", ".join(
+            f"{subjects[str(p.subject)].label} {number(value(p['values'][str(s.id)]))}" for p in data.policies
+        )
+        for s in data.spokes
+    )
+    scale = Markup("").join(
+        Markup('<text class="ring-name" x="4" y="{}">{}</text>').format(round(-_radius(r, -1, 1) + 11, 1), t)
+        for r, t in ((0, "0"), (1, "+1"))
+    )
+    return Markup(
+        '<svg class="circle" viewBox="{} {} {} {}" role="img">'
+        "<title>Value profiles: base, chosen policy and target</title><desc>{}</desc>{}{}{}{}{}{}{}</svg>"
+    ).format(
+        -SIDE,
+        -TOP,
+        2 * SIDE,
+        2 * TOP,
+        plain(spoken),
+        _frame(data),
+        _bands(data, "band"),
+        _names(data, short=False),
+        _polygon(data, _full_target(data), "target"),
+        before,
+        Markup("").join(layers),
+        scale,
+    )
 
 
 def _small(policy: Node, data: Node, subjects: dict[str, Node]) -> Markup:
@@ -148,11 +207,24 @@ def _small(policy: Node, data: Node, subjects: dict[str, Node]) -> Markup:
     c = tone(subject)
     base = next((p for p in data.policies if str(p.subject) == str(data.base)), None)
     before = _polygon(data, value(base["values"]), "before c0") if base is not None else Markup("")
-    return Markup('<div class="small-circle" data-subject="{}"><svg viewBox="{} {} {} {}" role="img"><title>Value profile of {}'
-                  "</title>{}{}{}{}{}</svg><p>{}{}</p></div>").format(
-        attribute(subject.id), -SMALL, -SMALL, 2 * SMALL, 2 * SMALL, plain(subject.label), _frame(data),
-        _names(data, short=True), _polygon(data, _full_target(data), "target"), before,
-        _polygon(data, value(policy["values"]), f"area c{c}"), mark(subject), subject.label)  # fmt: skip
+    return Markup(
+        '<div class="small-circle" data-subject="{}"><svg viewBox="{} {} {} {}" role="img">'
+        "<title>Value profile of {}</title>{}{}{}{}{}</svg><p>{}{}</p></div>"
+    ).format(
+        attribute(subject.id),
+        -SMALL,
+        -SMALL,
+        2 * SMALL,
+        2 * SMALL,
+        plain(subject.label),
+        _frame(data),
+        _names(data, short=True),
+        _polygon(data, _full_target(data), "target"),
+        before,
+        _polygon(data, value(policy["values"]), f"area c{c}"),
+        mark(subject),
+        subject.label,
+    )
 
 
 def _pick(policy: Node, subject: Node, data: Node) -> Markup:
@@ -160,37 +232,76 @@ def _pick(policy: Node, subject: Node, data: Node) -> Markup:
     fit = Markup("")
     if policy.circle:
         fit = Markup("<small>circle R² {}, chance {}</small>").format(
-            num(policy.circle.r2, "plain"), num(policy.circle.null_r2, "plain"))  # fmt: skip
-    return Markup('<button type="button" class="pick" data-profile="{}" aria-pressed="{}">{}<span>{}{}</span></button>').format(
-        attribute(policy.subject), "true" if on else "false", mark(subject), subject.label, fit
-    )
+            num(policy.circle.r2, "plain"), num(policy.circle.null_r2, "plain")
+        )
+    return Markup(
+        '<button type="button" class="pick" data-profile="{}" aria-pressed="{}">{}<span>{}{}</span></button>'
+    ).format(attribute(policy.subject), "true" if on else "false", mark(subject), subject.label, fit)
 
 
 def _key(data: Node, subjects: dict[str, Node]) -> Markup:
     base = subjects.get(str(data.base))
-    rows = [Markup('<li><svg class="key"><line class="target" x1="0" x2="26" y1="7" y2="7"/></svg>target</li>')] if data.target else []
+    rows = (
+        [Markup('<li><svg class="key"><line class="target" x1="0" x2="26" y1="7" y2="7"/></svg>target</li>')]
+        if data.target
+        else []
+    )
     if base is not None:
-        rows.append(Markup('<li><svg class="key"><line class="before c0" x1="0" x2="26" y1="7" y2="7"/></svg>{} (before)</li>').format(base.label))
-    rows.append(Markup('<li><svg class="key"><rect class="chosen-key" x="1" y="1" width="24" height="12"/></svg>chosen policy, with intervals</li>'))
-    rows.append(Markup('<li class="hint">centre −1 opposed, dashed ring 0 no connection, rim +1 important</li>'))
+        rows.append(
+            Markup(
+                '<li><svg class="key"><line class="before c0" x1="0" x2="26" y1="7" y2="7"/></svg>'
+                "{} (before)</li>"
+            ).format(base.label)
+        )
+    rows.append(
+        Markup(
+            '<li><svg class="key"><rect class="chosen-key" x="1" y="1" width="24" height="12"/></svg>'
+            "chosen policy, with intervals</li>"
+        )
+    )
+    rows.append(
+        Markup('<li class="hint">centre −1 opposed, dashed ring 0 no connection, rim +1 important</li>')
+    )
     return Markup('<ul class="key-list">{}</ul>').format(Markup("").join(rows))
 
 
 def _numbers(data: Node, subjects: dict[str, Node], open: bool) -> Markup:
     """The same as a table: one row per dimension."""
-    head = Markup("").join(Markup('<th data-subject="{}" scope="col">{}{}</th>').format(
-        attribute(p.subject), mark(subjects[str(p.subject)]), subjects[str(p.subject)].label) for p in data.policies)  # fmt: skip
+    head = Markup("").join(
+        Markup('<th data-subject="{}" scope="col">{}{}</th>').format(
+            attribute(p.subject), mark(subjects[str(p.subject)]), subjects[str(p.subject)].label
+        )
+        for p in data.policies
+    )
     rows = []
     for s in data.spokes:
         key = str(s.id)
-        goal = num(data.target[key], "plain", signed=True) if key in (value(data.target) or {}) else Markup('<span class="none">0</span>')
-        cells = Markup("").join(Markup('<td data-subject="{}">{}</td>').format(
-            attribute(p.subject), num(p["values"][key], "share", signed=True)) for p in data.policies)  # fmt: skip
+        goal = (
+            num(data.target[key], "plain", signed=True)
+            if key in (value(data.target) or {})
+            else Markup('<span class="none">0</span>')
+        )
+        cells = Markup("").join(
+            Markup('<td data-subject="{}">{}</td>').format(
+                attribute(p.subject), num(p["values"][key], "share", signed=True)
+            )
+            for p in data.policies
+        )
         group = Markup(" <small>{}</small>").format(s.group) if s.group else Markup("")
-        rows.append(Markup('<tr><th scope="row"><abbr>{}</abbr> {}{}</th><td>{}</td>{}</tr>').format(s.id, s.name, group, goal, cells))
-    n = Markup("").join(Markup('<td data-subject="{}">{}</td>').format(attribute(p.subject), num(p.n, "count") if value(p.n) is not None else "")
-                        for p in data.policies)  # fmt: skip
-    return Markup('<details class="fold"{}><summary>The numbers</summary><div class="scroll"><table class="plain"><thead><tr>'
-                  '<th scope="col">value</th><th scope="col">target</th>{}</tr></thead><tbody>{}<tr><th scope="row">responses</th>'
-                  "<td></td>{}</tr></tbody></table></div></details>").format(
-        Markup(" open") if open else Markup(""), head, Markup("").join(rows), n)  # fmt: skip
+        rows.append(
+            Markup('<tr><th scope="row"><abbr>{}</abbr> {}{}</th><td>{}</td>{}</tr>').format(
+                s.id, s.name, group, goal, cells
+            )
+        )
+    n = Markup("").join(
+        Markup('<td data-subject="{}">{}</td>').format(
+            attribute(p.subject), num(p.n, "count") if value(p.n) is not None else ""
+        )
+        for p in data.policies
+    )
+    return Markup(
+        '<details class="fold"{}><summary>The numbers</summary><div class="scroll"><table class="plain">'
+        '<thead><tr><th scope="col">value</th><th scope="col">target</th>{}</tr></thead>'
+        '<tbody>{}<tr><th scope="row">responses</th>'
+        "<td></td>{}</tr></tbody></table></div></details>"
+    ).format(Markup(" open") if open else Markup(""), head, Markup("").join(rows), n)

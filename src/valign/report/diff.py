@@ -1,7 +1,7 @@
 """What changed between two reports (or result files), by metric and variant.
 
-Two models are compared item by item where both files hold the items; where they do not, the difference is shown and
-nothing is said about noise.
+Two models are compared item by item where both files hold the items; where they do not, the difference is
+shown and nothing is said about noise.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ Kind = Literal["better", "worse", "moved", "within noise", "same", "only before"
 class Change:
     """One metric of one policy in two files.
 
-    difference   after minus before              interval   its paired interval's JSON, None where items are missing
-    kind         better or worse: the paired interval leaves 0, and the direction says which; "moved": changed, but not
-                 compared item by item
+    difference   after minus before              interval   its paired interval's JSON, None where items are
+                 missing
+    kind         better or worse: the paired interval leaves 0, and the direction says which; "moved":
+                 changed, but not compared item by item
     """
 
     subject: str
@@ -44,7 +45,8 @@ class Change:
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
     """Changes from `a` to `b`: two report JSONs, two result.json documents, or one of each.
 
-    Policies are matched by id; where each file has one policy only, these two are. Raises `DataError` for other JSON.
+    Policies are matched by id; where each file has one policy only, these two are. Raises `DataError` for
+    other JSON.
     """
     before, after = _rows(a, "a"), _rows(b, "b")
     ids = [{k[0] for k in rows} for rows in (before, after)]
@@ -60,8 +62,14 @@ def _rows(document: Mapping[str, Any], which: str) -> dict[tuple[str, str, str],
     elif isinstance(document.get("results"), list):
         results = document["results"]
     else:
-        raise DataError("neither a report nor a file of results", where=which, how='it needs "sections" or "results"')
-    return {(r["subject"], r["metric"], r["variant"]): r for r in results if not r["subject"].startswith("baseline:")}
+        raise DataError(
+            "neither a report nor a file of results", where=which, how='it needs "sections" or "results"'
+        )
+    return {
+        (r["subject"], r["metric"], r["variant"]): r
+        for r in results
+        if not r["subject"].startswith("baseline:")
+    }
 
 
 def _change(key: tuple[str, str, str], before: Row | None, after: Row | None) -> Change:
@@ -72,12 +80,28 @@ def _change(key: tuple[str, str, str], before: Row | None, after: Row | None) ->
     ends = paired.get("interval") if paired else None
     if paired and paired.get("value") is not None:
         delta = paired["value"]  # over the items that both have
-    return Change(*key, one["unit"], one["direction"], x, y, delta, ends, _kind(before, after, x, y, delta, ends, one["direction"]),
-                  before is not None, after is not None)  # fmt: skip
+    return Change(
+        *key,
+        one["unit"],
+        one["direction"],
+        x,
+        y,
+        delta,
+        ends,
+        _kind(before, after, x, y, delta, ends, one["direction"]),
+        before is not None,
+        after is not None,
+    )
 
 
 def _kind(
-    before: Row | None, after: Row | None, x: float | None, y: float | None, delta: float | None, ends: Row | None, direction: str
+    before: Row | None,
+    after: Row | None,
+    x: float | None,
+    y: float | None,
+    delta: float | None,
+    ends: Row | None,
+    direction: str,
 ) -> Kind:
     if before is None or after is None:
         return "only after" if before is None else "only before"

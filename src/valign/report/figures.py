@@ -1,7 +1,8 @@
 """Figures made of rows: one policy a row, its mark drawn as SVG on a shared axis, its numbers printed beside.
 
-Pure functions from the report's JSON (as `Node`s) to markup. Positions are percentages, so a drawing is as wide as its
-place and text keeps its size on every screen; the words stand in HTML, the SVG carries only marks, title and desc.
+Pure functions from the report's JSON (as `Node`s) to markup. Positions are percentages, so a drawing is as
+wide as its place and text keeps its size on every screen; the words stand in HTML, the SVG carries only
+marks, title and desc.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ COLOURS = 8  # classes c0 (the base) to c7; an eighth method starts again, its n
 
 def mark(subject: Node) -> Markup:
     """The numbered badge of a policy: colour and number, so colour is never needed."""
-    return Markup('<span class="mark m{}" aria-hidden="true">{}</span>').format(tone(subject), value(subject.mark))
+    return Markup('<span class="mark m{}" aria-hidden="true">{}</span>').format(
+        tone(subject), value(subject.mark)
+    )
 
 
 def tone(subject: Node) -> int:
@@ -50,30 +53,44 @@ def percent(x: float, domain: tuple[float, float]) -> float:
 
 
 def track(
-    label: str, tone: int, domain: tuple[float, float], point: float | None,
-    ends: tuple[float | None, float | None] = (None, None), *, bar_from: float | None = None, ticks: Sequence[float] = (),
-) -> Markup:  # fmt: skip
+    label: str,
+    tone: int,
+    domain: tuple[float, float],
+    point: float | None,
+    ends: tuple[float | None, float | None] = (None, None),
+    *,
+    bar_from: float | None = None,
+    ticks: Sequence[float] = (),
+) -> Markup:
     """One row's SVG: ticks, a bar from `bar_from`, the interval as a line, the value as a dot.
 
     label   title and description for those who do not see the drawing
     """
-    parts = [f'<line class="tick{" origin" if t == 0 > domain[0] else ""}" x1="{percent(t, domain)}%" x2="{percent(t, domain)}%" y1="0" y2="100%"/>' for t in ticks]
+    parts = [
+        f'<line class="tick{" origin" * (t == 0 > domain[0])}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>'
+        for t, x in ((t, percent(t, domain)) for t in ticks)
+    ]
     if point is not None:
         x = percent(point, domain)
         if bar_from is not None:
             a, b = sorted((percent(bar_from, domain), x))
-            parts.append(f'<rect class="bar c{tone}" x="{a}%" width="{round(b - a, 3)}%" y="26%" height="48%" rx="2"/>')
+            parts.append(
+                f'<rect class="bar c{tone}" x="{a}%" width="{round(b - a, 3)}%" y="26%" height="48%" rx="2"/>'
+            )
         if ends[0] is not None and ends[1] is not None:
             low, high = percent(ends[0], domain), percent(ends[1], domain)
             parts.append(f'<line class="whisker c{tone}" x1="{low}%" x2="{high}%" y1="50%" y2="50%"/>')
-            parts += [f'<line class="whisker c{tone}" x1="{e}%" x2="{e}%" y1="32%" y2="68%"/>' for e in (low, high)]
+            parts += [
+                f'<line class="whisker c{tone}" x1="{e}%" x2="{e}%" y1="32%" y2="68%"/>' for e in (low, high)
+            ]
         parts.append(f'<circle class="dot c{tone}" cx="{x}%" cy="50%" r="4.5"/>')
     body = Markup("".join(parts))
     return Markup('<svg class="track" role="img"><title>{}</title>{}</svg>').format(plain(label), body)
 
 
 def axis(marks: Sequence[tuple[float, str]], domain: tuple[float, float], width: float = 170.0) -> Markup:
-    """Labels under a track; one that would touch its neighbour on a track of `width` pixels goes to a second line."""
+    """Labels under a track; one that would touch its neighbour on a track of `width` pixels goes to a second
+    line."""
     out, ends = [], [-1e9, -1e9]  # where each of the two lines is taken up to
     for at, label in sorted(marks):
         x, long = percent(at, domain), 5.4 * len(label) * 100 / width
@@ -81,23 +98,30 @@ def axis(marks: Sequence[tuple[float, str]], domain: tuple[float, float], width:
         left = x - {"start": 0.0, "mid": long / 2, "end": long}[side]
         line = 0 if left > ends[0] + 3 else 1
         ends[line] = left + long
-        out.append(Markup('<span class="{}{}" style="left:{}%">{}</span>').format(side, " second" if line else "", x, label))
+        out.append(
+            Markup('<span class="{}{}" style="left:{}%">{}</span>').format(
+                side, " second" if line else "", x, label
+            )
+        )
     height = " two" if ends[1] > -1e9 else ""
     return Markup('<div class="axis{}">{}</div>').format(height, Markup("").join(out))
 
 
-def scale(marks: Sequence[tuple[float, str]], domain: tuple[float, float], kind: str = "", width: float = 170.0) -> Markup:
+def scale(
+    marks: Sequence[tuple[float, str]], domain: tuple[float, float], kind: str = "", width: float = 170.0
+) -> Markup:
     """The axis as the last row, so that it stands under the drawings of the rows above."""
-    return Markup('<div class="row scale {}"><span class="who"></span>{}<span class="nums"></span></div>').format(
-        kind, axis(marks, domain, width)
-    )
+    return Markup(
+        '<div class="row scale {}"><span class="who"></span>{}<span class="nums"></span></div>'
+    ).format(kind, axis(marks, domain, width))
 
 
 def row(subject: Node, drawing: Markup, numbers: Markup, kind: str = "") -> Markup:
     """A row: badge and name, drawing, numbers."""
-    return Markup('<div class="row {}" data-subject="{}"><span class="who">{}<span class="name">{}</span></span>{}<span class="nums">{}</span></div>').format(
-        kind, attribute(subject.id), mark(subject), subject.label, drawing, numbers
-    )
+    return Markup(
+        '<div class="row {}" data-subject="{}"><span class="who">{}<span class="name">{}</span></span>{}'
+        '<span class="nums">{}</span></div>'
+    ).format(kind, attribute(subject.id), mark(subject), subject.label, drawing, numbers)
 
 
 def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
@@ -109,42 +133,75 @@ def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
         for r in column.rows:
             subject = subjects[str(r.subject)]
             if not r.measured:
-                rows.append(row(subject, track(f"{subject.label}: not measured", 0, (0, 1), None, ticks=[a for a, _ in anchors]),
-                                DASH))  # fmt: skip
+                rows.append(
+                    row(
+                        subject,
+                        track(
+                            f"{subject.label}: not measured", 0, (0, 1), None, ticks=[a for a, _ in anchors]
+                        ),
+                        DASH,
+                    )
+                )
                 continue
             label = f"{subject.label}: {column.title} {number(value(r.gap))}, {interval(value(r.interval))}"
-            drawing = track(label, tone(subject), (0, 1), value(r.gap), (value(r.low), value(r.high)), bar_from=0,
-                            ticks=[a for a, _ in anchors])  # fmt: skip
+            drawing = track(
+                label,
+                tone(subject),
+                (0, 1),
+                value(r.gap),
+                (value(r.low), value(r.high)),
+                bar_from=0,
+                ticks=[a for a, _ in anchors],
+            )
             rows.append(row(subject, drawing, num(r.value, r.unit)))
         panels.append(
-            Markup('<section class="panel"><h3 class="title">{}</h3><p class="hint">{}</p><div class="rows">{}{}</div></section>').format(
-                column.title, column.meaning, Markup("").join(rows),
+            Markup(
+                '<section class="panel"><h3 class="title">{}</h3><p class="hint">{}</p>'
+                '<div class="rows">{}{}</div></section>'
+            ).format(
+                column.title,
+                column.meaning,
+                Markup("").join(rows),
                 scale([(a, f"{a:.2g} {b}") for a, b in anchors], (0, 1)),
-            )  # fmt: skip
+            )
         )
     return Markup('<div class="panels matrix">{}</div>').format(Markup("").join(panels))
 
 
 def forest(data: Node, subjects: dict[str, Node]) -> Markup:
-    """Paired differences from the base around 0, with p, what the test could have found, and items won and lost."""
+    """Paired differences from the base around 0, with p, what the test could have found, and items won and
+    lost."""
     reach = max((abs(x) for r in data.rows for x in _span(r)), default=0.1) or 0.1
     marks = nice(-reach, reach)
     domain, rows = (marks[0], marks[-1]), []
     for r in data.rows:
         subject = subjects[str(r.subject)]
         if value(r.value) is None:
-            rows.append(row(subject, track(f"{subject.label}: not compared", 0, domain, None, ticks=[0]),
-                            Markup('<span class="none">not compared</span>'), "wide"))  # fmt: skip
+            rows.append(
+                row(
+                    subject,
+                    track(f"{subject.label}: not compared", 0, domain, None, ticks=[0]),
+                    Markup('<span class="none">not compared</span>'),
+                    "wide",
+                )
+            )
             continue
         at = value(r.interval) or {}
-        label = f"{subject.label}: {number(value(r.value), str(r.unit), signed=True)}, {interval(at, str(r.unit), signed=True)}"
-        drawing = track(label, tone(subject), domain, value(r.value), (at.get("low"), at.get("high")), ticks=[*marks, 0])
+        unit = str(r.unit)
+        spoken = f"{number(value(r.value), unit, signed=True)}, {interval(at, unit, signed=True)}"
+        label = f"{subject.label}: {spoken}"
+        drawing = track(
+            label, tone(subject), domain, value(r.value), (at.get("low"), at.get("high")), ticks=[*marks, 0]
+        )
         rows.append(row(subject, drawing, _difference_text(r, str(data.better)), "wide"))
     left, right = ("← better", "worse →") if str(data.better) == "down" else ("← worse", "better →")
     texts = [("" if m <= 0 else "+") + tick(m) for m in marks]
     foot = scale(list(zip(marks, texts, strict=True)), domain, "wide", 230.0)
-    foot += Markup('<div class="row scale wide sides"><span class="who"></span><div class="axis"><span class="start" style="left:0">{}'
-                   '</span><span class="end" style="left:100%">{}</span></div><span class="nums"></span></div>').format(left, right)  # fmt: skip
+    foot += Markup(
+        '<div class="row scale wide sides"><span class="who"></span><div class="axis">'
+        '<span class="start" style="left:0">{}</span>'
+        '<span class="end" style="left:100%">{}</span></div><span class="nums"></span></div>'
+    ).format(left, right)
     return Markup('<div class="rows forest">{}{}</div>').format(Markup("").join(rows), foot)
 
 
@@ -155,18 +212,26 @@ def _span(r: Node) -> list[float]:
 
 
 def _difference_text(r: Node, better: str) -> Markup:
-    parts = [Markup("<b>{}</b> {}").format(num(r.value, r.unit, signed=True), span(r.interval, r.unit, signed=True))]
+    parts = [
+        Markup("<b>{}</b> {}").format(
+            num(r.value, r.unit, signed=True), span(r.interval, r.unit, signed=True)
+        )
+    ]
     small = []
     if value(r.p_adjusted) is not None:
         small.append(Markup("p {}").format(num(r.p_adjusted, "p")))
     if r.flips:
         good, bad = (r.flips.down, r.flips.up) if better == "down" else (r.flips.up, r.flips.down)
-        small.append(Markup("{} better, {} worse, {} same").format(num(good, "count"), num(bad, "count"), num(r.flips.same, "count")))
+        small.append(
+            Markup("{} better, {} worse, {} same").format(
+                num(good, "count"), num(bad, "count"), num(r.flips.same, "count")
+            )
+        )
     else:
         small.append(Markup("n {}").format(num(r.n, "count")))
     if value(r.mde) is not None:
         small.append(Markup("detects {}").format(num(r.mde, r.unit)))
-    return parts[0] + Markup('<small>{}</small>').format(Markup(" · ").join(small))
+    return parts[0] + Markup("<small>{}</small>").format(Markup(" · ").join(small))
 
 
 def benchmarks(data: Node, subjects: dict[str, Node]) -> Markup:
@@ -189,13 +254,27 @@ def benchmarks(data: Node, subjects: dict[str, Node]) -> Markup:
                 continue
             at = value(r.interval) or {}
             label = f"{subject.label}: {number(value(r.value), unit)}, {interval(at, unit)}"
-            drawing = track(label, tone(subject), (low, high), value(r.value), (at.get("low"), at.get("high")), bar_from=0,
-                            ticks=[a for a, _ in marks])  # fmt: skip
+            drawing = track(
+                label,
+                tone(subject),
+                (low, high),
+                value(r.value),
+                (at.get("low"), at.get("high")),
+                bar_from=0,
+                ticks=[a for a, _ in marks],
+            )
             rows.append(row(subject, drawing, num(r.value, unit)))
         first = group.rows[0]
         panels.append(
-            Markup('<section class="panel"><h3>{} <small>{} · n {}</small></h3><div class="rows">{}{}</div></section>').format(
-                group.metric, group.variant, num(first.n, "count"), Markup("").join(rows), scale(marks, (low, high))
+            Markup(
+                '<section class="panel"><h3>{} <small>{} · n {}</small></h3>'
+                '<div class="rows">{}{}</div></section>'
+            ).format(
+                group.metric,
+                group.variant,
+                num(first.n, "count"),
+                Markup("").join(rows),
+                scale(marks, (low, high)),
             )
         )
     return Markup('<div class="panels two">{}</div>').format(Markup("").join(panels))
@@ -213,16 +292,22 @@ def cost_bars(data: Node, subjects: dict[str, Node]) -> Markup:
             known = value(r.value) is not None
             text = num(r.value, unit) if known else DASH
             label = f"{subject.label}: {number(value(r.value), unit) if known else 'not recorded'}"
-            rows.append(row(subject, _bar(label, tone(subject), percent(value(r.value) or 0, (0, high))), text))
+            rows.append(
+                row(subject, _bar(label, tone(subject), percent(value(r.value) or 0, (0, high))), text)
+            )
         panels.append(
-            Markup('<section class="panel"><h3 class="title">{}</h3><div class="rows">{}</div></section>').format(measure.title, Markup("").join(rows))
+            Markup(
+                '<section class="panel"><h3 class="title">{}</h3><div class="rows">{}</div></section>'
+            ).format(measure.title, Markup("").join(rows))
         )
     return Markup('<div class="panels">{}</div>').format(Markup("").join(panels))
 
 
 def _bar(label: str, tone: int, width: float) -> Markup:
-    return Markup('<svg class="track" role="img"><title>{}</title><rect class="bar solid c{}" x="0" width="{}%" y="24%" '
-                  'height="52%" rx="2"/></svg>').format(plain(label), tone, width)  # fmt: skip
+    return Markup(
+        '<svg class="track" role="img"><title>{}</title>'
+        '<rect class="bar solid c{}" x="0" width="{}%" y="24%" height="52%" rx="2"/></svg>'
+    ).format(plain(label), tone, width)
 
 
 def figure(node: Node, body: Markup, caption: str = "") -> Markup:

@@ -1,7 +1,9 @@
-"""The page: one self-contained HTML file from a report's JSON. It adds no number and asks no network for anything.
+"""The page: one self-contained HTML file from a report's JSON. It adds no number and asks no network for
+anything.
 
-Everything on the page is escaped by default; only markup made in this room is trusted. A content security policy in the
-page forbids every request, and every script but the one in `templates/report.js`, named by its hash.
+Everything on the page is escaped by default; only markup made in this room is trusted. A content security
+policy in the page forbids every request, and every script but the one in `templates/report.js`, named by its
+hash.
 """
 
 from __future__ import annotations
@@ -26,9 +28,15 @@ MAX_BYTES = 8_000_000  # spec/evaluation.md section 11
 SAMPLES = 60  # prompts on the page; all are in the JSON
 PREVIEW, CUT = 320, 6000  # characters shown before a text is folded, and carried at all
 DRAW = {
-    "gap": figures.gap_bars, "forest": figures.forest, "benchmarks": figures.benchmarks, "cost": figures.cost_bars,
-    "scatter": scatter, "curves": training, "circle": circle, "radar": circle,
-}  # fmt: skip
+    "gap": figures.gap_bars,
+    "forest": figures.forest,
+    "benchmarks": figures.benchmarks,
+    "cost": figures.cost_bars,
+    "scatter": scatter,
+    "curves": training,
+    "circle": circle,
+    "radar": circle,
+}
 
 
 def render(report: Mapping[str, Any], *, samples: int = SAMPLES) -> str:
@@ -36,7 +44,12 @@ def render(report: Mapping[str, Any], *, samples: int = SAMPLES) -> str:
 
     Raises `ValignError` for a JSON that is not a report of this schema.
     """
-    require(report.get("schema") == 1 and "sections" in report, "report", report.get("schema"), "a report JSON of schema 1")
+    require(
+        report.get("schema") == 1 and "sections" in report,
+        "report",
+        report.get("schema"),
+        "a report JSON of schema 1",
+    )
     while True:
         page = _render(report, samples)
         if len(page.encode()) < MAX_BYTES or samples == 0:
@@ -52,11 +65,22 @@ def _render(report: Mapping[str, Any], samples: int) -> str:
     def draw(figure: Node) -> Markup:
         return figures.figure(figure, DRAW[str(figure.type)](figure.data, subjects))
 
-    return environment().get_template("report.html.j2").render(
-        report=root, subjects=subjects, draw=draw, cards=_cards(root), drawn=set(DRAW), samples=samples,
-        style=Markup(source("report.css")), script=Markup(script), script_hash=script_hash(script),
-        toc=[(str(s.id), str(s.title)) for s in root.sections],
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=root,
+            subjects=subjects,
+            draw=draw,
+            cards=_cards(root),
+            drawn=set(DRAW),
+            samples=samples,
+            style=Markup(source("report.css")),
+            script=Markup(script),
+            script_hash=script_hash(script),
+            toc=[(str(s.id), str(s.title)) for s in root.sections],
+        )
+    )
 
 
 def _cards(root: Node) -> list[dict[str, Any]]:
@@ -69,10 +93,16 @@ def _cards(root: Node) -> list[dict[str, Any]]:
     rows = {str(r.subject): r for r in table.rows}
     shown = rows[best or base or str(root.subjects[0].id)]
     return [
-        {"title": role.title, "meaning": role.meaning, "now": shown[k], "whose": str(shown.subject),
-         "before": rows[base][k] if base and best and k != "T" else None}
-        for k, role in ROLES.items() if k in ("M", "V", "T") and k in value(table.columns)
-    ]  # fmt: skip
+        {
+            "title": role.title,
+            "meaning": role.meaning,
+            "now": shown[k],
+            "whose": str(shown.subject),
+            "before": rows[base][k] if base and best and k != "T" else None,
+        }
+        for k, role in ROLES.items()
+        if k in ("M", "V", "T") and k in value(table.columns)
+    ]
 
 
 @cache
@@ -91,29 +121,54 @@ def environment() -> Any:
     """The Jinja environment: autoescape for everything, undefined names are errors."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    env = Environment(loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                      lstrip_blocks=True)  # fmt: skip
-    env.filters |= {"num": num, "span": span, "v": value, "at": place, "attr": visible.attribute, "first": lambda n, k: list(n)[:k], "count": len,
-                    "sorted_keys": lambda n: sorted(value(n) or {}), "long": folded, "words": words}  # fmt: skip
-    env.globals |= {"mark": figures.mark, "resolve": resolve, "number": number, "interval": interval, "tone": figures.tone}
+    env = Environment(
+        loader=FunctionLoader(source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "num": num,
+        "span": span,
+        "v": value,
+        "at": place,
+        "attr": visible.attribute,
+        "first": lambda n, k: list(n)[:k],
+        "count": len,
+        "sorted_keys": lambda n: sorted(value(n) or {}),
+        "long": folded,
+        "words": words,
+    }
+    env.globals |= {
+        "mark": figures.mark,
+        "resolve": resolve,
+        "number": number,
+        "interval": interval,
+        "tone": figures.tone,
+    }
     return env
 
 
 def folded(node: Any) -> Markup:
-    """A text of a model or user: escaped, laid out in its own direction, long ones folded, very long ones cut."""
+    """A text of a model or user: escaped, laid out in its own direction, long ones folded, very long ones
+    cut."""
     text = str(value(node) if value(node) is not None else "")
     if not text.strip():
         return Markup('<p class="said empty">empty response</p>')
     cut = Markup("")
     if len(text) > CUT:
-        cut = Markup('<p class="hint">… {} more characters are in the JSON beside this page</p>').format(len(text) - CUT)
+        cut = Markup('<p class="hint">… {} more characters are in the JSON beside this page</p>').format(
+            len(text) - CUT
+        )
         text = text[:CUT]
     whole = Markup('<p class="said" dir="auto">{}</p>').format(visible.html(text)) + cut
     if len(text) <= PREVIEW:
         return whole
-    return Markup('<details class="long"><summary><span class="said preview" dir="auto">{}…</span>'
-                  '<span class="show">show all {} characters</span></summary>{}</details>').format(
-        visible.html(text[:PREVIEW]), len(str(value(node))), whole)  # fmt: skip
+    return Markup(
+        '<details class="long"><summary><span class="said preview" dir="auto">{}…</span>'
+        '<span class="show">show all {} characters</span></summary>{}</details>'
+    ).format(visible.html(text[:PREVIEW]), len(str(value(node))), whole)
 
 
 def words(node: Any) -> Markup:
@@ -125,7 +180,9 @@ def words(node: Any) -> Markup:
         case bool():
             return visible.html("yes" if raw else "no")
         case int() | float():
-            return Markup('<data class="num" value="{}" data-at="{}">{}</data>').format(repr(raw), place(node), f"{raw:.10g}")
+            return Markup('<data class="num" value="{}" data-at="{}">{}</data>').format(
+                repr(raw), place(node), f"{raw:.10g}"
+            )
         case dict():
             return Markup(", ").join(Markup("{} {}").format(visible.html(k), words(node[k])) for k in raw)
         case list():

@@ -1,4 +1,5 @@
-"""A model card in Markdown from a report's JSON: what the policy is, what it was aligned with, and every number said whole."""
+"""A model card in Markdown from a report's JSON: what the policy is, what it was aligned with, and every
+number said whole."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from valign.report.units import interval, number
 from valign.report.visible import markdown as md
 from valign.report.words import goal_name
 
-NAMES = {"M": "misalignment M ↓", "V": "value alignment V ↑", "T": "alignment tax T ↓", "KL": "KL from base"}
+NAMES = {
+    "M": "misalignment M ↓",
+    "V": "value alignment V ↑",
+    "T": "alignment tax T ↓",
+    "KL": "KL from base",
+}
 
 
 def model_card(report: Mapping[str, Any], subject: str | None = None) -> str:
@@ -38,7 +44,12 @@ def _parts(report: Mapping[str, Any], own: Row) -> Iterable[Sequence[str]]:
     yield ["## Goal", "", md(goal.get("text") or goal_name(goal)), ""]
     target = goal.get("target")
     if isinstance(target, Mapping) and target:
-        yield ["Target: " + ", ".join(f"{md(k)} {number(v, 'plain', signed=True)}" for k, v in target.items()) + ".", ""]
+        yield [
+            "Target: "
+            + ", ".join(f"{md(k)} {number(v, 'plain', signed=True)}" for k, v in target.items())
+            + ".",
+            "",
+        ]
     yield [f"Primary measure: {md(report['primary'])}, fixed before the run.", ""]
     yield ["## Results", "", *_methods(report), ""]
     yield ["Intervals are 95 %. Differences are paired, item by item. There is no total score.", ""]
@@ -64,21 +75,46 @@ def _methods(report: Mapping[str, Any]) -> list[str]:
     labels = {s["id"]: s["label"] for s in report["subjects"]}
     data = next(f["data"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
     many = len(labels) > 1
-    head = ["policy", *(NAMES[k] for k in data["columns"]), *([f"Δ{data['primary']} vs base"] if many else []), "tokens", "time",
-            "memory", "seeds"]  # fmt: skip
+    head = [
+        "policy",
+        *(NAMES[k] for k in data["columns"]),
+        *([f"Δ{data['primary']} vs base"] if many else []),
+        "tokens",
+        "time",
+        "memory",
+        "seeds",
+    ]
     rows = []
     for r in data["rows"]:
         cells = [_with_interval(r[k]) for k in data["columns"]]
-        difference = [_with_interval(r["difference"], signed=True) if r["difference"] else "–"] if many else []
-        spent = [_known(r[k], unit) for k, unit in (("tokens", "count"), ("seconds", "seconds"), ("memory", "bytes"), ("seeds", "count"))]
-        beaten = f" (dominated by {', '.join(md(labels[d]) for d in r['dominated_by'])})" if r["dominated_by"] else ""
+        difference = (
+            [_with_interval(r["difference"], signed=True) if r["difference"] else "–"] if many else []
+        )
+        spent = [
+            _known(r[k], unit)
+            for k, unit in (
+                ("tokens", "count"),
+                ("seconds", "seconds"),
+                ("memory", "bytes"),
+                ("seeds", "count"),
+            )
+        ]
+        beaten = (
+            f" (dominated by {', '.join(md(labels[d]) for d in r['dominated_by'])})"
+            if r["dominated_by"]
+            else ""
+        )
         rows.append([md(labels[r["subject"]]) + beaten, *cells, *difference, *spent])
     return _table(head, rows)
 
 
 def _with_interval(cell: Mapping[str, Any], *, signed: bool = False) -> str:
     text = number(cell["value"], cell["unit"], signed=signed)
-    return f"{text} [{interval(cell['interval'], cell['unit'], signed=signed)}]" if cell.get("interval") else text
+    return (
+        f"{text} [{interval(cell['interval'], cell['unit'], signed=signed)}]"
+        if cell.get("interval")
+        else text
+    )
 
 
 def _known(value: Any, unit: str) -> str:
@@ -96,9 +132,18 @@ def _measured(report: Mapping[str, Any], id: str) -> list[str]:
         for entry in g["results"]:
             r = results[entry["at"]]
             if entry["subject"] == id:
-                rows.append([f"`{md(g['metric'])}`", md(g["variant"]), md(g["level"]), number(r["value"], r["unit"]),
-                             interval(r["interval"], r["unit"]), str(r["n"]), _reasons(r["n_unscored"]),
-                             f"{r['cluster']['count']} × {md(r['cluster']['unit'])}"])  # fmt: skip
+                rows.append(
+                    [
+                        f"`{md(g['metric'])}`",
+                        md(g["variant"]),
+                        md(g["level"]),
+                        number(r["value"], r["unit"]),
+                        interval(r["interval"], r["unit"]),
+                        str(r["n"]),
+                        _reasons(r["n_unscored"]),
+                        f"{r['cluster']['count']} × {md(r['cluster']['unit'])}",
+                    ]
+                )
     return _table(["metric", "variant", "level", "value", "95 % interval", "n", "unscored", "clusters"], rows)
 
 
@@ -107,7 +152,9 @@ def _reasons(unscored: Mapping[str, int]) -> str:
 
 
 def _policy(own: Row, cost: Mapping[str, Any]) -> list[str]:
-    lines = [f"- method: {md(own['method'] or 'none')}" + (f" ({md(own['family'])})" if own["family"] else "")]
+    lines = [
+        f"- method: {md(own['method'] or 'none')}" + (f" ({md(own['family'])})" if own["family"] else "")
+    ]
     if own["feedback"]:
         lines.append(f"- feedback: {md(own['feedback'])}")
     lines += [f"- {md(k)}: {_short(v)}" for k, v in own["policy"].items() if v not in (None, "", {}, [])]
@@ -117,10 +164,19 @@ def _policy(own: Row, cost: Mapping[str, Any]) -> list[str]:
 def _ledger(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return ["No data were listed."]
-    return _table(["file", "used for", "rows", "licence", "sha256"], [
-        [md(r.get("file", "")), md(r.get("use", "")), str(r.get("n", "")), md(r.get("licence") or "none stated"),
-         f"`{md(r.get('sha256', ''))}`"] for r in rows
-    ])  # fmt: skip
+    return _table(
+        ["file", "used for", "rows", "licence", "sha256"],
+        [
+            [
+                md(r.get("file", "")),
+                md(r.get("use", "")),
+                str(r.get("n", "")),
+                md(r.get("licence") or "none stated"),
+                f"`{md(r.get('sha256', ''))}`",
+            ]
+            for r in rows
+        ],
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""A JSON value that knows where it stands, so that every number on the page can be traced to its place in the JSON.
+"""A JSON value that knows where it stands, so that every number on the page can be traced to its place in the
+JSON.
 
 Templates and figures see the report through `Node`; a number is written by `num` alone, which prints
 <data value="full precision" data-at="/headline/0/value">0.344</data>. A test reads both and compares.
@@ -86,7 +87,7 @@ def num(node: Node, unit: Any = "share", *, signed: bool = False) -> Markup:
 
 
 def span(interval: Node, unit: Any = "share", *, signed: bool = False) -> Markup:
-    """"low to high" of an interval's node, or a word that there is none."""
+    """ "low to high" of an interval's node, or a word that there is none."""
     if not interval:
         return Markup('<span class="none">no interval</span>')
     return Markup('<span class="ci">{} to {}</span>').format(

@@ -18,7 +18,8 @@ from valign.report.subject import Row
 def difference(a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None) -> Row | None:
     """a minus b as JSON: a Result with "p", "test", "flips" and "mde"; None where nothing pairs them.
 
-    given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything is computed
+    given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything
+            is computed
     statistic  see `evaluation.compare`; for metrics that are no mean of their items
     flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
     """
@@ -31,15 +32,25 @@ def difference(a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None)
     scores = [i["score"] for i in items if i.get("score") is not None] if isinstance(items, list) else []
     se = row.get("se")
     return {
-        "p": None, "test": "none", "p_adjusted": None, **row,
+        "p": None,
+        "test": "none",
+        "p_adjusted": None,
+        **row,
         "mde": detectable(1, se * se) if se is not None else None,
-        "flips": {"up": sum(s > 0 for s in scores), "down": sum(s < 0 for s in scores),
-                  "same": sum(s == 0 for s in scores)} if scores else None,
-    }  # fmt: skip
+        "flips": {
+            "up": sum(s > 0 for s in scores),
+            "down": sum(s < 0 for s in scores),
+            "same": sum(s == 0 for s in scores),
+        }
+        if scores
+        else None,
+    }
 
 
 def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
-    if not (isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]):
+    if not (
+        isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]
+    ):
         return None
     try:
         found = compare(Result.from_json(a), Result.from_json(b), subset=True, statistic=statistic)
@@ -71,11 +82,14 @@ def verdict(row: Mapping[str, Any] | None, role: Role) -> str:
 def dominated(points: Mapping[str, Mapping[str, float | None]]) -> tuple[list[str], dict[str, list[str]]]:
     """(axes used, {id: ids that dominate it}): at least as good on every axis, better on one.
 
-    points   {id: {axis: value}}, smaller is better. Only axes on which every point has a value are used; by point
-             estimates, so a hair's breadth counts: it is a mark in a table, not a verdict
+    points   {id: {axis: value}}, smaller is better. Only axes on which every point has a value are used; by
+             point estimates, so a hair's breadth counts: it is a mark in a table, not a verdict
     """
-    axes = [k for k in dict.fromkeys(k for p in points.values() for k in p)
-            if all(p.get(k) is not None for p in points.values())]  # fmt: skip
+    axes = [
+        k
+        for k in dict.fromkeys(k for p in points.values() for k in p)
+        if all(p.get(k) is not None for p in points.values())
+    ]
     place = {name: tuple(p[k] for k in axes) for name, p in points.items()}
 
     def beats(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Figures with two axes: scatter plots with a reference curve, and small training curves.
 
-Marks sit at percentages inside a drawing that is as wide as its place; curves are stretched in a box of their own, whose
-lines keep their width.
+Marks sit at percentages inside a drawing that is as wide as its place; curves are stretched in a box of their
+own, whose lines keep their width.
 """
 
 from __future__ import annotations
@@ -21,26 +21,50 @@ Domain = tuple[float, float]
 
 
 def scatter(data: Node, subjects: dict[str, Node]) -> Markup:
-    """Points with intervals on both axes, numbered like the policies; a dashed reference curve where one is known."""
+    """Points with intervals on both axes, numbered like the policies; a dashed reference curve where one is
+    known."""
     curve = value(data.curve) or {}
     x_marks, y_marks = _marks(data, "x"), _marks(data, "y")
     dx, dy = (x_marks[0], x_marks[-1]), (y_marks[0], y_marks[-1])
-    parts = [f'<line class="grid" x1="0" x2="100%" y1="{100 - percent(t, dy)}%" y2="{100 - percent(t, dy)}%"/>' for t in y_marks]
-    parts += [f'<line class="zero" x1="0" x2="100%" y1="{100 - percent(0, dy)}%" y2="{100 - percent(0, dy)}%"/>'] * (dy[0] < 0 < dy[1])
-    parts += [f'<line class="zero" x1="{percent(0, dx)}%" x2="{percent(0, dx)}%" y1="0" y2="100%"/>'] * (dx[0] < 0 < dx[1])
+    parts = [
+        f'<line class="grid" x1="0" x2="100%" y1="{100 - percent(t, dy)}%" y2="{100 - percent(t, dy)}%"/>'
+        for t in y_marks
+    ]
+    parts += [
+        f'<line class="zero" x1="0" x2="100%" y1="{100 - percent(0, dy)}%" y2="{100 - percent(0, dy)}%"/>'
+    ] * (dy[0] < 0 < dy[1])
+    parts += [f'<line class="zero" x1="{percent(0, dx)}%" x2="{percent(0, dx)}%" y1="0" y2="100%"/>'] * (
+        dx[0] < 0 < dx[1]
+    )
     parts.append(_curve(curve.get("points", ()), dx, dy))
     places = _labels(data, subjects, dx, dy)
     for p in data.points:
         parts.append(_point(p, subjects[str(p.subject)], dx, dy, places[str(p.subject)]))
-    svg = Markup('<svg class="plot-area" role="img"><title>{} against {}</title><desc>{}</desc>{}</svg>').format(
-        data.y.title, data.x.title, "; ".join(_spoken(p, subjects, data) for p in data.points), Markup("".join(parts))
+    svg = Markup(
+        '<svg class="plot-area" role="img"><title>{} against {}</title><desc>{}</desc>{}</svg>'
+    ).format(
+        data.y.title,
+        data.x.title,
+        "; ".join(_spoken(p, subjects, data) for p in data.points),
+        Markup("".join(parts)),
     )
-    note = Markup('<p class="hint"><span class="dash"></span>{}</p>').format(data.curve.label) if curve else Markup("")
-    return Markup('<div class="plot"><div class="y-title">{}</div><div class="y-ticks">{}</div>{}'
-                  '<div class="x-ticks">{}</div><div class="x-title">{}</div></div>{}{}').format(
-        data.y.title, _ticks(y_marks, dy, "bottom"), svg, _ticks(x_marks, dx, "left"), Markup("{}{}").format(data.x.title, _unit(data.x)), note,
+    note = (
+        Markup('<p class="hint"><span class="dash"></span>{}</p>').format(data.curve.label)
+        if curve
+        else Markup("")
+    )
+    return Markup(
+        '<div class="plot"><div class="y-title">{}</div><div class="y-ticks">{}</div>{}'
+        '<div class="x-ticks">{}</div><div class="x-title">{}</div></div>{}{}'
+    ).format(
+        data.y.title,
+        _ticks(y_marks, dy, "bottom"),
+        svg,
+        _ticks(x_marks, dx, "left"),
+        Markup("{}{}").format(data.x.title, _unit(data.x)),
+        note,
         _legend(data, subjects),
-    )  # fmt: skip
+    )
 
 
 def _bare(axis: Node) -> str:
@@ -62,17 +86,25 @@ def _marks(data: Node, name: str) -> list[float]:
 
 
 def _ticks(marks: Sequence[float], domain: Domain, side: str) -> Markup:
-    texts = [Markup('<span style="{}:{}%">{}</span>').format(side, percent(m, domain), tick(m)) for m in marks]
+    texts = [
+        Markup('<span style="{}:{}%">{}</span>').format(side, percent(m, domain), tick(m)) for m in marks
+    ]
     return Markup("").join(texts)
 
 
 def _curve(points: Sequence[Sequence[float]], dx: Domain, dy: Domain) -> Markup:
     if len(points) < 2:
         return Markup("")
-    spots = [((x - dx[0]) / (dx[1] - dx[0]), (dy[1] - y) / (dy[1] - dy[0])) for x, y in points]  # cut by the box, not here
-    path = " ".join(f"{round(100 * x, 3)},{round(100 * y, 3)}" for x, y in spots if -9 < x < 10 and -9 < y < 10)
-    return Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
-                  '<polyline class="reference" points="{}"/></svg>').format(path)  # fmt: skip
+    spots = [
+        ((x - dx[0]) / (dx[1] - dx[0]), (dy[1] - y) / (dy[1] - dy[0])) for x, y in points
+    ]  # cut by the box, not here
+    path = " ".join(
+        f"{round(100 * x, 3)},{round(100 * y, 3)}" for x, y in spots if -9 < x < 10 and -9 < y < 10
+    )
+    return Markup(
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
+        '<polyline class="reference" points="{}"/></svg>'
+    ).format(path)
 
 
 def _point(p: Node, subject: Node, dx: Domain, dy: Domain, place: Mapping[str, float | str] | None) -> Markup:
@@ -86,19 +118,25 @@ def _point(p: Node, subject: Node, dx: Domain, dy: Domain, place: Mapping[str, f
         lines.append(f'<line class="whisker c{c}" x1="{x}%" x2="{x}%" y1="{a}%" y2="{b}%"/>')
     text = Markup("")
     if place:
-        text = Markup('<text class="point-name" x="{}%" y="{}%" dx="{}" dy="{}" text-anchor="{}">{}</text>').format(
-            x, y, place["dx"], place["dy"], place["anchor"], subject.label
-        )
-    return Markup('<g data-subject="{}">{}<circle class="point c{}" cx="{}%" cy="{}%" r="9.5"/>'
-                  '<text class="point-mark k{}" x="{}%" y="{}%" dy="4" text-anchor="middle">{}</text>{}</g>').format(
-        attribute(subject.id), Markup("".join(lines)), c, x, y, c, x, y, value(subject.mark), text
-    )  # fmt: skip
+        text = Markup(
+            '<text class="point-name" x="{}%" y="{}%" dx="{}" dy="{}" text-anchor="{}">{}</text>'
+        ).format(x, y, place["dx"], place["dy"], place["anchor"], subject.label)
+    return Markup(
+        '<g data-subject="{}">{}<circle class="point c{}" cx="{}%" cy="{}%" r="9.5"/>'
+        '<text class="point-mark k{}" x="{}%" y="{}%" dy="4" text-anchor="middle">{}</text>{}</g>'
+    ).format(attribute(subject.id), Markup("".join(lines)), c, x, y, c, x, y, value(subject.mark), text)
 
 
-def _labels(data: Node, subjects: dict[str, Node], dx: Domain, dy: Domain) -> dict[str, Mapping[str, float | str] | None]:
-    """A place for each name that overlaps no mark and no other name; None where there is none (the number remains)."""
+def _labels(
+    data: Node, subjects: dict[str, Node], dx: Domain, dy: Domain
+) -> dict[str, Mapping[str, float | str] | None]:
+    """A place for each name that overlaps no mark and no other name; None where there is none (the number
+    remains)."""
     centres = {
-        str(p.subject): (percent(value(p.x.value), dx) * WIDTH / 100, (100 - percent(value(p.y.value), dy)) * HEIGHT / 100)
+        str(p.subject): (
+            percent(value(p.x.value), dx) * WIDTH / 100,
+            (100 - percent(value(p.y.value), dy)) * HEIGHT / 100,
+        )
         for p in data.points
     }
     taken = [(x - 11, y - 11, x + 11, y + 11) for x, y in centres.values()]
@@ -106,8 +144,16 @@ def _labels(data: Node, subjects: dict[str, Node], dx: Domain, dy: Domain) -> di
     for name, (x, y) in centres.items():
         long = LETTER * len(str(subjects[name].label))
         places[name] = None
-        for ox, oy, anchor in ((13, -8, "start"), (13, 17, "start"), (-13, -8, "end"), (-13, 17, "end"), (15, 4, "start"), (-15, 4, "end"),
-                               (0, -16, "middle"), (0, 25, "middle")):  # fmt: skip
+        for ox, oy, anchor in (
+            (13, -8, "start"),
+            (13, 17, "start"),
+            (-13, -8, "end"),
+            (-13, 17, "end"),
+            (15, 4, "start"),
+            (-15, 4, "end"),
+            (0, -16, "middle"),
+            (0, 25, "middle"),
+        ):
             left = x + ox - {"start": 0.0, "middle": long / 2, "end": long}[anchor]
             box = (left, y + oy - LINE + 3, left + long, y + oy + 3)
             inside = box[0] >= 0 and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT
@@ -130,11 +176,18 @@ def _spoken(p: Node, subjects: dict[str, Node], data: Node) -> str:
 def _legend(data: Node, subjects: dict[str, Node]) -> Markup:
     """Every point with both numbers and its n: no figure without them."""
     items = [
-        Markup('<li data-subject="{}">{}{} <span class="pair">{} · {}</span> <small>n {}</small></li>').format(
-            attribute(p.subject), mark(subjects[str(p.subject)]), subjects[str(p.subject)].label,
-            num(p.x.value, _bare(data.x)), num(p.y.value, _bare(data.y)), num(p.n, "count"))
+        Markup(
+            '<li data-subject="{}">{}{} <span class="pair">{} · {}</span> <small>n {}</small></li>'
+        ).format(
+            attribute(p.subject),
+            mark(subjects[str(p.subject)]),
+            subjects[str(p.subject)].label,
+            num(p.x.value, _bare(data.x)),
+            num(p.y.value, _bare(data.y)),
+            num(p.n, "count"),
+        )
         for p in data.points
-    ]  # fmt: skip
+    ]
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
 
 
@@ -144,10 +197,19 @@ def training(data: Node, subjects: dict[str, Node]) -> Markup:
     for run in data.runs:
         subject = subjects[str(run.subject)]
         steps = run.steps
-        tiles = [sparkline(str(name), run.series[name], value(steps), tone(subject)) for name in value(run.series)]
+        tiles = [
+            sparkline(str(name), run.series[name], value(steps), tone(subject)) for name in value(run.series)
+        ]
         blocks.append(
-            Markup('<section class="run" data-subject="{}"><h3>{}{} <small>{} steps</small></h3><div class="tiles">{}</div></section>').format(
-                attribute(subject.id), mark(subject), subject.label, num(run.of, "count"), Markup("").join(tiles)
+            Markup(
+                '<section class="run" data-subject="{}"><h3>{}{} <small>{} steps</small></h3>'
+                '<div class="tiles">{}</div></section>'
+            ).format(
+                attribute(subject.id),
+                mark(subject),
+                subject.label,
+                num(run.of, "count"),
+                Markup("").join(tiles),
             )
         )
     return Markup("").join(blocks)
@@ -168,9 +230,17 @@ def sparkline(name: str, series: Node, steps: Sequence[float], tone: int = 1) ->
         path.append(f"{pen}{percent(steps[i], across)} {round(96 - 0.92 * percent(y, domain), 2)}")
         pen = "L"
     word = name.replace("_", " ")
-    return Markup('<div class="tile"><div class="tile-head"><span>{}</span><span>{} → <b>{}</b></span></div>'
-                  '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img"><title>{} from {} to {}</title>'
-                  '<path class="line c{}" d="{}"/></svg></div>').format(
-        word, num(series[known[0]], "plain"), num(series[known[-1]], "plain"), word, number(ys[known[0]], "plain"),
-        number(ys[known[-1]], "plain"), tone, " ".join(path),
-    )  # fmt: skip
+    return Markup(
+        '<div class="tile"><div class="tile-head"><span>{}</span><span>{} → <b>{}</b></span></div>'
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img"><title>{} from {} to {}</title>'
+        '<path class="line c{}" d="{}"/></svg></div>'
+    ).format(
+        word,
+        num(series[known[0]], "plain"),
+        num(series[known[-1]], "plain"),
+        word,
+        number(ys[known[0]], "plain"),
+        number(ys[known[-1]], "plain"),
+        tone,
+        " ".join(path),
+    )

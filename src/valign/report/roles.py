@@ -1,6 +1,8 @@
-"""Which Result is M, which is V, T, KL and reward, and where each stands on the gap axis (spec/evaluation.md 2.1).
+"""Which Result is M, which is V, T, KL and reward, and where each stands on the gap axis (spec/evaluation.md
+2.1).
 
-The report knows the few numbers of its headline by the names of their metrics; all others are shown as what they are.
+The report knows the few numbers of its headline by the names of their metrics; all others are shown as what
+they are.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from valign.report.subject import Row
 class Role:
     """A place in the headline.
 
-    metrics   names of Results that may take it, best first     title, gap_title  in words, of the value and of its gap
-    better    "down" or "up"                                    gap  how the value maps to the gap axis, None: not at all
+    metrics   names of Results that may take it, best first     title, gap_title  in words, of the value and
+              of its gap
+    better    "down" or "up"                                    gap  how the value maps to the gap axis, None:
+              not at all
     """
 
     id: str
@@ -33,23 +37,53 @@ class Role:
 ROLES = {
     r.id: r
     for r in (
-        Role("M", "misalignment M", "misalignment M", "down", "same",
-             ("misalignment.M", "misalignment.components"),
-             "share of response pairs ordered against the goal: 0 as the goal orders them, 0.5 a coin, 1 reversed"),
-        Role("V", "value alignment V", "value gap 1 − V", "up", "one minus",
-             ("value.V", "survey.S"),
-             "nearness of the shown values to the target: 1 equal, 0 the opposite in every dimension"),
-        Role("T", "alignment tax T", "alignment tax T", "down", "same",
-             ("tax.T",),
-             "share of the ability above chance that was lost: 0 nothing, 1 all"),
-        Role("KL", "KL from base", "", "down", None,
-             ("kl.policy_reference",),
-             "how far the policy moved from its reference, nats per response"),
-        Role("reward", "reward", "", "up", None,
-             ("reward.mean", "goal.utility"),
-             "mean utility of its own responses under the goal"),
+        Role(
+            "M",
+            "misalignment M",
+            "misalignment M",
+            "down",
+            "same",
+            ("misalignment.M", "misalignment.components"),
+            "share of response pairs ordered against the goal: 0 as the goal orders, 0.5 a coin, 1 reversed",
+        ),
+        Role(
+            "V",
+            "value alignment V",
+            "value gap 1 − V",
+            "up",
+            "one minus",
+            ("value.V", "survey.S"),
+            "nearness of the shown values to the target: 1 equal, 0 the opposite in every dimension",
+        ),
+        Role(
+            "T",
+            "alignment tax T",
+            "alignment tax T",
+            "down",
+            "same",
+            ("tax.T",),
+            "share of the ability above chance that was lost: 0 nothing, 1 all",
+        ),
+        Role(
+            "KL",
+            "KL from base",
+            "",
+            "down",
+            None,
+            ("kl.policy_reference",),
+            "how far the policy moved from its reference, nats per response",
+        ),
+        Role(
+            "reward",
+            "reward",
+            "",
+            "up",
+            None,
+            ("reward.mean", "goal.utility"),
+            "mean utility of its own responses under the goal",
+        ),
     )
-}  # fmt: skip
+}
 PRIMARY = {"order": "M", "components": "M", "profile": "V", "distribution": "V", "structure": "V"}
 
 
@@ -60,10 +94,11 @@ def primary_role(primary: str) -> Role:
 
 
 def assign(results: Mapping[str, Sequence[Row]], level: str | None) -> dict[str, dict[str, Row]]:
-    """{subject: {role id: Result}}: one metric and variant for all subjects, because others cannot be compared.
+    """{subject: {role id: Result}}: one metric and variant for all subjects, because others cannot be
+    compared.
 
-    Of several that fit, the goal's own level wins, then the one that most subjects have, then the order of `metrics`,
-    then the first one measured.
+    Of several that fit, the goal's own level wins, then the one that most subjects have, then the order of
+    `metrics`, then the first one measured.
     """
     out: dict[str, dict[str, Row]] = {subject: {} for subject in results}
     for role in ROLES.values():
@@ -76,7 +111,9 @@ def assign(results: Mapping[str, Sequence[Row]], level: str | None) -> dict[str,
             best = min(fits, key=lambda k: (k[0] != level, -len(fits[k]), role.metrics.index(k[1])))
             for subject, r in fits[best].items():
                 out[subject][role.id] = r
-            if role.id == "KL":  # a policy whose KL is only bounded still has a place; its cell names the variant
+            if (
+                role.id == "KL"
+            ):  # a policy whose KL is only bounded still has a place; its cell names the variant
                 for found in fits.values():
                     for subject, r in found.items():
                         out[subject].setdefault(role.id, r)
@@ -91,12 +128,24 @@ def is_baseline(result: Mapping[str, Any]) -> bool:
 def cell(result: Mapping[str, Any] | None) -> Row:
     """What a table shows of a Result: value, unit, interval, n, unscored, notes."""
     if result is None:
-        return {"value": None, "unit": "share", "interval": None, "n": 0, "unscored": 0, "variant": None, "notes": []}
+        return {
+            "value": None,
+            "unit": "share",
+            "interval": None,
+            "n": 0,
+            "unscored": 0,
+            "variant": None,
+            "notes": [],
+        }
     return {
-        "value": result.get("value"), "unit": result.get("unit", "share"), "interval": result.get("interval"),
-        "n": result.get("n", 0), "unscored": sum((result.get("n_unscored") or {}).values()),
-        "variant": result.get("variant"), "notes": list(result.get("notes") or ()),
-    }  # fmt: skip
+        "value": result.get("value"),
+        "unit": result.get("unit", "share"),
+        "interval": result.get("interval"),
+        "n": result.get("n", 0),
+        "unscored": sum((result.get("n_unscored") or {}).values()),
+        "variant": result.get("variant"),
+        "notes": list(result.get("notes") or ()),
+    }
 
 
 def gap(role: Role, result: Mapping[str, Any]) -> Row:
@@ -113,7 +162,9 @@ def ticks(role: Role, results: Sequence[Mapping[str, Any]]) -> list[Row]:
     marks: list[Row] = [{"at": 0.0, "label": "best"}]
     if role.id == "M":
         return [*marks, {"at": 0.5, "label": "coin"}, {"at": 1.0, "label": "reversed"}]
-    neutral = next((r["anchors"]["chance"] for r in results if (r.get("anchors") or {}).get("chance") is not None), None)
+    neutral = next(
+        (r["anchors"]["chance"] for r in results if (r.get("anchors") or {}).get("chance") is not None), None
+    )
     if role.id == "V" and neutral is not None:
         marks.append({"at": 1 - neutral, "label": "shows no value"})
     return [*marks, {"at": 1.0, "label": "opposite" if role.id == "V" else "all lost"}]

@@ -23,7 +23,8 @@ def rows(subjects: Sequence[SubjectReport], base: str | None) -> list[Row]:
     for subject in subjects:
         for sample in subject.samples:
             row = table.setdefault(
-                str(sample["id"]), {"id": str(sample["id"]), "prompt": _prompt(sample), "flags": [], "answers": []}
+                str(sample["id"]),
+                {"id": str(sample["id"]), "prompt": _prompt(sample), "flags": [], "answers": []},
             )
             row["flags"] += [f for f in sample.get("flags") or () if f not in row["flags"]]
             row["answers"].append(_answer(subject.id, sample))
@@ -49,13 +50,15 @@ def _get(message: Any, name: str) -> Any:
 
 def _answer(subject: str, sample: Mapping[str, Any]) -> Row:
     given = [{"text": r} if isinstance(r, str) else dict(r) for r in sample.get("responses") or ()]
-    scores = [r["score"] for r in given if r.get("score") is not None]
+    scores = [float(r["score"]) for r in given if r.get("score") is not None]
     score = sample.get("score")
     return {
-        "subject": subject, "texts": given[:RESPONSES], "of": len(given),
+        "subject": subject,
+        "texts": given[:RESPONSES],
+        "of": len(given),
         "values": sample.get("values") or (given[0].get("values") if len(given) == 1 else None),
         "score": score if score is not None else fmean(scores) if scores else None,
-    }  # fmt: skip
+    }
 
 
 def _outcome(answer: Row, reference: float | None, base: str | None) -> Row:

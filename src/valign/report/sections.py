@@ -1,4 +1,5 @@
-"""The sections of a report and the data of their figures, in reading order. Numbers are placed here, never computed."""
+"""The sections of a report and the data of their figures, in reading order. Numbers are placed here, never
+computed."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ LEVELS = ("value", "principle", "preference", "instruction", "capability", "cost
 
 
 def build(
-    facts: Facts, others: Mapping[str, Sequence[Row]], frontier: Mapping[str, Any] | None, baselines: Sequence[Row]
+    facts: Facts,
+    others: Mapping[str, Sequence[Row]],
+    frontier: Mapping[str, Any] | None,
+    baselines: Sequence[Row],
 ) -> list[Row]:
     """All sections; one without figures and Results is left out.
 
@@ -35,15 +39,25 @@ def build(
     """
     placed: dict[str, list[Row]] = {"values": [], "tax": [], "measured": list(baselines)}
     for r in (r for rows in others.values() for r in rows):
-        where = "tax" if r.get("level") == "capability" else "values" if values.PROFILE.search(r["metric"]) else "measured"
+        where = (
+            "tax"
+            if r.get("level") == "capability"
+            else "values"
+            if values.PROFILE.search(r["metric"])
+            else "measured"
+        )
         placed[where].append(r)
     circle = values.figure(facts.subjects, facts.goal, facts.base, facts.best)
     many = facts.base is not None
     out = [
         _section("methods", "The methods side by side" if many else "The numbers", [_table(facts)]),
         _section("gaps", "How far is still to go", [_gaps(facts)]),
-        _section("values", "The values it shows" if not many else "Values before and after",
-                 [circle] if circle else [], placed["values"]),
+        _section(
+            "values",
+            "The values it shows" if not many else "Values before and after",
+            [circle] if circle else [],
+            placed["values"],
+        ),
         _section("misalignment", "Did it move, item by item", [_forest(facts)] if many else []),
         _section("tax", "What it cost in ability", [_benchmarks(others), _tax_gain(facts)], placed["tax"]),
         _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
@@ -51,7 +65,7 @@ def build(
         _section("training", "Training curves", [_training(facts)]),
         _section("samples", "What it says", [_samples(facts)]),
         _section("measured", "How it was measured", [], placed["measured"]),
-    ]  # fmt: skip
+    ]
     return [s for s in out if s["figures"] or s["results"] or s["id"] == "measured"]
 
 
@@ -71,12 +85,20 @@ def index_results(report: Row, owners: Mapping[int, str]) -> None:
     groups: dict[tuple[str, str, str], Row] = {}
     for at, r in all_results(report).items():
         key = (r["level"], r["metric"], r["variant"])
-        entry = groups.setdefault(key, {
-            "level": r["level"], "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
-            "direction": r["direction"], "anchors": r.get("anchors") or {}, "results": [],
-        })  # fmt: skip
+        entry = groups.setdefault(
+            key,
+            {
+                "level": r["level"],
+                "metric": r["metric"],
+                "variant": r["variant"],
+                "unit": r["unit"],
+                "direction": r["direction"],
+                "anchors": r.get("anchors") or {},
+                "results": [],
+            },
+        )
         entry["results"].append({"at": at, "subject": owners.get(id(r))})
-    ordered = sorted(groups.values(), key=lambda g: (LEVELS.index(g["level"]) if g["level"] in LEVELS else 99))
+    ordered = sorted(groups.values(), key=lambda g: LEVELS.index(g["level"]) if g["level"] in LEVELS else 99)
     measured = next(s for s in report["sections"] if s["id"] == "measured")
     whole = [g for g in ordered if not PART.search(g["metric"])]
     data = {"groups": whole, "parts": [g for g in ordered if PART.search(g["metric"])]}
@@ -84,7 +106,12 @@ def index_results(report: Row, owners: Mapping[int, str]) -> None:
 
 
 def _section(id: str, title: str, figures: Sequence[Row | None], results: Sequence[Row] = ()) -> Row:
-    return {"id": id, "title": title, "results": list(results), "figures": [f for f in figures if f is not None]}
+    return {
+        "id": id,
+        "title": title,
+        "results": list(results),
+        "figures": [f for f in figures if f is not None],
+    }
 
 
 def _table(facts: Facts) -> Row:
@@ -92,16 +119,34 @@ def _table(facts: Facts) -> Row:
     for s, c in zip(facts.subjects, facts.cards, strict=True):
         spent = [s.cost.get(k) for k in ("tokens_read", "tokens_generated", "tokens_trained")]
         known = [x for x in spent if x is not None]
-        rows.append({
-            "subject": s.id, **{k: cell(facts.roles[s.id].get(k)) for k in ("M", "V", "T", "KL")},
-            "difference": _difference(facts.differences.get(s.id)), "labels": s.labels, "seeds": s.seeds,
-            "tokens": sum(known) if known else None, "seconds": s.cost.get("seconds"),
-            "memory": s.cost.get("peak_memory_bytes"), "dominated_by": c["dominated_by"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "subject": s.id,
+                **{k: cell(facts.roles[s.id].get(k)) for k in ("M", "V", "T", "KL")},
+                "difference": _difference(facts.differences.get(s.id)),
+                "labels": s.labels,
+                "seeds": s.seeds,
+                "tokens": sum(known) if known else None,
+                "seconds": s.cost.get("seconds"),
+                "memory": s.cost.get("peak_memory_bytes"),
+                "dominated_by": c["dominated_by"],
+            }
+        )
     shown = [k for k in ("M", "V", "T", "KL") if any(k in facts.roles[s.id] for s in facts.subjects)]
-    notes = [{"subject": s.id, "role": k, "note": note} for s in facts.subjects for k, r in facts.roles[s.id].items()
-             for note in r.get("notes") or ()]  # fmt: skip
-    data = {"rows": rows, "columns": shown, "notes": notes, "primary": facts.role.id, "better": facts.role.better, "axes": list(facts.axes)}
+    notes = [
+        {"subject": s.id, "role": k, "note": note}
+        for s in facts.subjects
+        for k, r in facts.roles[s.id].items()
+        for note in r.get("notes") or ()
+    ]
+    data = {
+        "rows": rows,
+        "columns": shown,
+        "notes": notes,
+        "primary": facts.role.id,
+        "better": facts.role.better,
+        "axes": list(facts.axes),
+    }
     return {"id": "methods", "type": "table", "data": data}
 
 
@@ -118,17 +163,39 @@ def _gaps(facts: Facts) -> Row | None:
         role = ROLES[id]
         mine = {s.id: facts.roles[s.id][id] for s in facts.subjects if id in facts.roles[s.id]}
         if mine:
-            rows = [{"subject": s.id, "measured": s.id in mine, **gap(role, mine.get(s.id, {})), **cell(mine.get(s.id))}
-                    for s in facts.subjects]  # fmt: skip
-            columns.append({"role": id, "title": role.gap_title, "meaning": role.meaning,
-                            "ticks": ticks(role, list(mine.values())), "rows": rows})  # fmt: skip
+            rows = [
+                {
+                    "subject": s.id,
+                    "measured": s.id in mine,
+                    **gap(role, mine.get(s.id, {})),
+                    **cell(mine.get(s.id)),
+                }
+                for s in facts.subjects
+            ]
+            columns.append(
+                {
+                    "role": id,
+                    "title": role.gap_title,
+                    "meaning": role.meaning,
+                    "ticks": ticks(role, list(mine.values())),
+                    "rows": rows,
+                }
+            )
     return {"id": "gaps", "type": "gap", "data": {"columns": columns}} if columns else None
 
 
 def _forest(facts: Facts) -> Row | None:
-    rows = [{"subject": k, **(_difference(d) or {"value": None, "unit": "share", "interval": None, "n": 0})}
-            for k, d in facts.differences.items()]  # fmt: skip
-    data = {"role": facts.role.id, "title": facts.role.title, "better": facts.role.better, "base": facts.base, "rows": rows}
+    rows = [
+        {"subject": k, **(_difference(d) or {"value": None, "unit": "share", "interval": None, "n": 0})}
+        for k, d in facts.differences.items()
+    ]
+    data = {
+        "role": facts.role.id,
+        "title": facts.role.title,
+        "better": facts.role.better,
+        "base": facts.base,
+        "rows": rows,
+    }
     return {"id": "changes", "type": "forest", "data": data} if rows else None
 
 
@@ -139,12 +206,22 @@ def _benchmarks(others: Mapping[str, Sequence[Row]]) -> Row | None:
         for r in rows:
             if r.get("level") != "capability":
                 continue
-            entry = groups.setdefault((r["metric"], r["variant"]), {
-                "metric": r["metric"], "variant": r["variant"], "unit": r["unit"],
-                "chance": (r.get("anchors") or {}).get("chance"), "rows": [],
-            })  # fmt: skip
+            entry = groups.setdefault(
+                (r["metric"], r["variant"]),
+                {
+                    "metric": r["metric"],
+                    "variant": r["variant"],
+                    "unit": r["unit"],
+                    "chance": (r.get("anchors") or {}).get("chance"),
+                    "rows": [],
+                },
+            )
             entry["rows"].append({"subject": subject, **cell(r)})
-    return {"id": "benchmarks", "type": "benchmarks", "data": {"groups": list(groups.values())}} if groups else None
+    return (
+        {"id": "benchmarks", "type": "benchmarks", "data": {"groups": list(groups.values())}}
+        if groups
+        else None
+    )
 
 
 def _gain(facts: Facts, subject: str) -> Row | None:
@@ -164,10 +241,25 @@ def _span(result: Mapping[str, Any]) -> Row:
 
 def _tax_gain(facts: Facts) -> Row | None:
     points = [
-        {"subject": k, "x": _gain(facts, k), "y": _span(facts.roles[k]["T"]), "n": facts.roles[k]["T"].get("n")}
-        for k in facts.differences if "T" in facts.roles[k] and _gain(facts, k) is not None
-    ]  # fmt: skip
-    return _scatter("tax_gain", f"gain: improvement of {facts.role.title}", "share", "alignment tax T", "share", points, None, zero=("x", "y"))  # fmt: skip
+        {
+            "subject": k,
+            "x": _gain(facts, k),
+            "y": _span(facts.roles[k]["T"]),
+            "n": facts.roles[k]["T"].get("n"),
+        }
+        for k in facts.differences
+        if "T" in facts.roles[k] and _gain(facts, k) is not None
+    ]
+    return _scatter(
+        "tax_gain",
+        f"gain: improvement of {facts.role.title}",
+        "share",
+        "alignment tax T",
+        "share",
+        points,
+        None,
+        zero=("x", "y"),
+    )
 
 
 def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
@@ -177,22 +269,36 @@ def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
     for k in rewarded or with_kl:
         y = _span(facts.roles[k]["reward"]) if rewarded else _gain(facts, k)
         if y is not None:
-            points.append({"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n")})
+            points.append(
+                {"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n")}
+            )
     title = "reward" if rewarded else f"improvement of {facts.role.title}"
     unit = facts.roles[rewarded[0]]["reward"]["unit"] if rewarded else "share"
     return _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
 
 
 def _scatter(
-    id: str, x: str, x_unit: str, y: str, y_unit: str, points: Sequence[Row], curve: Mapping[str, Any] | None, *,
+    id: str,
+    x: str,
+    x_unit: str,
+    y: str,
+    y_unit: str,
+    points: Sequence[Row],
+    curve: Mapping[str, Any] | None,
+    *,
     zero: Sequence[str],
-) -> Row | None:  # fmt: skip
+) -> Row | None:
     """A scatter figure; `zero`: axes that must show 0. None without a point that has both numbers."""
     whole = [p for p in points if p["x"]["value"] is not None and p["y"]["value"] is not None]
     if not whole:
         return None
-    data = {"x": {"title": x, "unit": x_unit}, "y": {"title": y, "unit": y_unit}, "points": whole,
-            "curve": dict(curve) if curve else None, "zero": list(zero)}  # fmt: skip
+    data = {
+        "x": {"title": x, "unit": x_unit},
+        "y": {"title": y, "unit": y_unit},
+        "points": whole,
+        "curve": dict(curve) if curve else None,
+        "zero": list(zero),
+    }
     return {"id": id, "type": "scatter", "data": data}
 
 

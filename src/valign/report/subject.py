@@ -23,16 +23,18 @@ class SubjectReport:
 
     policy       its card (`Policy.card()`); `id` is required
     results      Results, or their JSON
-    samples      {"id", "prompt", "responses": [text | {"text", "score", "values", "verdict", "flags", "finish"}],
-                 "score": number of the prompt or None, "flags": [text], "values": {dimension: number}}
-    cost         seconds, tokens_read, tokens_generated, tokens_trained, peak_memory_bytes, and where they are known
-                 seconds_per_response, tokens_per_response; None or absent = not recorded
+    samples      {"id", "prompt", "responses": [text | {"text", "score", "values", "verdict", "flags",
+                 "finish"}], "score": number of the prompt or None, "flags": [text], "values": {dimension:
+                 number}}
+    cost         seconds, tokens_read, tokens_generated, tokens_trained, peak_memory_bytes, and where they are
+                 known seconds_per_response, tokens_per_response; None or absent = not recorded
     method       name in the method table, "" for the base     family, feedback   in words
     curve        the step lines of its log.jsonl
-    differences  Results "this vs base" measured elsewhere (JSON may carry "p"); metrics that are means of items are
-                 compared here when they are missing
+    differences  Results "this vs base" measured elsewhere (JSON may carry "p"); metrics that are means of
+                 items are compared here when they are missing
     profile      {"values": {dimension: v}, "low": {...}, "high": {...}, "n": count}, each v in [-1, 1]
-    seeds        training seeds the results rest on; 0 = nothing was trained     labels   human or judge labels used
+    seeds        training seeds the results rest on; 0 = nothing was trained     labels   human or judge
+                 labels used
     base         whether this is the policy that the others started from
     """
 
@@ -74,17 +76,28 @@ def as_json(result: Result | Mapping[str, Any]) -> Row:
 def card(subject: SubjectReport, index: int) -> Row:
     """The subject's entry in "subjects". `mark` is the number it carries in every figure."""
     return {
-        "id": subject.id, "label": subject.name, "mark": index, "base": subject.base, "method": subject.method,
-        "family": subject.family, "feedback": subject.feedback, "seeds": subject.seeds, "labels": subject.labels,
-        "policy": dict(subject.policy), "notes": list(subject.notes), "verdict": None, "dominated_by": [],
-    }  # fmt: skip
+        "id": subject.id,
+        "label": subject.name,
+        "mark": index,
+        "base": subject.base,
+        "method": subject.method,
+        "family": subject.family,
+        "feedback": subject.feedback,
+        "seeds": subject.seeds,
+        "labels": subject.labels,
+        "policy": dict(subject.policy),
+        "notes": list(subject.notes),
+        "verdict": None,
+        "dominated_by": [],
+    }
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> Row:
-    """{"steps": [...], "of": count, "series": {name: [value or None]}} from step lines, thinned to CURVE_POINTS.
+    """{"steps": [...], "of": count, "series": {name: [value or None]}} from step lines, thinned to
+    CURVE_POINTS.
 
-    The first and the last step are always kept. A series holds None where a line lacks it; a series without two
-    numbers is left out.
+    The first and the last step are always kept. A series holds None where a line lacks it; a series without
+    two numbers is left out.
     """
     rows = [x for x in lines if x.get("event", "step") == "step" and "step" in x]
     kept = [rows[i] for i in _thin(len(rows))]
@@ -105,4 +118,8 @@ def _thin(n: int) -> list[int]:
 
 
 def _number(x: Any) -> float | None:
-    return float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < float("inf") else None
+    return (
+        float(x)
+        if isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < float("inf")
+        else None
+    )

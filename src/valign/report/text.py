@@ -1,4 +1,5 @@
-"""A report, a diff and a running run in the terminal: rich renderables from the same JSON. Nothing is printed here."""
+"""A report, a diff and a running run in the terminal: rich renderables from the same JSON. Nothing is printed
+here."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from valign.report.diff import Change
 
 HEADS = {"M": "M ↓", "V": "V ↑", "T": "T ↓", "KL": "KL"}
-MARKS = {"better": ("better", "green"), "worse": ("worse", "red"), "none": ("no change", "dim"), "unknown": ("not compared", "dim")}
+MARKS = {
+    "better": ("better", "green"),
+    "worse": ("worse", "red"),
+    "none": ("no change", "dim"),
+    "unknown": ("not compared", "dim"),
+}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -26,8 +32,12 @@ def report_text(report: Mapping[str, Any]) -> Group:
     from rich.text import Text
 
     said = report["sentences"]
-    lines: list[RenderableType] = [Text(plain(said["lead"]), style="bold"), *(Text("· " + plain(m)) for m in said["more"]),
-                                   Text(""), methods_table(report)]  # fmt: skip
+    lines: list[RenderableType] = [
+        Text(plain(said["lead"]), style="bold"),
+        *(Text("· " + plain(m)) for m in said["more"]),
+        Text(""),
+        methods_table(report),
+    ]
     return Group(*lines, *(Text("! " + plain(w), style="yellow") for w in report["warnings"]))
 
 
@@ -38,18 +48,32 @@ def methods_table(report: Mapping[str, Any]) -> Table:
     data = next(f["data"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
     cards = {s["id"]: s for s in report["subjects"]}
     many = len(cards) > 1
-    table = _new_table("policy", *(HEADS[k] for k in data["columns"]), *([f"Δ{data['primary']} [95 %]", ""] if many else []),
-                       "tokens", "time", "memory")  # fmt: skip
+    table = _new_table(
+        "policy",
+        *(HEADS[k] for k in data["columns"]),
+        *([f"Δ{data['primary']} [95 %]", ""] if many else []),
+        "tokens",
+        "time",
+        "memory",
+    )
     assert isinstance(table, Table)
     for r in data["rows"]:
         own = cards[r["subject"]]
         row = [_t(own["label"], "bold" if r["subject"] == report["sentences"]["best"] else "")]
-        row += [_t(number(r[k]["value"], "bare" if k == "KL" else r[k]["unit"]) if r[k]["value"] is not None or not own["base"] else "–")
-                for k in data["columns"]]  # fmt: skip
+        row += [
+            _t(
+                number(r[k]["value"], "bare" if k == "KL" else r[k]["unit"])
+                if r[k]["value"] is not None or not own["base"]
+                else "–"
+            )
+            for k in data["columns"]
+        ]
         if many:
             row += _change(r["difference"], own)
-        row += [_t("–" if r[k] is None else number(r[k], unit))
-                for k, unit in (("tokens", "count"), ("seconds", "seconds"), ("memory", "bytes"))]  # fmt: skip
+        row += [
+            _t("–" if r[k] is None else number(r[k], unit))
+            for k, unit in (("tokens", "count"), ("seconds", "seconds"), ("memory", "bytes"))
+        ]
         table.add_row(*row, style="dim" if r["dominated_by"] else "")
     return table
 
@@ -72,8 +96,15 @@ def diff_table(changes: Sequence[Change]) -> Table:
         style = {"better": "green", "worse": "red", "same": "dim"}.get(c.kind, "")
         ends = f" [{interval(c.interval, c.unit, signed=True)}]" if c.interval else ""
         difference = "" if c.difference is None else number(c.difference, c.unit, signed=True) + ends
-        table.add_row(_t(c.subject), _t(c.metric), _t(c.variant), _t(number(c.before, c.unit) if c.in_a else "–"),
-                      _t(number(c.after, c.unit) if c.in_b else "–"), _t(difference), _t(c.kind, style))  # fmt: skip
+        table.add_row(
+            _t(c.subject),
+            _t(c.metric),
+            _t(c.variant),
+            _t(number(c.before, c.unit) if c.in_a else "–"),
+            _t(number(c.after, c.unit) if c.in_b else "–"),
+            _t(difference),
+            _t(c.kind, style),
+        )
     return table
 
 
@@ -84,14 +115,27 @@ def run_text(summary: Mapping[str, Any]) -> Group:
 
     done, steps = summary["step"], summary["steps"]
     share = f" {100 * done / steps:.0f} %" if steps else ""
-    left = f", about {number(summary['seconds_left'], 'seconds')} left" if summary["seconds_left"] is not None else ""
-    lines: list[RenderableType] = [_t(f"{plain(summary['name'])}: step {done} of {steps or '?'}{share}{left} ({summary['state']})", "bold")]
+    left = (
+        f", about {number(summary['seconds_left'], 'seconds')} left"
+        if summary["seconds_left"] is not None
+        else ""
+    )
+    lines: list[RenderableType] = [
+        _t(
+            f"{plain(summary['name'])}: step {done} of {steps or '?'}{share}{left} ({summary['state']})",
+            "bold",
+        )
+    ]
     grid = Table.grid(padding=(0, 2))
     for name, series in summary["curves"]["series"].items():
         known = [x for x in series if x is not None]
-        grid.add_row(_t(name.replace("_", " "), "dim"), _t(blocks(series)), _t(f"{number(known[0], 'plain')} → {number(known[-1], 'plain')}"))
+        grid.add_row(
+            _t(name.replace("_", " "), "dim"),
+            _t(blocks(series)),
+            _t(f"{number(known[0], 'plain')} → {number(known[-1], 'plain')}"),
+        )
     lines.append(grid)
-    lines += [_t(f"✗ {plain(a['name'])}: {plain(a['text'])}", "red") for a in summary["audit"] if not a["ok"]]
+    lines += [_t(f"✗ {a['name']}: {a['text']}", "red") for a in summary["audit"] if not a["ok"]]
     return Group(*lines, *(_t("! " + plain(w), "yellow") for w in summary["warnings"]))
 
 
@@ -112,7 +156,7 @@ def _new_table(*heads: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(heads):
-        table.add_column(_t(head), overflow="fold", no_wrap=False if i < 1 else None)
+        table.add_column(_t(head), overflow="fold", no_wrap=i > 0)
     return table
 
 

@@ -1,8 +1,9 @@
-"""How numbers are written for people: one rule per unit, the same in the page, the terminal and the model card."""
+"""How numbers are written for people: one rule per unit, the same in the page, the terminal and the model
+card."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 UNSCORED = "unscored"  # undefined is said in words; it is never 0 and never an empty cell
@@ -33,7 +34,7 @@ def tick(value: float) -> str:
 
 
 def interval(row: Mapping[str, Any] | None, unit: str = "share", *, signed: bool = False) -> str:
-    """"0.294 to 0.335" from an interval's JSON; "no interval" for None."""
+    """0.294 to 0.335, from an interval's JSON; "no interval" for None."""
     if not row:
         return "no interval"
     return f"{number(row['low'], unit, signed=signed)} to {number(row['high'], unit, signed=signed)}"
@@ -75,7 +76,7 @@ def _seconds(x: float) -> str:
     return f"{x:.0f} s" if x >= 10 else f"{x:.1f} s" if x >= 0.1 or x == 0 else f"{x * 1000:.1f} ms"
 
 
-_FORMATS = {
+_FORMATS: dict[str, Callable[[float], str]] = {
     "share": _share,
     "score": _share,
     "p": lambda x: f"{x:.3f}",

@@ -1,7 +1,7 @@
 """The data of the value circle: where each dimension stands, and the profile of each policy before and after.
 
-A theory with angles is drawn as its circle (dimensions that share a wedge stand side by side in it), any other as a
-radar in its own order. Values lie in [-1, 1].
+A theory with angles is drawn as its circle (dimensions that share a wedge stand side by side in it), any
+other as a radar in its own order. Values lie in [-1, 1].
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ PROFILE = re.compile(r"(?:^|\.)profile\.([\w-]+)$")  # metric of one dimension o
 SHARED_WEDGE = 8.0  # degrees between two spokes of one wedge and its middle
 
 
-def figure(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], base: str | None, best: str | None) -> Row | None:
+def figure(
+    subjects: Sequence[SubjectReport], goal: Mapping[str, Any], base: str | None, best: str | None
+) -> Row | None:
     """The figure's {"id", "type", "data"}; None where no policy has a profile."""
     profiles = [_policy(s) for s in subjects]
     shown = [p for p in profiles if p is not None]
@@ -30,19 +32,30 @@ def figure(subjects: Sequence[SubjectReport], goal: Mapping[str, Any], base: str
         policy["circle"] = _fit(policy["values"])
     theory = goal.get("theory")
     data = {
-        "theory": theory.get("id") if isinstance(theory, Mapping) else theory, "range": [-1, 1], "spokes": spokes,
-        "target": wanted, "base": base, "bands": bands, "policies": shown,
+        "theory": theory.get("id") if isinstance(theory, Mapping) else theory,
+        "range": [-1, 1],
+        "spokes": spokes,
+        "target": wanted,
+        "base": base,
+        "bands": bands,
+        "policies": shown,
         "chosen": best or next((p["subject"] for p in reversed(shown) if p["subject"] != base), base),
-    }  # fmt: skip
+    }
     return {"id": "values", "type": "circle" if bands else "radar", "data": data}
 
 
 def _policy(subject: SubjectReport) -> Row | None:
-    """{"subject", "values", "low", "high", "n"} from the profile given, else from Results named profile.<dimension>."""
+    """{"subject", "values", "low", "high", "n"} from the profile given, else from Results named
+    profile.<dimension>."""
     if subject.profile is not None:
         p = subject.profile
-        return {"subject": subject.id, "values": dict(p.get("values") or {}), "low": dict(p.get("low") or {}),
-                "high": dict(p.get("high") or {}), "n": p.get("n")}  # fmt: skip
+        return {
+            "subject": subject.id,
+            "values": dict(p.get("values") or {}),
+            "low": dict(p.get("low") or {}),
+            "high": dict(p.get("high") or {}),
+            "n": p.get("n"),
+        }
     out: Row = {"subject": subject.id, "values": {}, "low": {}, "high": {}, "n": None}
     for row in map(as_json, subject.results):
         if (found := PROFILE.search(row["metric"])) and row["variant"] == "mean":
@@ -54,7 +67,8 @@ def _policy(subject: SubjectReport) -> Row | None:
 
 
 def target(goal: Mapping[str, Any]) -> dict[str, float]:
-    """{dimension: t} of a goal's JSON; a built-in target is looked up by its name; {} for goals without one."""
+    """{dimension: t} of a goal's JSON; a built-in target is looked up by its name; {} for goals without
+    one."""
     given = goal.get("target")
     if isinstance(given, str):
         from valign.goals.targets import named_target
@@ -67,7 +81,8 @@ def target(goal: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _dimensions(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row], str]:
-    """([{"id", "name", "definition", "groups", "angle"}], structure) of the goal's theory, else of the names used."""
+    """([{"id", "name", "definition", "groups", "angle"}], structure) of the goal's theory, else of the names
+    used."""
     theory: Mapping[str, Any] = {}
     if isinstance(goal.get("theory"), (str, Mapping)):
         from valign.goals.theory import load_theory
@@ -78,19 +93,30 @@ def _dimensions(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row]
             theory = {}  # not a theory of ours: names and order come from the goal or from the profile
     angles = theory.get("angles") or {}
     groups = {d["id"]: d.get("groups") or () for d in theory.get("dimensions") or ()}
-    rows = [{"id": str(d["id"]), "name": d.get("name") or str(d["id"]), "definition": d.get("definition"),
-             "groups": list(d.get("groups") or ([d["group"]] if d.get("group") else groups.get(d["id"], ()))),
-             "angle": angles.get(d["id"])} for d in goal.get("dimensions") or theory.get("dimensions") or ()]  # fmt: skip
+    rows = [
+        {
+            "id": str(d["id"]),
+            "name": d.get("name") or str(d["id"]),
+            "definition": d.get("definition"),
+            "groups": list(d.get("groups") or ([d["group"]] if d.get("group") else groups.get(d["id"], ()))),
+            "angle": angles.get(d["id"]),
+        }
+        for d in goal.get("dimensions") or theory.get("dimensions") or ()
+    ]
     order = {k: i for i, k in enumerate(theory.get("order") or ())}
     rows.sort(key=lambda r: order.get(r["id"], len(order)))
     known = {r["id"] for r in rows}
-    rows += [{"id": k, "name": k, "definition": None, "groups": [], "angle": None}
-             for k in dict.fromkeys(used) if k not in known]  # fmt: skip
+    rows += [
+        {"id": k, "name": k, "definition": None, "groups": [], "angle": None}
+        for k in dict.fromkeys(used)
+        if k not in known
+    ]
     return rows, "circle" if rows and all(r["angle"] is not None for r in rows) else "radar"
 
 
 def _spokes(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Spokes by angle (degrees clockwise from the top) and the bands of the higher-order groups around them."""
+    """Spokes by angle (degrees clockwise from the top) and the bands of the higher-order groups around
+    them."""
     rows, structure = _dimensions(goal, used)
     if structure == "radar":
         return [{**r, "angle": i * 360 / len(rows)} for i, r in enumerate(rows)], []
@@ -99,8 +125,9 @@ def _spokes(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row], li
         wedges.setdefault(float(r["angle"]), []).append(r)
     spokes = [
         {**r, "angle": angle + SHARED_WEDGE * (2 * i - len(shared) + 1)}
-        for angle, shared in sorted(wedges.items()) for i, r in enumerate(shared)
-    ]  # fmt: skip
+        for angle, shared in sorted(wedges.items())
+        for i, r in enumerate(shared)
+    ]
     return spokes, _bands(wedges)
 
 
@@ -132,4 +159,9 @@ def _fit(values: Mapping[str, float | None]) -> Row | None:
     if set(known) != set(POSITIONS) or len(set(known.values())) == 1:
         return None
     fit = sinusoid(known)
-    return {"r2": fit.r2, "amplitude": fit.amplitude, "peak_degrees": fit.peak_degrees, "null_r2": fit.null_r2}
+    return {
+        "r2": fit.r2,
+        "amplitude": fit.amplitude,
+        "peak_degrees": fit.peak_degrees,
+        "null_r2": fit.null_r2,
+    }

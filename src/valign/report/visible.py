@@ -1,7 +1,8 @@
 """Text of models and users made safe to show: nothing in it is markup, and nothing in it can hide.
 
-Characters that reorder or hide other text (bidirectional controls, zero-width characters, tag characters, terminal
-escapes) are shown by their code point. Joiners that real scripts and emoji need (U+200C, U+200D) are left alone.
+Characters that reorder or hide other text (bidirectional controls, zero-width characters, tag characters,
+terminal escapes) are shown by their code point. Joiners that real scripts and emoji need (U+200C, U+200D) are
+left alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _HIDDEN = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # terminal and other controls; tab and newline stay
     "\u00ad\u061c\u180e\u200b\u200e\u200f"  # soft hyphen, marks, zero-width space
-    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # separators, embeddings, overrides, isolates, word joiner
+    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # separators, embeddings, overrides, isolates
     "\U000e0000-\U000e007f"  # tags: invisible ASCII
     "\ud800-\udfff"  # lone surrogates cannot be written as UTF-8
     "]"

@@ -1,7 +1,7 @@
 """The headline in plain words, made from numbers only.
 
-A change is called a change when its paired interval leaves 0, and not otherwise. A method that does not help, or that
-hurts, is named as plainly as one that does.
+A change is called a change when its paired interval leaves 0, and not otherwise. A method that does not help,
+or that hurts, is named as plainly as one that does.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from valign.report.units import interval, number
 from valign.report.roles import Role
 from valign.report.subject import Row
+from valign.report.units import interval, number
 
 MIN_SEEDS = 3  # fewer training seeds cannot rank methods (spec/evaluation.md 11.3)
 
@@ -23,14 +23,16 @@ def goal_name(goal: Mapping[str, Any]) -> str:
     target = goal.get("target")
     if isinstance(target, Mapping):
         names = {d["id"]: d.get("name") or d["id"] for d in goal.get("dimensions") or ()}
-        named = [f"{names.get(k, k)} {number(float(v), 'plain', signed=True)}" for k, v in target.items() if v]
+        named = [
+            f"{names.get(k, k)} {number(float(v), 'plain', signed=True)}" for k, v in target.items() if v
+        ]
         if named:
             return ", ".join(named)
     return str(goal.get("text") or goal.get("id") or "the goal")
 
 
 def change(row: Mapping[str, Any], role: Role) -> str:
-    """"−0.148 (95 % interval −0.190 to −0.106, n = 200)"."""
+    """ "−0.148 (95 % interval −0.190 to −0.106, n = 200)"."""
     ends = row.get("interval")
     level = f"{100 * ends.get('level', 0.95):.0f} %" if ends else ""
     inside = f"{level} interval {interval(ends, row['unit'], signed=True)}, " if ends else "no interval, "
@@ -44,16 +46,22 @@ def verdict_text(verdict: str, row: Mapping[str, Any] | None, role: Role) -> str
             word = "better" if verdict == "better" else "worse"
             return f"{word}: {role.title} changed by {change(row or {}, role)}"
         case "none":
-            found = f"; a change of {number(row['mde'], row['unit'])} would have been found in 4 of 5 such tests" if (
-                row and row.get("mde") is not None) else ""  # fmt: skip
+            found = (
+                f"; a change of {number(row['mde'], row['unit'])} would have been found in 4 of 5 such tests"
+                if (row and row.get("mde") is not None)
+                else ""
+            )
             return f"no measurable change: {change(row or {}, role)}{found}"
     return "not compared item by item with the base, so nothing is said about its effect"
 
 
-def headline(kind: str, subjects: Sequence[Row], goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> Row:
+def headline(
+    kind: str, subjects: Sequence[Row], goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]
+) -> Row:
     """{"lead", "more": [sentences], "best": id or None}.
 
-    facts   {"values": {id: Result JSON of the primary}, "differences": {id: difference or None}, "tax": {id: Result},
+    facts   {"values": {id: Result JSON of the primary}, "differences": {id: difference or None}, "tax": {id:
+            Result},
              "costs": {id: cost}, "rivals": {id: difference best minus other}}
     """
     if kind == "model":
@@ -66,7 +74,11 @@ def headline(kind: str, subjects: Sequence[Row], goal: Mapping[str, Any], role: 
         return {"lead": _nothing(base, tried, goal, role, facts), "more": more, "best": None}
     lead = [_moved(best, tried, base, goal, role, facts), _cost(facts["costs"].get(best["id"]) or {})]
     about = [_rival(best, tried, role, facts), _tax(best, facts["tax"].get(best["id"]))]
-    return {"lead": " ".join(x for x in lead if x), "more": [x for x in about if x] + more, "best": best["id"]}
+    return {
+        "lead": " ".join(x for x in lead if x),
+        "more": [x for x in about if x] + more,
+        "best": best["id"],
+    }
 
 
 def best_of(tried: Sequence[Row], role: Role, differences: Mapping[str, Row | None]) -> Row | None:
@@ -83,8 +95,10 @@ def _alone(subject: Row, goal: Mapping[str, Any], role: Role, facts: Mapping[str
     ends = row.get("interval")
     where = f" (95 % interval {interval(ends, row['unit'])})" if ends else " (no interval)"
     meaning = role.meaning[0].upper() + role.meaning[1:]
-    return (f"{subject['label']}, measured against “{goal_name(goal)}”: {role.title} is "
-            f"{number(row['value'], row['unit'])}{where}, n = {row['n']}. {meaning}.")  # fmt: skip
+    return (
+        f"{subject['label']}, measured against “{goal_name(goal)}”: {role.title} is "
+        f"{number(row['value'], row['unit'])}{where}, n = {row['n']}. {meaning}."
+    )
 
 
 def _moved(
@@ -95,7 +109,8 @@ def _moved(
     before, after = (number(values[s["id"]]["value"], values[s["id"]]["unit"]) for s in (base, best))
     who = f"{best['label']} moved {base['label']} toward “{goal_name(goal)}”"
     if len(tried) > 1:
-        who = f"Of {len(tried)} methods to align {base['label']} with “{goal_name(goal)}”, {best['label']} moved it furthest"
+        aim = f"align {base['label']} with “{goal_name(goal)}”"
+        who = f"Of {len(tried)} methods to {aim}, {best['label']} moved it furthest"
     return f"{who}: {role.title} {verb} from {before} to {after}, a change of {change(row, role)}."
 
 
@@ -103,8 +118,11 @@ def _cost(cost: Mapping[str, Any]) -> str:
     parts = []
     if cost.get("seconds") is not None:
         parts.append(number(cost["seconds"], "seconds"))
-    tokens = [f"{number(cost[k], 'count')} tokens {word}" for k, word in
-              (("tokens_trained", "trained"), ("tokens_generated", "generated")) if cost.get(k)]  # fmt: skip
+    tokens = [
+        f"{number(cost[k], 'count')} tokens {word}"
+        for k, word in (("tokens_trained", "trained"), ("tokens_generated", "generated"))
+        if cost.get(k)
+    ]
     parts += tokens
     if cost.get("peak_memory_bytes"):
         parts.append(f"{number(cost['peak_memory_bytes'], 'bytes')} of memory at most")
@@ -147,22 +165,27 @@ def _others(tried: Sequence[Row], best: Row | None, differences: Mapping[str, An
     if x := names("worse"):
         out.append(f"{_and(x)} made it worse.")
     if x := names("unknown"):
-        out.append(f"{_and(x)}: not compared item by item, so nothing is said about {'it' if len(x) == 1 else 'them'}.")
+        out.append(f"Not compared item by item, so nothing is said about the effect of {_and(x)}.")
     return out
 
 
-def _nothing(base: Row, tried: Sequence[Row], goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> str:
+def _nothing(
+    base: Row, tried: Sequence[Row], goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]
+) -> str:
     name = f"“{goal_name(goal)}”"
     known = {s["id"]: r for s in tried if (r := facts["differences"][s["id"]]) and r.get("value") is not None}
     known = {k: r for k, r in known.items() if r.get("interval")}
     if not known:
-        return (f"{_and([s['label'] for s in tried])}, tried to align {base['label']} with {name}: no paired comparison with "
-                "the base exists, so no effect can be claimed.")  # fmt: skip
+        return (
+            f"{_and([s['label'] for s in tried])}, tried to align {base['label']} with {name}: "
+            "no paired comparison with the base exists, so no effect can be claimed."
+        )
     sign = 1 if role.better == "down" else -1
     top = min((s for s in tried if s["id"] in known), key=lambda s: sign * known[s["id"]]["value"])
     moved = f"{role.title} changed by {change(known[top['id']], role)}"
     if len(tried) > 1:
-        return f"None of {len(tried)} methods moved {base['label']} measurably toward {name}. With the best, {top['label']}, {moved}."
+        best = f"With the best, {top['label']}, {moved}."
+        return f"None of {len(tried)} methods moved {base['label']} measurably toward {name}. {best}"
     if top["verdict"]["kind"] == "worse":
         return f"{top['label']} moved {base['label']} away from {name}: {moved}."
     return f"{top['label']} did not move {base['label']} measurably toward {name}: {moved}."

@@ -1,4 +1,5 @@
-"""Reports on disk: report.json, report.html and a model card, each whole or absent; long item tables beside them."""
+"""Reports on disk: report.json, report.html and a model card, each whole or absent; long item tables beside
+them."""
 
 from __future__ import annotations
 
@@ -14,20 +15,25 @@ from valign.report.html import render
 from valign.report.markdown import model_card
 from valign.report.subject import Row
 
-INLINE = 200  # items of one Result, and prompts of the sample table, that stay in the JSON (spec/evaluation.md 1.1)
+INLINE = 200  # items of one Result, and prompts, that stay in the JSON (spec/evaluation.md 1.1)
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> dict[str, Path]:
     """Write the report into `folder` (made if missing); returns {"json", "html", "card"[, "items"]}.
 
-    Results with more than 200 items, and samples of more than 200 prompts, go to files beside the JSON, which names
-    them with their sha256. Raises `ValignError` where the disk refuses; what was there before is then still whole.
+    Results with more than 200 items, and samples of more than 200 prompts, go to files beside the JSON, which
+    names them with their sha256. Raises `ValignError` where the disk refuses; what was there before is then
+    still whole.
     """
     place = Path(folder)
     out = json.loads(json.dumps(report, allow_nan=False))  # a copy: the caller's report keeps its items
     try:
         place.mkdir(parents=True, exist_ok=True)
-        paths = {"json": place / "report.json", "html": place / "report.html", "card": place / "MODEL_CARD.md"}
+        paths = {
+            "json": place / "report.json",
+            "html": place / "report.html",
+            "card": place / "MODEL_CARD.md",
+        }
         _move_items(out, place)
         if moved := _move_samples(out, place):
             paths["items"] = moved
@@ -35,7 +41,11 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> dict[str, Pat
         _write(paths["html"], render(out))
         _write(paths["card"], model_card(out))
     except OSError as error:
-        raise ValignError(f"cannot write the report: {error.strerror}", where=str(place), how="free space or choose another folder") from error
+        raise ValignError(
+            f"cannot write the report: {error.strerror}",
+            where=str(place),
+            how="free space or choose another folder",
+        ) from error
     return paths
 
 
@@ -70,12 +80,13 @@ def _move_items(report: Row, place: Path) -> None:
 
 
 def _move_samples(report: Row, place: Path) -> Path | None:
-    """All prompts to a file where there are many; the JSON keeps those with the largest change, and the total."""
+    """All prompts to a file where there are many; the JSON keeps those with the largest change, and the
+    total."""
     for data in (f["data"] for s in report["sections"] for f in s["figures"] if f["id"] == "samples"):
         if len(data["rows"]) > INLINE:
             report["items"] = _lines(data["rows"], place, "report.items")
             data["rows"] = data["rows"][:INLINE]
-            return place / report["items"]["path"]
+            return place / str(report["items"]["path"])
     return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,14 @@ def called(values: Array, low: Array | Floats | float, high: Array | Floats | fl
 
 
 def thresholds(labels: Array, predictions: Array, steps: int = 40) -> tuple[float, float]:
-    """(low, high) that give the best macro-F1 of the three classes; the midmost of equally good ones."""
+    """(low, high) that give the best macro-F1 of the three classes; the midmost of equally good ones.
+
+    -2 or 2, which no value reaches, where calling nobody -1 or 1 is best.
+    """
     grid = np.unique(np.quantile(predictions, np.linspace(0.005, 0.995, steps)))
     scored = [
         (macro_f1(labels, called(predictions, low, high)), low, high)
-        for i, low in enumerate(grid)
-        for high in grid[i + 1 :]
+        for low, high in combinations([-2.0, *grid, 2.0], 2)
     ]
     best = max(score for score, _, _ in scored)
     ties = [(low, high) for score, low, high in scored if score > best - 1e-12]

@@ -17,10 +17,9 @@ SIGNS = {"warm": 1, "cold": -1}
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def model(request):
-    from valign.models.loading import assemble
-    from valign.models.tiny import tiny_model, tiny_tokenizer
+    from valign.models.tiny import tiny_model
 
-    return assemble(f"tiny {request.param}", tiny_model(request.param), tiny_tokenizer())
+    return tiny_model(request.param)
 
 
 def group(*texts: str, id: str = "g", prompt: str = "why") -> Group:
@@ -32,7 +31,7 @@ def naive(model, group: Group, k: int, layer: int) -> np.ndarray:
     encoded = model.template.encode(group.prompt, group.responses[k])
     ids = encoded.ids[:-1]  # the stop token does not count
     with torch.inference_mode():
-        states = model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states = model.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
     return states[layer][0, encoded.n_prompt :].float().mean(0).numpy()
 
 
@@ -101,12 +100,11 @@ def test_users_fit_a_head_for_their_own_model(model, tmp_path):
 
 
 def test_a_head_refuses_another_models_states(model, tmp_path):
-    from valign.models.loading import assemble
-    from valign.models.tiny import tiny_model, tiny_tokenizer
+    from valign.models.tiny import tiny_model
 
     ValueEvaluator.fit(model, labelled()).save(tmp_path)
-    other = assemble("other", tiny_model("qwen3"), tiny_tokenizer())
-    with pytest.raises(ModelError, match=r"not other(.|\n)*ValueEvaluator\.fit"):
+    other = tiny_model("qwen3")
+    with pytest.raises(ModelError, match=r"not tiny-qwen3(.|\n)*ValueEvaluator\.fit"):
         ValueEvaluator.load(other, tmp_path)
     with pytest.raises(ModelError, match="this head reads"):
         ValueEvaluator.load(other)

@@ -16,7 +16,12 @@ def one(response: str, kind: str, /, **rest) -> bool:
 
 
 CASES = [
-    ("exact", {"answers": ["Paris"]}, [" paris. ", '"Paris!"', "“PARIS”"], ["Paris, France", "It is Paris", ""]),
+    (
+        "exact",
+        {"answers": ["Paris"]},
+        [" paris. ", '"Paris!"', "“PARIS”"],
+        ["Paris, France", "It is Paris", ""],
+    ),
     ("exact", {"answers": ["Paris"], "strip": False}, ["paris"], ["Paris.", " Paris"]),
     (
         "contains_answer",
@@ -27,7 +32,12 @@ CASES = [
     ("includes", {"phrases": ["blue door", "cat"]}, ["A Blue  door, a cat."], ["blue doors cat", "a cat"]),
     ("excludes", {"phrases": ["very"]}, ["every day", ""], ["Very nice", "not very."]),
     ("regex", {"pattern": "^yes\\b", "flags": "im"}, ["Yes", "no\nyes"], ["oh yes", "yesterday"]),
-    ("json", {"keys": ["a"]}, ['{"a": 1}', '```json\n{"a": null}\n```'], ['{"b": 1}', "[1]", "a", '{"a": 1} so', ""]),
+    (
+        "json",
+        {"keys": ["a"]},
+        ['{"a": 1}', '```json\n{"a": null}\n```'],
+        ['{"b": 1}', "[1]", "a", '{"a": 1} so', ""],
+    ),
     ("json", {}, ["{}"], ["3"]),
     ("case", {"case": "lower"}, ["all low 1!", ""], ["One"]),
     ("case", {"case": "upper"}, ["ALL 1!"], ["ALl"]),
@@ -36,7 +46,12 @@ CASES = [
     ("words", {"min": 2, "max": 3}, ["a b", "a b c"], ["a", "a b c d", ""]),
     ("sentences", {"max": 2}, ["One. Two!", "It costs 3.50 here."], ["One. Two? Three."]),
     ("lines", {"min": 2, "max": 2}, ["a\n\nb", "a\nb\n"], ["a", "a\nb\nc"]),
-    ("items", {"min": 3, "max": 3}, ["- a\n* b\n• c", "1. a\n2) b\n 3. c", "List:\n- a\n- b\n- c"], ["- a\n- b", "-\n-\n-"]),
+    (
+        "items",
+        {"min": 3, "max": 3},
+        ["- a\n* b\n• c", "1. a\n2) b\n 3. c", "List:\n- a\n- b\n- c"],
+        ["- a\n- b", "-\n-\n-"],
+    ),
     ("characters", {"max": 3}, ["abc", " abc "], ["abcd"]),
 ]
 
@@ -73,14 +88,19 @@ def test_share_and_reasons():
 
 def test_reward_reads_the_checks_of_each_task():
     checked = Group(
-        "a", user("?"), (Response("one"), Response("one two three")), meta={"checks": [{"type": "words", "max": 2}]}
+        "a",
+        user("?"),
+        (Response("one"), Response("one two three")),
+        meta={"checks": [{"type": "words", "max": 2}]},
     )
     unchecked = Group("b", user("?"), (Response("one"),))
     scores = reward().score([checked, unchecked])
     assert scores[0].tolist() == [1, 0] and np.isnan(scores[1]).all()
     fixed = reward([{"type": "words", "min": 3}, {"type": "case", "case": "lower"}])
     assert fixed.score([checked])[0].tolist() == [0.5, 1]
-    assert reward(fixed_checks := [{"type": "words", "min": 3}], credit="passed").score([checked])[0].tolist() == [0, 1]
+    assert reward(fixed_checks := [{"type": "words", "min": 3}], credit="passed").score([checked])[
+        0
+    ].tolist() == [0, 1]
     assert reward(fixed_checks).fingerprint() != reward().fingerprint() != fixed.fingerprint()
 
 

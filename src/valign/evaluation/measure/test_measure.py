@@ -298,6 +298,16 @@ def test_instructions_by_prompt_and_by_check(scripted):
     assert whole.items[0].detail["text"] == "x"
 
 
+def test_instructions_by_the_rules_of_rewards(scripted):
+    """The built-in instructions run through `rewards.rules.check`; every item with checks is scored."""
+    from valign.data import builtin
+    from valign.rewards.rules import check as rules
+
+    groups = list(builtin("instructions"))[:20]
+    result = measure_instructions(scripted(answer=lambda *_: "No."), groups, rules)[0]
+    assert result.n + result.unscored == 20 and result.n > 0 and 0 <= result.value <= 1
+
+
 def capability(scripted, scores, subject, chance=0.25, metric="mc"):
     """A capability Result with the given 0/1 items."""
     groups = [

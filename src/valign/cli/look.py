@@ -1,0 +1,220 @@
+"""Commands that look: data, models, methods, theory, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from valign.cli.shared import AllowPickle, Json, Limit, errors, print_json, say
+from valign.errors import ValignError
+
+data_app = typer.Typer(help="Look into data and convert it.", no_args_is_help=True)
+models_app = typer.Typer(help="Models at hand; merge adapters.", invoke_without_command=True)
+
+Format = Annotated[str | None, typer.Option(help="The file's format; default: recognised by its content.")]
+
+
+@data_app.command("inspect")
+def inspect_(
+    file: Annotated[str, typer.Argument(help="A file, builtin:NAME or hub:OWNER/NAME.")],
+    format: Format = None,
+    model: Annotated[str | None, typer.Option(help="Count tokens as this model does.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Say what would be longer than this.", min=1)] = None,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Counts, lengths, duplicates, balance of labels, what would be cut, first problems with line and field."""
+    with errors(as_json):
+        from valign.data import inspect
+        from valign.pipeline.data import read_source
+        from valign.pipeline.recipe import Source
+
+        if max_tokens is not None and model is None:
+            model = "smollm2-135m-instruct"
+        tokenizer = None
+        if model is not None:
+            from valign.models.loading import load_model
+
+            tokenizer = load_model(model, dtype="bfloat16").tokenizer
+        found = inspect(read_source(Source(path=file, format=format, limit=limit)), tokenizer, max_tokens)
+        if as_json:
+            print_json(found.to_json())
+            return
+        _show(found.to_json())
+
+
+@data_app.command("convert")
+def convert(
+    file: Annotated[str, typer.Argument(help="A file, builtin:NAME or hub:OWNER/NAME.")],
+    out: Annotated[Path, typer.Argument(help="The JSONL file of groups to write.")],
+    format: Format = None,
+    to: Annotated[str, typer.Option(help="groups (as read), pairs (from rankings or scores), unpaired (thumbs from pairs).")] = "groups",
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Write FILE as groups, valign's own format; feedback may change its kind, counts are kept."""
+    with errors(as_json):
+        from valign.data import pairs_to_unpaired, ranking_to_pairs, scores_to_pairs, write
+        from valign.errors import unknown
+        from valign.pipeline.data import read_source
+        from valign.pipeline.recipe import Source
+
+        change: dict[str, Any] = {
+            "groups": lambda g: g,
+            "pairs": lambda g: scores_to_pairs(ranking_to_pairs(g)),
+            "unpaired": pairs_to_unpaired,
+        }
+        if to not in change:
+            raise unknown("target", to, change, where="--to")
+        data = read_source(Source(path=file, format=format, limit=limit))
+        groups = [change[to](g) for g in data]
+        write(groups, out)
+        counts = {"read": len(data), "written": len(groups), "dropped": len(data.report.dropped), "format": data.format}
+        if as_json:
+            print_json({"out": str(out), **counts})
+            return
+        say(f"{file} is {data.format}: {counts['written']} groups written to {out}, {counts['dropped']} rows dropped")
+        for line, field, reason in data.report.dropped[:5]:
+            say(f"  line {line}, {field}: {reason}")
+
+
+@models_app.callback()
+def models(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option(help="Where policies are looked for.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Models that can be named without a network."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors(as_json):
+        from valign.models.catalog import models_at_hand
+
+        found = models_at_hand(folder)
+        if as_json:
+            print_json([{"name": m.name, "kind": m.kind, "where": str(m.where), "bytes": m.size_bytes, "note": m.note} for m in found])
+            return
+        for m in found:
+            say(f"{m.name}  [{m.kind}, {m.size_bytes / 1e6:.0f} MB]  {m.note}")
+
+
+@models_app.command("merge")
+def merge(
+    model: Annotated[Path, typer.Argument(help="A policy folder with an adapter.")],
+    out: Annotated[Path, typer.Option(help="The folder of full weights to write.")],
+    allow_pickle: AllowPickle = False,
+    as_json: Json = False,
+) -> None:
+    """Add an adapter into its base's weights and write them as a folder that any tool can load."""
+    with errors(as_json):
+        from valign.models.loading import load_model
+        from valign.models.merging import merge_to_folder
+
+        merged = merge_to_folder(load_model(model, dtype="float32", allow_pickle=allow_pickle), out)
+        print_json({"out": str(out), "digest": merged.digest}) if as_json else say(f"merged weights: {out}")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: prints its settings with meaning and default.")] = None,
+    model: Annotated[str | None, typer.Option(help="Say which can run for this model.")] = None,
+    data: Annotated[str | None, typer.Option(help="Say which can learn from this data.")] = None,
+    goal: Annotated[str | None, typer.Option(help="A goal that is at hand: gives a reward and words.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every method, what it needs, and whether it can run for a model and data."""
+    with errors(as_json):
+        from valign.methods.choose import catalogue, settings_of
+        from valign.methods.table import METHODS, method
+
+        if name is not None:
+            chosen = method(name)
+            rows = settings_of(chosen)
+            if as_json:
+                print_json({"name": name, "title": chosen.title, "paper": chosen.paper, "settings": rows})
+                return
+            say(f"{chosen.name}: {chosen.title} ({chosen.family}; {chosen.paper})\nlearns from {chosen.feedback}; promise: {chosen.promise}\n")
+            for row in rows:
+                say(f"  {row['name']} = {row['default']!r}\n      {row['meaning']}")
+            return
+        groups = None
+        if data is not None:
+            from valign.pipeline.data import read_source
+            from valign.pipeline.recipe import Source
+
+            groups = list(read_source(Source(path=data)))
+        rows = catalogue(METHODS.values(), local=_is_local(model), groups=groups, has_goal=goal is not None)
+        if as_json:
+            print_json(rows)
+            return
+        for row in rows:
+            mark = "" if row["can_run"] is None else "yes  " if row["can_run"] else "no   "
+            say(f"{mark}{row['name']:<18} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}")
+            if row["reason"]:
+                say(f"     {row['reason']}")
+
+
+def _is_local(model: str | None) -> bool | None:
+    if model is None:
+        return None
+    return not model.startswith(("openai:", "http:", "https:"))
+
+
+def theory(
+    check: Annotated[bool, typer.Option("--check", help="Compute every identity and compare it with its bound.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The identities that valign's methods rest on, with residual and bound."""
+    with errors(as_json):
+        from valign.theory import identities
+
+        if not check:
+            say("valign theory --check computes every identity (I1 to I42) and prints residual and bound")
+            return
+        results = identities.check(progress=None if as_json else lambda r: say(_identity(r)))
+        failed = [r for r in results if not r.ok]
+        if as_json:
+            print_json([{"id": r.id, "statement": r.statement, "residual": r.residual, "bound": r.bound, "ok": r.ok,
+                         "note": r.note} for r in results])  # fmt: skip
+        else:
+            say(f"{len(results)} checked, {len(failed)} exceeded")
+        if failed:
+            raise ValignError("identities exceed their bounds: " + ", ".join(r.id for r in failed), where="theory")
+
+
+def _identity(r: Any) -> str:
+    bound = "reported" if r.bound is None else f"<= {r.bound:.1e}"
+    return f"{r.id:<6} {'ok  ' if r.ok else 'FAIL'} {r.residual:.2e} {bound:<11} {r.statement}"
+
+
+def doctor(as_json: Json = False) -> None:
+    """Is this installation whole, and what can this machine do?"""
+    with errors(as_json):
+        from valign.pipeline.doctor import examine
+
+        rows = examine()
+        if as_json:
+            print_json([{"name": n, "ok": ok, "text": text} for n, ok, text in rows])
+        else:
+            for n, ok, text in rows:
+                say(f"{'ok  ' if ok else 'look'} {n}: {text}")
+        if not all(ok for _, ok, _ in rows):
+            raise typer.Exit(1)
+
+
+def _show(content: Any, indent: int = 0) -> None:
+    """A nested mapping as indented lines."""
+    pad = "  " * indent
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            say(f"{pad}{key}:")
+            _show(value, indent + 1)
+        elif isinstance(value, list) and value:
+            say(f"{pad}{key}:")
+            for item in value[:8]:
+                say(f"{pad}  - {item}")
+            if len(value) > 8:
+                say(f"{pad}  ... and {len(value) - 8} more")
+        else:
+            say(f"{pad}{key}: {value}")

@@ -1,0 +1,302 @@
+"""Sharing changes nothing: scores and gradients of trees equal those of each path alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import valign.engine.scorer as scorer_room
+from valign.engine.attention import Attention
+from valign.engine.scorer import Scorer, micro_batches
+from valign.engine.tree import from_chat, from_paths
+from valign.errors import ValignError
+
+PATHS = ("row", "plain")
+
+
+def scored(scorer, trees):
+    """One differentiable forward pass; the rows cut to their responses."""
+    out = scorer(trees)
+    lengths = [len(t.response_ids(leaf)) for t in trees for leaf in t.leaves]
+    assert not any(row[n:].any() for row, n in zip(out.log_probs, lengths)), "numbers stand outside the responses"
+    return [row[:n] for row, n in zip(out.log_probs, lengths)]
+
+
+def weighted(rows, seed=0):
+    """A loss that tells every token apart."""
+    torch.manual_seed(seed)
+    n = sum(map(len, rows))
+    return sum((row * torch.randn(len(row), dtype=torch.float64)).sum() for row in rows) / n
+
+
+# ------------------------------------------------------------------------------------------------ against the oracle
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_sharing_changes_no_log_prob(tiny, oracle, worst, trees, kind, path):
+    """E2: every path x model against the oracle: 1e-10 in float64."""
+    model, forest = tiny(kind).model, trees(12)
+    with torch.no_grad():
+        assert worst(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)]) < 1e-10
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_sharing_changes_no_gradient(tiny, oracle, worst, gradients, trees, kind, path):
+    """E3: gradients of all parameters against the oracle's autograd: 1e-12 with float64 norms."""
+    model, forest = tiny(kind).model, trees(3, seed=1)
+    ours = gradients(model, weighted(scored(Scorer(model, path=path), forest)))
+    theirs = gradients(model, weighted([x for t in forest for x in oracle(model, t)]))
+    assert worst(ours, theirs) < 1e-12
+    assert max(g.abs().max() for g in ours.values()) > 1e-3
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_float32_is_close_per_sequence(tiny, oracle, trees, kind, path):
+    """E2: float32 weights and stock norms, the sum of a response: 1e-4."""
+    model, forest = tiny(kind, dtype="float32").model, trees(6, seed=2)
+    with torch.no_grad():
+        pairs = zip(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)])
+        assert max(abs(float(a.double().sum() - b.sum())) for a, b in pairs) < 1e-4
+
+
+def test_a_state_space_model_takes_the_plain_path(tiny, oracle, worst, trees):
+    """E2: a model that cannot share a trunk is scored path by path, and `row` is refused with the reason."""
+    model, forest = tiny("mamba").model, trees(4)
+    assert Scorer(model).path == "plain"
+    with torch.no_grad():  # mamba's own arithmetic has float32 in it
+        assert worst(scored(Scorer(model), forest), [x for t in forest for x in oracle(model, t)]) < 1e-5
+    with pytest.raises(ValignError, match="cannot share a trunk.*in order"):
+        Scorer(model, path="row")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "gpt2"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_trees(tiny, oracle, worst, gradients, branching, family, seed):
+    """E4: depth <= 4, fan-out <= 5, empty segments, duplicate and nested leaves, several roots, values and gradients."""
+    rng = np.random.default_rng(seed)
+    model = tiny(family).model
+    forest = [branching(rng, f"t{i}", roots=1 + (seed + i) % 3) for i in range(2)]
+    ours, theirs = scored(Scorer(model), forest), [x for t in forest for x in oracle(model, t)]
+    assert worst(ours, theirs) < 1e-10
+    if seed < 4:
+        assert worst(gradients(model, weighted(ours)), gradients(model, weighted(theirs))) < 1e-12
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, trees, path):
+    """E3: with the model's own checkpointing of blocks."""
+    policy, forest = tiny(fresh=True), trees(3)
+    plain = gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest)))
+    policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.model.train()
+    assert worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain) < 1e-12
+
+
+def test_temperature_divides_logits(tiny, oracle, worst, trees):
+    model, forest = tiny().model, trees(3)
+    with torch.no_grad():
+        expected = [x for t in forest for x in oracle(model, t, temperature=0.7)]
+        assert worst(scored(Scorer(model, temperature=0.7), forest), expected) < 1e-10
+
+
+def test_a_trained_conversation_is_scored_on_its_assistant_turns(tiny, oracle, worst):
+    """E2 for from_chat: prompt and user tokens between trained turns score nothing."""
+    rng = np.random.default_rng(0)
+    tree = from_chat("c", rng.integers(7, 103, 30).tolist(), [0] * 6 + [1] * 5 + [0] * 9 + [1] * 10)
+    with torch.no_grad():
+        (row,) = scored(Scorer(tiny().model), [tree])
+        assert worst([row], oracle(tiny().model, tree)) < 1e-10
+    assert (row == 0).sum() == 9
+
+
+def test_frozen_layers_and_a_frozen_head_get_no_gradient(tiny, worst, gradients, trees):
+    """E6 through the engine: what is trained has the same gradient, whatever else is frozen."""
+    model, forest = tiny(fresh=True).model, trees(2)
+    whole = gradients(model, weighted(scored(Scorer(model), forest)))
+    for name, p in model.named_parameters():
+        p.requires_grad_("layers.1." in name)
+    part = gradients(model, weighted(scored(Scorer(model), forest)))
+    assert part and worst(part, {n: whole[n] for n in part}) < 1e-12
+
+
+# ------------------------------------------------------------------------------------------------ what must not matter
+
+
+def test_order_and_budget_change_nothing(tiny, worst, trees):
+    """E5: order of the groups, and token budgets from one tree to all of them: 1e-12."""
+    model, forest = tiny("gemma3").model, trees(10)
+    scorer = Scorer(model)
+    whole = scorer.score(forest, budget=10**9)
+    for budget in (1, 64, 200, 1000):
+        assert worst(scorer.score(forest, budget=budget), whole) < 1e-12
+    order = np.random.default_rng(0).permutation(len(forest))
+    again = scorer.score([forest[i] for i in order])
+    assert worst([again[list(order).index(i)] for i in range(len(forest))], whole) < 1e-12
+
+
+def test_order_of_responses_changes_nothing(tiny, worst):
+    """E5: leaves come back where they were given."""
+    rng = np.random.default_rng(3)
+    trunk, branches = rng.integers(7, 103, 9).tolist(), [rng.integers(7, 103, n).tolist() for n in (3, 9, 1, 5)]
+    scorer = Scorer(tiny().model)
+    (given,) = scorer.score([from_paths("a", trunk, branches)])
+    (turned,) = scorer.score([from_paths("a", trunk, branches[::-1])])
+    assert worst(turned[::-1], given) < 1e-12
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_padding_changes_nothing(tiny, worst, monkeypatch, trees, path):
+    """E5: rows rounded up to 1, 16 or 64 positions."""
+    model, forest, seen = tiny("mistral").model, trees(4), []
+    for multiple in (1, 16, 64):
+        monkeypatch.setattr(scorer_room, "_ROUND", multiple)
+        seen.append(Scorer(model, path=path).score(forest))
+    assert worst(seen[0], seen[1]) < 1e-12 and worst(seen[0], seen[2]) < 1e-12
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_micro_batches_keep_the_budget(trees, path):
+    """Longest first, each tree once, positions within the budget unless one tree alone is larger."""
+    forest = trees(30)
+    for budget in (50, 200, 1000):
+        batches = micro_batches(forest, budget, path)
+        assert sorted(i for b in batches for i in b) == list(range(30))
+        for b in batches:
+            rows = len(b) if path == "row" else sum(len(forest[i].leaves) for i in b)
+            longest = max(forest[i].tokens if path == "row" else forest[i].longest for i in b)
+            assert len(b) == 1 or rows * longest <= budget
+
+
+def test_the_trunk_runs_once(tiny, trees):
+    """E13: positions through the body are the unique tokens plus padding, head rows are the distinct predecessors."""
+    model, forest, seen = tiny().model, trees(8), []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    try:
+        scores = Scorer(model)(forest)
+    finally:
+        hook.remove()
+    longest = -(-max(t.tokens for t in forest) // 16) * 16
+    assert seen == [len(forest) * longest] == [scores.tokens]
+    assert scores.tokens < sum(t.unshared_tokens for t in forest)
+    targets = sum(int((t.response_loss(leaf) != 0).sum()) for t in forest for leaf in t.leaves)
+    assert scores.scored < targets, "first tokens of branches share one row of the head"
+
+
+# ------------------------------------------------------------------------------------------- the wrong mask must fail
+
+
+def test_a_forgotten_window_is_seen(tiny, oracle, worst, trees):
+    """Negative: with the window left out of the mask the error is far above the tolerance of E2."""
+    for family in ("mistral", "gemma3", "gemma2"):
+        model, forest = tiny(family).model, trees(4)
+        scorer = Scorer(model)
+        scorer.attention = Attention("row")
+        with torch.no_grad():
+            assert worst(scored(scorer, forest), [x for t in forest for x in oracle(model, t)]) > 1e-3, family
+
+
+def test_a_visible_sibling_is_seen(tiny, oracle, worst, trees, monkeypatch):
+    """Negative: a mask by position alone, where branches see each other, fails E2."""
+    import valign.engine.attention as room
+
+    model, forest = tiny().model, trees(4)
+
+    def careless(layout, device, window=None):
+        pos = torch.as_tensor(layout.pos)
+        return (pos[:, None, :] <= pos[:, :, None])[:, None]
+
+    monkeypatch.setattr(room, "visible", careless)
+    with torch.no_grad():
+        assert worst(scored(Scorer(model), forest), [x for t in forest for x in oracle(model, t)]) > 1e-3
+
+
+def test_columns_for_positions_are_seen(tiny, oracle, worst, trees, monkeypatch):
+    """Negative: positions counted along the row instead of along the path fail E2."""
+    model, forest = tiny().model, trees(4)
+    scorer = Scorer(model)
+    true = scorer.layout(forest)
+    wrong = copy.copy(true)
+    object.__setattr__(wrong, "pos", np.tile(np.arange(true.pos.shape[1]), (len(true.pos), 1)))
+    monkeypatch.setattr(scorer, "layout", lambda _: wrong)
+    with torch.no_grad():
+        assert worst(scored(scorer, forest), [x for t in forest for x in oracle(model, t)]) > 1e-3
+
+
+# --------------------------------------------------------------------------------------------------- edges and errors
+
+
+def test_a_path_longer_than_the_model_names_its_group(tiny):
+    """What, where, how: before anything is computed."""
+    tree = from_paths("long one", list(range(7, 100)) * 6, [[8, 9]])
+    with pytest.raises(ValignError, match=r"group long one.*560 tokens.*512 positions[\s\S]*on_long"):
+        Scorer(tiny().model).score([from_paths("short", [7], [[8]]), tree])
+
+
+def test_trees_without_a_scored_token(tiny):
+    """An empty response and an untrained chat give an empty row and a zero row, and a gradient of 0."""
+    forest = [from_paths("a", [7, 8], [[]]), from_chat("b", [7, 8], [0, 0]), from_paths("c", [7], [[8, 9]], [[0, 0]])]
+    scores = Scorer(tiny(fresh=True).model)(forest)
+    assert scores.scored == 0 and not scores.log_probs.any() and not scores.mask.any()
+    scores.log_probs.sum().backward()
+
+
+def test_no_trees():
+    from valign.models.tiny import tiny_model
+
+    assert Scorer(tiny_model().model).score([]) == []
+
+
+def test_a_restricted_vocabulary_is_renormalized(tiny, worst):
+    """`allowed_tokens`, in any order: the head is the softmax over them alone."""
+    model = tiny().model
+    tree = from_paths("a", [7, 8, 9], [[20, 30], [40]])
+    allowed = [40, 20, 30, 2]
+    ours = Scorer(model, allowed_tokens=allowed).score([tree])[0]
+    expected = []
+    for leaf in tree.leaves:
+        ids = torch.as_tensor(tree.path(leaf).astype(np.int64))
+        logits = model(ids[None]).logits[0].detach()
+        inside = logits[:, allowed].logsumexp(-1)
+        expected.append([logits[t - 1, ids[t]] - inside[t - 1] for t in range(3, len(ids))])
+    assert worst(ours, [[float(x) for x in row] for row in expected]) < 1e-10
+
+
+def test_a_token_outside_a_restricted_vocabulary_is_refused(tiny):
+    """Not the log-prob of another token, in silence."""
+    with pytest.raises(ValignError, match="21"):
+        Scorer(tiny().model, allowed_tokens=[20, 22]).score([from_paths("a", [7], [[20, 21]])])
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["lm_head", "q_proj"], ["embed_tokens"]])
+def test_an_adapter_on_the_head_or_the_embedding_counts(oracle, worst, gradients, trees, targets):
+    """A wrapped head is scored through its wrapper, values and gradients."""
+    from peft import LoraConfig, get_peft_model
+
+    from valign.models.tiny import tiny_model
+
+    torch.manual_seed(0)
+    model = tiny_model(dtype="float64").model
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False)).eval()
+    forest = trees(3)
+    ours, theirs = scored(Scorer(peft), forest), [x for t in forest for x in oracle(model, t)]
+    assert worst(ours, theirs) < 1e-6, "stock norms"
+    assert worst(gradients(peft, weighted(ours)), gradients(peft, weighted(theirs))) < 1e-6
+
+
+def test_a_head_trained_beside_the_adapter_counts(oracle, worst, trees):
+    """`modules_to_save`: the copy that is trained is the one that scores."""
+    from peft import LoraConfig, get_peft_model
+
+    from valign.models.tiny import tiny_model
+
+    torch.manual_seed(0)
+    model = tiny_model(dtype="float64").model
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])).eval()
+    with torch.no_grad():
+        for name, p in peft.named_parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn_like(p)
+        assert worst(scored(Scorer(peft), trees(3)), [x for t in trees(3) for x in oracle(model, t)]) < 1e-6
