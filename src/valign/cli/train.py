@@ -76,11 +76,9 @@ def _finish(done: Any, as_json: bool, seconds: float) -> None:
         return
     from rich.console import Console
 
-    from valign.report import terminal_table
+    from valign.report.text import report_text
 
-    Console().print(terminal_table(done.report))
-    for sentence in done.report.get("sentences", ()):
-        say(sentence if isinstance(sentence, str) else str(sentence.get("text", "")))
+    Console().print(report_text(done.report))
     say(f"\n{seconds:.0f} s in all")
     for name, path in done.paths.items():
         say(f"{name}: {path}")

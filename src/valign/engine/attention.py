@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 Path = Literal["row", "plain"]
 
-# model types whose hidden states do not depend on what their mask cannot express: shown by the probe in `capability`
-# and by the tests over tiny models; anything else takes the plain path
+# model types whose shared trunk gives the numbers of each path alone: every name is a test (test_attention.py).
+# Anything else takes the plain path: a family may hide a window, a state or a second mask that no config field shows
+PROVEN = frozenset(
+    "apertus arcee biogpt bitnet codegen cohere cohere2 diffllama ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 gpt2 "
+    "gpt_bigcode gpt_neox gpt_oss gptj granite helium hunyuan_v1_dense llama ministral mistral mixtral nemotron olmo olmo2 "
+    "olmo3 olmoe opt persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2 xglm".split()
+)
 NO_TREE = {
     "bloom": "position bias (ALiBi) is tied to columns, not to positions",
     "mpt": "position bias (ALiBi) is tied to columns, not to positions",
@@ -60,6 +65,8 @@ def attention_of(config: Any) -> Attention:
     kinds = tuple(dict.fromkeys(getattr(text, "layer_types", None) or ()))
     if set(kinds) - {"full_attention", "sliding_attention"}:
         return Attention("plain", f"layers of kind {', '.join(sorted(set(kinds)))} are not proven for shared trunks")
+    if kind not in PROVEN:
+        return Attention("plain", f"models of kind {kind!r} are not proven for shared trunks")
     if not window or kinds == ("full_attention",):
         return Attention("row")
     if not kinds:  # one window for all layers (Mistral)

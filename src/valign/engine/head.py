@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 64 * 2**20  # vocabulary rows held at once, values and gradients, float32
 
@@ -52,6 +53,27 @@ def token_log_probs(
     return _LogProbs.apply(hidden, weight, bias, row, target, spec, chunk)  # type: ignore[no-any-return]
 
 
+def wrapped_log_probs(
+    head: torch.nn.Module, hidden: Tensor, allowed: Tensor | None, row: Tensor, target: Tensor, spec: HeadSpec
+) -> Tensor:
+    """`token_log_probs` for a head that is more than its weight (an adapter on it, a quantized one): the module itself
+    is called, chunk by chunk, and called again for the gradient. Slower, same numbers.
+
+    allowed  ids of the restricted vocabulary, which `target` counts in; None for all
+    """
+
+    def part(h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        z = head(h)
+        z, _ = _finished(z if allowed is None else z[:, allowed], spec)
+        return z[r, t] - z.logsumexp(-1)[r]
+
+    n, chunk = len(hidden), spec.chunk or 1024
+    starts = torch.searchsorted(row, torch.arange(0, n + chunk, chunk, device=row.device)).tolist()
+    cuts = [(at, a, b) for at, a, b in zip(range(0, n, chunk), starts, starts[1:])]
+    parts = [checkpoint(part, hidden[at : at + chunk], row[a:b] - at, target[a:b], use_reentrant=False) for at, a, b in cuts]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=_wide(hidden))
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
@@ -59,8 +81,12 @@ def _wide(x: Tensor) -> torch.dtype:
 def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, spec: HeadSpec) -> tuple[Tensor, Tensor | None]:
     """(logits in float32, d logits / d z where it is not constant)."""
     z = (h @ weight.T).to(_wide(h))
-    if bias is not None:
-        z = z + bias.to(z.dtype)
+    return _finished(z if bias is None else z + bias.to(z.dtype), spec)
+
+
+def _finished(z: Tensor, spec: HeadSpec) -> tuple[Tensor, Tensor | None]:
+    """Scale, soft-cap and temperature on what the head gave."""
+    z = z.to(_wide(z))
     if spec.scale != 1.0:
         z = z * spec.scale
     slope = None

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from valign.engine.attention import Attention, Path, attention_of, masks
-from valign.engine.head import head_spec, token_log_probs
+from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
+from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Layout, plain_layout, row_layout
-from valign.engine.tree import Tree
+from valign.engine.tree import Tree, from_paths
 from valign.errors import ValignError
 
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
+HEAD_SLACK = 0.2  # nats between two ways to compute a token's log-prob: bf16 rounding is below, another head far above
 _ROUND = 16  # CPU kernels like few distinct shapes
 
 
@@ -83,8 +84,9 @@ class Scorer:
             raise ValignError(f"this model cannot share a trunk: {self.attention.reason}", where="path=row")
         self.spec = replace(head_spec(config, temperature), chunk=head_chunk)
         self.autocast = autocast
-        self.allowed = None if allowed_tokens is None else torch.as_tensor(list(allowed_tokens))
+        self.allowed = None if allowed_tokens is None else torch.as_tensor(sorted(set(allowed_tokens)))
         self.longest = _positions(config)
+        self._check_head(str(getattr(config.get_text_config(), "model_type", "")))
 
     @property
     def device(self) -> torch.device:
@@ -133,14 +135,34 @@ class Scorer:
 
     def _head(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         head = causal_lm(self.model).get_output_embeddings()
-        weight, bias = head.weight, getattr(head, "bias", None)
-        if self.allowed is not None:
-            allowed = self.allowed.to(weight.device)
-            target = torch.searchsorted(allowed, target)
+        allowed = None if self.allowed is None else self.allowed.to(hidden.device)
+        if allowed is not None:
+            target = _places(allowed, target)
+        if type(head) is not torch.nn.Linear:  # an adapter on the head, or a quantized one: it is more than its weight
+            with self._cast(hidden.device):
+                return wrapped_log_probs(head, hidden, allowed, row, target, self.spec)
+        weight, bias = head.weight, head.bias
+        if allowed is not None:
             weight, bias = weight[allowed], None if bias is None else bias[allowed]
         dtype = self.autocast or weight.dtype
         with torch.autocast(hidden.device.type, enabled=False):
             return token_log_probs(hidden.to(dtype), weight.to(dtype), bias, row, target, self.spec)
+
+    @torch.no_grad()
+    def _check_head(self, family: str) -> None:
+        """Refuse a family that nobody has tried and whose logits are not its head on its last hidden state."""
+        if family in PROVEN or self.allowed is not None:
+            return
+        ids = list(range(1, 9))
+        ours = self([from_paths("probe", ids[:1], [ids[1:]])]).log_probs[0, :7].double()
+        logits = causal_lm(self.model)(torch.as_tensor([ids], device=self.device)).logits[0, :7].double()
+        theirs = (logits / self.spec.temperature).log_softmax(-1)[range(7), ids[1:]]
+        if not torch.allclose(ours, theirs, atol=HEAD_SLACK):
+            raise ValignError(
+                f"models of kind {family!r} compute more between body and probabilities than a linear head",
+                where="scorer",
+                how=f"known kinds: {', '.join(sorted(PROVEN))}",
+            )
 
     def _cast(self, device: torch.device) -> Any:
         if self.autocast is None or self.autocast == next(self.model.parameters()).dtype:
@@ -158,7 +180,7 @@ class Scorer:
         """
         out: list[list[NDArray[np.float32]]] = [[] for _ in trees]
         done = 0
-        for batch in micro_batches(trees, budget):
+        for batch in micro_batches(trees, budget, self.path):
             scores = self([trees[i] for i in batch])
             values, at = scores.log_probs.double().cpu().numpy(), 0
             for i in batch:
@@ -172,16 +194,44 @@ class Scorer:
         return out
 
 
-def micro_batches(trees: Sequence[Tree], budget: int) -> list[list[int]]:
+def micro_batches(trees: Sequence[Tree], budget: int, path: Path = "row") -> list[list[int]]:
     """Indices of trees, longest first, cut so that rows x longest <= budget (a tree over the budget runs alone)."""
-    order = sorted(range(len(trees)), key=lambda i: (-trees[i].tokens, i))
+    shape = [_shape(t, path) for t in trees]
+    order = sorted(range(len(trees)), key=lambda i: (-shape[i][1], i))
     out: list[list[int]] = []
+    rows = longest = 0
     for i in order:
-        if out and (len(out[-1]) + 1) * trees[out[-1][0]].tokens <= budget:
+        if out and (rows + shape[i][0]) * longest <= budget:
             out[-1].append(i)
+            rows += shape[i][0]
         else:
             out.append([i])
+            rows, longest = shape[i]
     return out
+
+
+def positions(tree: Tree, path: Path) -> int:
+    """What one tree costs of a token budget."""
+    rows, longest = _shape(tree, path)
+    return rows * longest
+
+
+def _shape(tree: Tree, path: Path) -> tuple[int, int]:
+    """(rows, longest row) of a tree: one row with every token once, or one row for each leaf."""
+    return (1, tree.tokens) if path == "row" else (len(tree.leaves), tree.longest)
+
+
+def _places(allowed: Tensor, target: Tensor) -> Tensor:
+    """Where each target stands in the restricted vocabulary."""
+    place = torch.searchsorted(allowed, target).clamp_(max=len(allowed) - 1)
+    outside = target[allowed[place] != target]
+    if len(outside):
+        raise ValignError(
+            f"a response holds token {int(outside[0])}, which the policy's vocabulary does not allow",
+            where="allowed_tokens",
+            how="score only what this policy can say",
+        )
+    return place
 
 
 def _positions(config: Any) -> int:

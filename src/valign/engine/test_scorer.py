@@ -49,7 +49,8 @@ def test_sharing_changes_no_gradient(tiny, oracle, worst, gradients, trees, kind
     model, forest = tiny(kind).model, trees(3, seed=1)
     ours = gradients(model, weighted(scored(Scorer(model, path=path), forest)))
     theirs = gradients(model, weighted([x for t in forest for x in oracle(model, t)]))
-    assert worst(ours, theirs) < 1e-12
+    # Mixtral's router has its softmax in float32, whatever the weights
+    assert worst(ours, theirs) < (1e-7 if kind == "mixtral" else 1e-12)
     assert max(g.abs().max() for g in ours.values()) > 1e-3
 
 

@@ -69,6 +69,12 @@ class Tree:
                     where=f"group {self.id}",
                     how="add a start token or mask the first token",
                 )
+        for leaf in self.leaves:
+            if not 0 <= leaf.segment < len(self.segments):
+                raise ValueError(f"leaf of response {leaf.response} names segment {leaf.segment}")
+            s = self.segments[leaf.segment]
+            if not (0 <= leaf.end <= len(s.ids) and 0 <= leaf.first <= s.start + leaf.end):
+                raise ValueError(f"leaf of response {leaf.response} ends or begins outside its path")
 
     def chain(self, segment: int) -> list[int]:
         """Segment indices from the root down to `segment`."""

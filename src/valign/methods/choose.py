@@ -54,10 +54,14 @@ def settings_of(method: Method) -> list[dict[str, Any]]:
     for base in reversed(method.config.__mro__):
         if base is not object and hasattr(base, "__dataclass_fields__"):
             meanings |= _comments(base)
-    return [
-        {"name": f.name, "default": f.default, "type": str(f.type), "meaning": meanings.get(f.name, "")}
-        for f in fields(method.config)
-    ]
+    rows = []
+    for f in fields(method.config):
+        meaning = meanings.get(f.name, "")
+        if f.name == "learning_rate":
+            full, adapter = method.config.rates
+            meaning += f" ({full:g} full weights, {adapter:g} adapter)"
+        rows.append({"name": f.name, "default": f.default, "type": str(f.type), "meaning": meaning})
+    return rows
 
 
 def _comments(cls: type[Any]) -> dict[str, str]:

@@ -157,7 +157,7 @@ class _Run:
         from valign.report import method_report
 
         base = subjects[0]
-        goal = _goal_json(self.goal)
+        goal = goal_json(self.goal)
         return method_report(
             [self._subject(s, base) for s in subjects],
             goal=goal,
@@ -188,7 +188,7 @@ class _Run:
             feedback=s.method.feedback if s.method else "",
             label=s.name,
             curve=curve,
-            profile=_profile(s.measured, self.goal),
+            profile=profile_of(s.measured, self.goal),
             seeds=1 if s.method is not None and s.method.trains else 0,
             labels=s.labels or None,
             base=s is base,
@@ -214,7 +214,7 @@ def _accuracies(measured: Measured) -> list[Result]:
     return [r for r in measured.results if r.metric == "instruction.accuracy" and r.variant == "prompt"]
 
 
-def _profile(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
+def profile_of(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
     """The value profile as the report's circle draws it."""
     rows = {r.metric.removeprefix("value.profile."): r for r in measured.results
             if r.metric.startswith("value.profile.") and r.variant == "mean" and r.value is not None}  # fmt: skip
@@ -227,7 +227,7 @@ def _profile(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
     return out
 
 
-def _goal_json(goal: Goal | None) -> dict[str, Any]:
+def goal_json(goal: Goal | None) -> dict[str, Any]:
     """The goal as the report reads it: its own JSON, its words, and the theory's dimensions."""
     if goal is None:
         return {"id": "none", "level": "preference", "title": "no goal named", "text": ""}

@@ -65,7 +65,7 @@ def _render(report: Mapping[str, Any], samples: int) -> str:
     def draw(figure: Node) -> Markup:
         return figures.figure(figure, DRAW[str(figure.type)](figure.data, subjects))
 
-    return (
+    page: str = (
         environment()
         .get_template("report.html.j2")
         .render(
@@ -81,6 +81,7 @@ def _render(report: Mapping[str, Any], samples: int) -> str:
             toc=[(str(s.id), str(s.title)) for s in root.sections],
         )
     )
+    return page
 
 
 def _cards(root: Node) -> list[dict[str, Any]]:

@@ -1,0 +1,146 @@
+"""The six nouns from Python: what `import valign as va` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valign.data.group import Group
+from valign.errors import ValignError
+from valign.evaluation.result import Result
+from valign.goals.base import Goal
+from valign.methods.target import Target
+from valign.models.policy import Policy, Sampling
+from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, write_evaluation
+from valign.pipeline.meter import Spent, spent
+from valign.pipeline.policies import LoadOptions, load_policy
+
+if TYPE_CHECKING:
+    from valign.data.dataset import Dataset
+
+Listen = Callable[[str, Mapping[str, Any]], None]
+
+
+def load(name: str | Path, *, device: str = "auto", dtype: str = "auto", allow_pickle: bool = False,
+         trust_remote_code: bool = False) -> Policy:  # fmt: skip
+    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id."""
+    return load_policy(name, LoadOptions(device, dtype, allow_pickle, trust_remote_code))
+
+
+def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
+    """A goal by name, file or mapping: `goal("schwartz10", benevolence=1, universalism=1, power=-1)`."""
+    from valign.pipeline.goals import make_goal
+
+    return make_goal(spec, **target)
+
+
+def read(path: str | Path, *, format: str | None = None, split: str | None = None, limit: int | None = None) -> Dataset:
+    """Groups from a file in any known format, from "builtin:NAME" or from "hub:OWNER/NAME"."""
+    from valign.pipeline.data import read_source
+    from valign.pipeline.recipe import Source
+
+    return read_source(Source(path=str(path), format=format, split=split, limit=limit))
+
+
+def align(
+    policy: Policy, target: Target | Goal, method: str, data: Sequence[Group] = (), *, out: str | Path | None = None,
+    dev: Sequence[Group] = (), on_event: Listen | None = None, force: bool = False, **settings: Any,
+) -> Policy:  # fmt: skip
+    """`policy` aligned with `method` toward `target`; the one that was given stays as it is.
+
+    data      feedback (or prompts, for methods that sample)       settings  the method's options
+    out       a folder for the aligned policy and its run; without it nothing is kept on disk
+    Raises `ValignError` for an unknown method or option, and for data that hold nothing the method learns from.
+    """
+    from valign.methods.table import method as named
+    from valign.pipeline.align import align_policy
+
+    target = target if isinstance(target, Target) else Target(target, policy)
+    return align_policy(
+        policy, target, named(method), settings, Path(out) if out is not None else None, groups=data, dev=dev,
+        force=force, on_event=on_event, reload=lambda folder: load_policy(folder, goal=target.goal),
+    ).policy  # fmt: skip
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found: Results per policy, and the report they make."""
+
+    policies: Sequence[Policy]
+    measured: Sequence[Measured]
+    costs: Sequence[Spent]
+    goal: Goal | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[Result]:
+        """All Results, policy by policy."""
+        return [r for m in self.measured for r in m.results]
+
+    def headline(self, metric: str = "misalignment.M") -> dict[str, float | None]:
+        """The first value of a metric for each policy id."""
+        return {
+            p.id: next((r.value for r in m.results if r.metric == metric), None)
+            for p, m in zip(self.policies, self.measured)
+        }
+
+    def report(self, path: str | Path) -> Path:
+        """Write report.html (or the name given) with its JSON beside it; the first policy is the base."""
+        from valign.pipeline.compare import goal_json, profile_of
+        from valign.report import SubjectReport, method_report
+        from valign.report.html import render
+        from valign.report.write import write_report
+
+        subjects = [
+            SubjectReport(policy=p.card(), results=m.results, samples=m.samples, cost=c.to_json(), base=i == 0,
+                          method=str(p.card().get("method") or ""), profile=profile_of(m, self.goal))
+            for i, (p, m, c) in enumerate(zip(self.policies, self.measured, self.costs))
+        ]  # fmt: skip
+        made = method_report(subjects, goal=goal_json(self.goal), title="evaluation")
+        target = Path(path)
+        if target.suffix != ".html":
+            return write_report(made, target)["html"]
+        written = write_report(made, target.parent)
+        if target.name != written["html"].name:
+            from valign.engine.run import write_whole
+
+            return write_whole(target, render(made))
+        return written["html"]
+
+    def save(self, folder: str | Path) -> None:
+        """result.json and samples.jsonl of every policy, each in its own folder."""
+        for i, m in enumerate(self.measured):
+            write_evaluation(Path(folder) / str(i), m)
+
+    def __repr__(self) -> str:
+        lines = [f"{k}: {v:.3f}" if v is not None else f"{k}: unscored" for k, v in self.headline().items()]
+        return "Evaluation(misalignment M: " + ", ".join(lines) + ")"
+
+
+def evaluate(
+    policies: Policy | Sequence[Policy], goal: Goal | None = None, data: Sequence[Group] | None = None, *,
+    tax: Sequence[Group] = (), sampling: Sampling | None = None, kl_prompts: int = 16, limit: int | None = None,
+) -> Evaluation:  # fmt: skip
+    """Measure policies on the same groups toward the same goal; the first one is the reference of the others.
+
+    data  held-out groups; None: the built-in dilemmas' test split, for a value or principle goal
+    """
+    listed = list(policies) if isinstance(policies, Sequence) else [policies]
+    if not listed:
+        raise ValignError("there is no policy to evaluate", where="policies")
+    if data is None:
+        if goal is None or goal.level not in ("value", "principle"):
+            raise ValignError("held-out data are needed", where="data", how="data=va.read(FILE)")
+        from valign.data import builtin
+
+        data = builtin("dilemmas", "test")
+    groups = list(data)[:limit]
+    plan = Plan(groups, goal, tax, sampling or Sampling(temperature=0.7), kl_prompts)
+    measured, costs = [], []
+    for i, policy in enumerate(listed):
+        with spent() as used:
+            measured.append(evaluate_policy(policy, listed[0] if i else None, plan))
+        costs.append(used)
+    return Evaluation(listed, measured, costs, goal)
