@@ -79,7 +79,7 @@ capabilities: $(INSTALLED)
 	@$(BIN)/python scripts/capabilities.py
 
 commands: $(INSTALLED)
-	@$(BIN)/python scripts/commands.py
+	@$(BIN)/typer valign.cli.app utils docs --name valign --title "Command line" --output docs/commands.md
 
 clean:
 	@rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

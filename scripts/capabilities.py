@@ -34,12 +34,17 @@ cut there and whole in `make real`.
 
 @dataclass(frozen=True)
 class Row:
-    """One capability: `works` is the sentence that a test shows, `use` one command or line ("" = not stated)."""
+    """One capability.
+
+    works  the sentence that a test shows          use  one command or line of Python, "" = not stated
+    begun  what of it exists while the sentence is not met, "" for a row that is whole or absent
+    """
 
     id: str
     name: str
     works: str
     use: str = ""
+    begun: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ def problems(all_families: list[Family], found: Marks) -> list[str]:
     for id, tests in found.tests.items():
         if id not in rows:
             out.append(f"{tests[0]}: {id!r} is no row of {ROWS.name}")
+        elif rows[id].begun:
+            out.append(f"{tests[0]}: row {id} only begins ({rows[id].begun}); take the mark off, or `begun:` away")
         elif not rows[id].use:
             out.append(f"{tests[0]}: row {id} has a test now; say how it is used (`use:` in {ROWS.name})")
     return out
@@ -108,7 +115,7 @@ def problems(all_families: list[Family], found: Marks) -> list[str]:
 def render(all_families: list[Family], found: Marks) -> str:
     """The page: a table per family of the rows that have a test, then the names of the others."""
     parts = [HEAD]
-    planned = []
+    planned: list[Row] = []
     for family in all_families:
         shown = [row for row in family.rows if row.id in found.tests]
         planned += [row for row in family.rows if row.id not in found.tests]
@@ -120,9 +127,13 @@ def render(all_families: list[Family], found: Marks) -> str:
             lines.append(f"| {row.id} | {_cell(row.name)} | {_cell(row.works)} | {_cell(row.use)} | {tests} |")
         parts.append(f"## {family.title}\n\n" + "\n".join(lines) + "\n")
     total = sum(len(family.rows) for family in all_families)
+    begun = [row for row in planned if row.begun]
+    if begun:
+        lines = [f"- {row.id} {row.name}: {row.begun}" for row in begun]
+        parts.append("## Begun\n\nThese rows are not claimed; this much of them exists:\n\n" + "\n".join(lines) + "\n")
     parts.append(
-        f"## Not yet\n\n{total - len(planned)} of {total} rows have a test. These have none and are not claimed:\n\n"
-        + "\n".join(f"- {row.id} {row.name}" for row in planned)
+        f"## Not yet\n\n{total - len(planned)} of {total} rows have a test. These are not there yet:\n\n"
+        + "\n".join(f"- {row.id} {row.name}" for row in planned if not row.begun)
         + "\n"
     )
     return "\n".join(parts)

@@ -14,6 +14,8 @@ from valign.engine.scorer import Scorer, micro_batches
 MAX_TRUNCATED = 0.05  # share of responses that may be cut before a run is refused
 SLACK_F32, SLACK_BF16 = 1e-3, 2e-2  # how far the loss at start may be from its known value
 
+TOKEN_F32, TOKEN_BF16 = 1e-3, 0.5  # and any one token's log-prob: bf16 logits are off by about 0.03 nats each
+
 
 @dataclass(frozen=True)
 class AuditLine:
@@ -52,19 +54,21 @@ def audit_start(items: Sequence[Item], scorer: Scorer, objective: Objective, bud
     some = list(items[:8])
     if objective.at_start is None or not some:
         return []
-    losses, gaps = [], []
+    total, gaps = 0.0, []
     with torch.no_grad():
-        for batch in micro_batches([i.tree for i in some], budget):
+        for batch in micro_batches([i.tree for i in some], budget, scorer.path):
             picked = [some[i] for i in batch]
             tensors = collate(picked, scorer([i.tree for i in picked]))
-            losses.append(objective(tensors).losses.double().flatten())
+            total += float(objective(tensors).losses.double().sum())
             if "reference" in tensors:
                 gaps.append(((tensors["policy"] - tensors["reference"]) * tensors["mask"]).abs().max())
-    loss = float(torch.cat(losses).mean())
+    units = sum(i.units(objective.unit) for i in some)
+    loss = total / units if units > 0 else math.nan
     slack = SLACK_BF16 if scorer.autocast is not None else SLACK_F32
     gap = float(torch.stack(gaps).max()) if gaps else 0.0
     ok = math.isclose(loss, objective.at_start, abs_tol=slack * max(1.0, abs(objective.at_start)))
-    return [
-        AuditLine("loss at start", ok, f"{loss:.4f}, known value {objective.at_start:.4f}", fatal=True),
-        AuditLine("policy = reference", True, f"largest token difference {gap:.2g} nats"),
-    ]
+    lines = [AuditLine("loss at start", ok, f"{loss:.4f}, known value {objective.at_start:.4f}", fatal=True)]
+    if gaps:
+        same = gap <= (TOKEN_F32 if scorer.autocast is None else TOKEN_BF16)
+        lines.append(AuditLine("policy = reference", same, f"largest token difference {gap:.2g} nats"))
+    return lines

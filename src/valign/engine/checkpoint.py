@@ -6,6 +6,7 @@ disk, then the folder is renamed. A folder without the suffix is complete. Tenso
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ from torch import Tensor
 from valign.errors import ValignError
 
 MANIFEST = "manifest.json"
+REMOVED = ".removed"
+FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def save(
     folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> Path:
     """Write `folder/step-N`; whatever happens on the way, no half checkpoint carries that name."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = folder / f"step-{step:06d}"
@@ -51,9 +55,13 @@ def save(
         for p in partial.iterdir():
             _flush(p)
         _flush(partial)
-        shutil.rmtree(final, ignore_errors=True)
+        aside = _aside(final)
         partial.rename(final)
         _flush(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    except SafetensorError as error:  # a full disk is not an OSError there
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(errno.EIO, str(error)) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -62,7 +70,7 @@ def save(
 
 def complete(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir() and not p.name.endswith(".partial"))
+    return sorted((p for p in folder.glob("step-*") if p.is_dir() and _step(p) >= 0), key=_step)
 
 
 def load(path: Path) -> Saved:
@@ -71,31 +79,49 @@ def load(path: Path) -> Saved:
 
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise ValignError(f"checkpoint has no readable manifest: {error}", where=str(path)) from error
-    for name, digest in manifest["sha256"].items():
+        digests = {name: manifest["sha256"][name] for name in FILES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValignError(f"checkpoint has no readable manifest: {error!r}", where=str(path)) from error
+    for name, digest in digests.items():
         if not (path / name).is_file() or _sha256(path / name) != digest:
             raise ValignError("checkpoint is damaged: its sha256 does not match", where=str(path / name))
     tensors = [load_file(path / f"{n}.safetensors") for n in ("weights", "optimizer")]
-    return Saved(manifest["step"], tensors[0], tensors[1], json.loads((path / "state.json").read_text()))
+    return Saved(_step(path.with_name(path.name.removesuffix(REMOVED))), tensors[0], tensors[1], json.loads((path / "state.json").read_text()))
 
 
 def latest(folder: Path) -> tuple[Saved | None, list[str]]:
     """The newest checkpoint that verifies, and a note for every damaged one that was passed over."""
     notes = []
-    for path in reversed(complete(folder)):
+    aside = sorted(folder.glob(f"step-*{REMOVED}"))  # whole if `save` died between its two renames
+    for path in reversed([*aside, *complete(folder)]):
         try:
             return load(path), notes
         except ValignError as error:
-            notes.append(f"{error}; the one before is used")
+            if path not in aside:
+                notes.append(f"{error}; the one before is used")
     return None, notes
 
 
 def prune(folder: Path, keep: int, spare: set[int]) -> None:
     """Remove all but the newest `keep` checkpoints and the steps in `spare`."""
     for path in complete(folder)[:-keep] if keep else []:
-        if int(path.name.split("-")[1]) not in spare:
-            shutil.rmtree(path, ignore_errors=True)
+        if _step(path) not in spare:
+            shutil.rmtree(_aside(path), ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Take the name away before anything is deleted: a kill must not leave half a checkpoint under it."""
+    aside = path.with_name(path.name + REMOVED)
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.exists():
+        path.rename(aside)
+    return aside
+
+
+def _step(path: Path) -> int:
+    """The step in a checkpoint's name; -1 for any other name, that of an unfinished one too."""
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def _sha256(path: Path) -> str:

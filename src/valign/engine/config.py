@@ -34,7 +34,7 @@ class TrainConfig:
     eval_every: int = 0  # steps between evaluations on the dev split; 0: only at the end
     patience: int = 0  # stop after this many evaluations without a better one; 0: never
     checkpoint_every: int = 0  # steps between checkpoints; 0: only at the end and when interrupted
-    seed: int = 0
+    seed: int = 0  # of the order of the data, of rollouts and of a fresh adapter
 
     def __post_init__(self) -> None:
         require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")

@@ -149,6 +149,10 @@ class Generator:
             use_cache=True,
             logits_to_keep=1,
         )
+        if getattr(out, "past_key_values", None) is None:
+            kind = causal_lm(self.model).config.model_type
+            raise ValignError(f"models of kind {kind!r} have no key-value cache to sample from", where="generator",
+                              how="they can be scored; sample from an attention model")  # fmt: skip
         logits, cache = out.logits[:, -1], out.past_key_values
         if self.forkable and which != list(range(len(lines))):
             index = torch.as_tensor(which, device=device)

@@ -27,7 +27,7 @@ from valign.engine.meters import Meters
 from valign.engine.optimizer import adamw, clip, learning_rate, load_state, state_tensors, trainable
 from valign.engine.run import RunFolder
 from valign.engine.sampler import Sampler, Step, address
-from valign.engine.scorer import Scorer, micro_batches
+from valign.engine.scorer import Scorer, micro_batches, positions
 from valign.errors import ValignError
 
 BAD_STEPS = 3  # non-finite steps in a row that stop a run
@@ -100,12 +100,13 @@ class _Loop:
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
         self.state = _State()
         self.stop_signal = 0
+        self.saved = -1  # the step that the newest checkpoint holds
 
     def run_all(self, stop_ids: Sequence[int], audit: Sequence[AuditLine]) -> Outcome:
         resumed = self._restore()
         if not resumed:
             self._audit(stop_ids, audit)
-        stopped = False
+        stopped = self._out_of_patience()  # so it may have been before the run was killed
         with self._signals():
             while self.state.step < self.sampler.steps and not stopped:
                 self._step()
@@ -147,9 +148,11 @@ class _Loop:
         while True:
             try:
                 return self._accumulate(step.items)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
                 self.optimizer.zero_grad(set_to_none=True)
-                if self.budget <= max(i.tree.tokens for i in step.items):
+                if self.budget <= max(positions(i.tree, self.scorer.path) for i in step.items):
                     raise ValignError("out of memory on a single group", where=f"step {self.state.step}",
                                       how="shorten it (max_length) or train an adapter (adapter=lora)") from error  # fmt: skip
                 self.budget //= 2
@@ -160,7 +163,7 @@ class _Loop:
         if units <= 0:
             raise ValignError("the step has no scored token", where=", ".join(i.tree.id for i in items[:5]))
         total, meters, tokens, computed = 0.0, Meters(), 0, 0
-        for batch in micro_batches([i.tree for i in items], self.budget):
+        for batch in micro_batches([i.tree for i in items], self.budget, self.scorer.path):
             picked = [items[i] for i in batch]
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
@@ -219,12 +222,15 @@ class _Loop:
             if self.config.patience:
                 self._save()
         self._tell("eval", step=self.state.step, loss=value, best=better, **_finite(meters))
+        return self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.state.waited >= self.config.patience
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, Mapping[str, float]]:
         units, total, meters = sum(i.units(self.objective.unit) for i in self.dev), 0.0, Meters()
-        for batch in micro_batches([i.tree for i in self.dev], self.budget):
+        for batch in micro_batches([i.tree for i in self.dev], self.budget, self.scorer.path):
             picked = [self.dev[i] for i in batch]
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
@@ -245,6 +251,8 @@ class _Loop:
             )
 
     def _save(self) -> None:
+        if self.saved == self.state.step:  # an evaluation saved it: replacing a checkpoint is the one unsafe moment
+            return
         names = {id(p): n for n, p in self.weights.items()}
         try:
             checkpoint.save(
@@ -253,6 +261,7 @@ class _Loop:
         except OSError as error:
             self._tell("warning", text=f"checkpoint not written ({error.strerror}); the last good one is kept")
             return
+        self.saved = self.state.step
         checkpoint.prune(self.run.checkpoints, 2, {self.state.best_step})
         self._tell("checkpoint", step=self.state.step)
 
@@ -265,6 +274,7 @@ class _Loop:
         self._load_weights(saved.weights)
         load_state(self.optimizer, dict(self.weights), saved.optimizer)
         self.state = _State(**saved.state)
+        self.saved = self.state.step
         self._tell("resume", step=self.state.step)
         return True
 
@@ -312,6 +322,11 @@ class _Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator has no exception of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _finite(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _tree(id: str, paths: Sequence[Encoded], longest: int | None, on_long: OnLon
             ledger.drop("response alone is too long", id)
             return None
         trunk = trunk[-room:]
-        ledger.cut.setdefault("prompt", []).append(id)
+        ledger.cut.setdefault("prompt", []).extend([id] * len(paths))  # every response lost its beginning
     elif longest is not None and on_long == "cut_response":
         room = longest - len(trunk)
         if room < 1:

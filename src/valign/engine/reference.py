@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from valign.engine.items import Item
 from valign.engine.scorer import Scorer
 from valign.engine.tree import Tree
 
+log = logging.getLogger(__name__)
+
 
 def stored_references(
     items: Sequence[Item], scorer: Scorer, digest: str, folder: Path, *, budget: int,
@@ -24,19 +27,43 @@ def stored_references(
     digest  names those weights; with every path it makes the key of `folder/reference-KEY.safetensors`, so a run that
             is resumed reads the log-probs of the policy at step 0 back instead of scoring the changed policy
     """
-    from safetensors.numpy import load_file, save_file
-
     file = folder / f"reference-{_key(items, digest, scorer)}.safetensors"
-    if file.exists():
-        flat = load_file(file)["log_probs"]
+    flat = _read(file, items)
+    if flat is not None:
         return [_attach(item, tokens) for item, tokens in zip(items, _cut(items, flat))]
     scored = scorer.score([i.tree for i in items], budget=budget, progress=progress)
     flat = np.concatenate([a for group in scored for a in group]) if items else np.zeros(0, np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file({"log_probs": flat}, partial)
-    partial.rename(file)
+    _write(file, flat)
     return [_attach(item, group) for item, group in zip(items, scored)]
+
+
+def _read(file: Path, items: Sequence[Item]) -> Any:
+    """The stored log-probs, or None where there are none that can be used: they are then computed again."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        flat = load_file(file)["log_probs"]
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError) as error:
+        log.warning("%s cannot be read (%s): the reference is scored again", file, error)
+        return None
+    return flat if len(flat) == sum(len(i.tree.response_ids(x)) for i in items for x in i.tree.leaves) else None
+
+
+def _write(file: Path, flat: Any) -> None:
+    """Keep them for a resumed run. A folder that refuses costs that run time, not this one its result."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    partial = file.with_name(file.name + ".partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"log_probs": flat}, partial)
+        partial.rename(file)
+    except (OSError, SafetensorError) as error:
+        log.warning("the reference log-probs are not kept: %s", error)
 
 
 def _attach(item: Item, tokens: Sequence[Any]) -> Item:

@@ -7,7 +7,7 @@ ids are kept (token in, token out). A sample that was cut at max_new_tokens has 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from valign.engine.items import Item
 from valign.engine.local import LocalEngine
 from valign.engine.reference import Reference
 from valign.engine.sampler import Step, address
-from valign.engine.tree import from_paths
+from valign.engine.tree import Tree, from_paths
 from valign.errors import ValignError
 from valign.models.loaded import LoadedModel
 from valign.models.policy import Cost, Sample, Sampling
@@ -49,8 +49,20 @@ class RolloutSampler:
     seed: int
     reference: Reference | None = None
     budget: int = 4096
+    _audited: Step | None = field(default=None, init=False, repr=False)
+    _last: list[tuple[Tree, Sequence[Sample]]] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        s = self.sampling
+        if s.top_p < 1 or s.top_k or s.min_p or not s.temperature:  # ratios would not be those of the law that sampled
+            raise ValignError("training samples from the whole law of the policy", where="sampling",
+                              how="temperature > 0, top_p=1, top_k=0, min_p=0")  # fmt: skip
 
     def step(self, index: int) -> Step:
+        """The items of one optimizer step. What the audit sampled for step 0 is not sampled again."""
+        ready, self._audited = self._audited, None
+        if ready is not None and index == 0:
+            return ready
         chosen = [self.prompts[i] for i in self._order(index)]
         samples = self._sample(chosen, index)
         rollouts = [_with_samples(g, s) for g, s in zip(chosen, samples)]
@@ -63,7 +75,7 @@ class RolloutSampler:
         for i, (tree, row, r) in enumerate(zip(trees, samples, rewards)):
             h = np.zeros(len(row))
             if references is not None:
-                h = np.array([float((s.raw - ref).sum()) for s, ref in zip(row, references[i])])
+                h = np.array([float((s.law - ref).sum()) for s, ref in zip(row, references[i])])
             scored = np.isfinite(r)
             advantage = np.zeros(len(row))
             if scored.sum() > 1:
@@ -76,9 +88,9 @@ class RolloutSampler:
     def audit(self) -> list[AuditLine]:
         """Sample once before step 0: rewards that never differ teach nothing; sampler and trainer must agree."""
         step = self.step(0)
+        self._audited = step
         spread = step.meters["reward_sd"]
-        trees = [i.tree for i in step.items]
-        gap = self._sampler_gap(trees)
+        gap = self._sampler_gap()
         ends = step.meters["truncated"]
         return [
             AuditLine("reward varies", spread > 0, f"standard deviation {spread:.4g} over the first rollouts", fatal=True),
@@ -86,12 +98,13 @@ class RolloutSampler:
             AuditLine("sampler = trainer", gap < 0.1, f"mean token difference {gap:.2g} nats"),
         ]
 
-    def _sampler_gap(self, trees: Sequence[object]) -> float:
-        rows = [i for i in self._last]
-        scored = self.engine.scorer(self.model, self.sampling.temperature or 1.0).score(
+    def _sampler_gap(self) -> float:
+        """Mean absolute difference between the sampler's and the scorer's log-probs of the last samples, in nats."""
+        rows = self._last
+        scored = self.engine.scorer(self.model, self.sampling.temperature).score(
             [t for t, _ in rows], budget=self.budget
         )
-        gaps = [np.abs(a - s.raw).mean() for (_, row), group in zip(rows, scored) for a, s in zip(group, row) if len(s.ids)]
+        gaps = [np.abs(a - s.law).mean() for (_, row), group in zip(rows, scored) for a, s in zip(group, row) if len(s.ids)]
         return float(np.mean(gaps)) if gaps else 0.0
 
     def _order(self, index: int) -> list[int]:

@@ -77,7 +77,7 @@ class RunFolder:
         if log.exists():
             data = log.read_bytes()
             if data and not data.endswith(b"\n"):
-                log.write_bytes(data[: data.rfind(b"\n") + 1])
+                os.truncate(log, data.rfind(b"\n") + 1)  # never rewritten: a kill here must not lose the other lines
 
 
 def write_whole(path: Path, content: str) -> Path:

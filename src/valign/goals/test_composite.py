@@ -96,7 +96,7 @@ def test_a_lower_class_decides_only_what_the_higher_leaves_even():
 
 @given(st.lists(st.tuples(*[st.floats(-8, 8)] * 3), min_size=2, max_size=8))
 def test_lexicographic_never_trades_a_class_away(rows):
-    """For any three classes and any two responses: a lead of ε in the first class is a lead in the utility."""
+    """For any three classes and two responses: a lead of ε in the first class is a lead in the utility."""
     scores = np.array(rows)
     parts = lexicographic({k: scores[:, i] for i, k in enumerate("abc")}, 0.1)
     u = sum(parts.values())
@@ -162,7 +162,9 @@ def test_bad_composites(make, words):
 
 
 def test_conflicts_are_found_with_examples():
-    """Planted opposition is found and shown with the prompt where it is strongest; agreeing parts are not listed."""
+    """Planted opposition is found and shown with the prompt where it is strongest; agreeing parts are not
+    listed.
+    """
     rng = np.random.default_rng(0)
     groups = []
     for i in range(20):

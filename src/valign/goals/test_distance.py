@@ -88,7 +88,7 @@ def test_unknown_values_stay_unknown():
 
 
 def test_silence_pays_in_basealign_only():
-    """The fault of the published form: a text without values has the best reward; `silent` counts such texts."""
+    """The fault of the published form: a text without values is best paid; `silent` counts such texts."""
     t = target("ideal_a")
     quiet, good = np.full(10, 0.2), np.where(t > 0, 0.8, 0)
     assert d.basealign(quiet, t) < d.basealign(good, t)
@@ -97,7 +97,9 @@ def test_silence_pays_in_basealign_only():
 
 
 def test_cosines():
-    """Scale does not matter, a zero vector has no direction, and the circle lends near values their neighbours' pull."""
+    """Scale does not matter, a zero vector has no direction, and the circle lends near values their
+    neighbours' pull.
+    """
     t = SCHWARTZ.vector({"BE": 1})
     assert d.cosine(3 * t, t) == pytest.approx(1)
     assert d.cosine(-t, t) == pytest.approx(-1)

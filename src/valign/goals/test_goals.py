@@ -1,4 +1,4 @@
-"""The four levels of goals on labelled groups and on scorers: numbers, parts, words, identity, and bad input."""
+"""The four levels of goals, by labels and by scorers: numbers, parts, words, identity, bad input."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def goal(name: str):
     return load_goal(name, benevolence=1, power=-1) if name == "schwartz10" else load_goal(name)
 
 
-# ------------------------------------------------------------------------------------------------------ every level
+# ------------------------------------------------------------------------------------------------ every level
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +131,7 @@ def test_fingerprints_differ_by_content_and_scorer():
     assert len({g.fingerprint() for g in goals}) == len(goals)
 
 
-# ------------------------------------------------------------------------------------------------------------ value
+# ------------------------------------------------------------------------------------------------------ value
 
 
 @pytest.mark.capability("G01")
@@ -220,7 +220,7 @@ def test_value_goal_refuses_what_it_cannot_mean():
         ValueGoal(flat, {"A": 1}, distance="circle_cosine")
 
 
-# -------------------------------------------------------------------------------------------------------- principle
+# -------------------------------------------------------------------------------------------------- principle
 
 
 @pytest.mark.capability("G03")
@@ -304,7 +304,7 @@ def test_bad_principle(fields):
         Principle(**{"id": "a", "text": "x", **fields})
 
 
-# ------------------------------------------------------------------------------------------- preference, instruction
+# ------------------------------------------------------------------------------------ preference, instruction
 
 
 def test_win_rates():

@@ -119,9 +119,9 @@ def test_a_scorer_of_the_wrong_kind(name):
         ("level: principle\nprinciples: [{id: a, text: x, wieght: 2}]\n", r"principles\[0\]", "weight"),
         ("level: principle\nprinciples: [{id: a, text: x, kind: must}]\n", r"principles\[0\]: kind", "dont"),
         (
-            "level: composite\nparts: [{goal: {level: value, theory: schwartz10, target: uk, wieghts: 1}}, {goal: hhh}]\n",
+            "level: composite\nparts: [{goal: {level: principle, set: hhh, onyl: [a]}}, {goal: hhh}]\n",
             r"parts\[0\]: goal",
-            "weights",
+            "only",
         ),
         (
             "level: composite\nparts: [{goal: other.yaml}, {goal: hhh}]\n",

@@ -19,7 +19,7 @@ def test_the_ten_values_stand_in_vector_order():
 
 
 def test_circle():
-    """Nine wedges of 40 degrees, tradition and conformity in one; opposites lie more than 90 degrees apart."""
+    """Nine wedges of 40 degrees, tradition and conformity in one; opposites are over 90 degrees apart."""
     angles = sorted(set(SCHWARTZ.angles.values()))
     assert angles == [40.0 * k for k in range(9)] and SCHWARTZ.angles["TR"] == SCHWARTZ.angles["CO"]
     s = SCHWARTZ.similarity()

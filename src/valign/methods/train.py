@@ -20,7 +20,7 @@ from valign.methods.feedback import prepare
 from valign.methods.method import Method
 from valign.methods.target import Target
 from valign.models.loaded import LoadedModel
-from valign.models.policy import LocalPolicy, Sampling
+from valign.models.policy import LocalPolicy, Progress, Sampling
 
 LARGE = 1_000_000_000  # parameters from which adapter="auto" means LoRA
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -61,8 +61,11 @@ def train_policy(
             held = prepare(method.feedback, dev, model.template, config, where="dev split").items
         if method.uses_reference:
             # before the loop restores anything: the reference is the policy at step 0
-            items = stored_references(items, scorer, policy.model.digest, run.path, budget=config.token_budget)
-            held = stored_references(held, scorer, policy.model.digest, run.path, budget=config.token_budget) if held else []
+            items, held = (
+                stored_references(rows, scorer, policy.model.digest, run.path, budget=config.token_budget,
+                                  progress=_progress("reference log-probs", on_event)) if rows else []
+                for rows in (items, held)
+            )  # fmt: skip
         sampler = DataSampler(items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed)
         outcome = train(scorer, sampler, objective, config, run, dev=held, stop_ids=stop_ids,
                         audit=prepared.audit(), on_event=on_event)  # fmt: skip
@@ -120,6 +123,13 @@ def _rollouts(
     )
 
 
+def _progress(what: str, on_event: Listen | None) -> Progress | None:
+    if on_event is None:
+        return None
+    on_event("measuring", {"subject": "", "what": what})
+    return lambda done, total: on_event("progress", {"what": what, "done": done, "total": total})
+
+
 def _begun(run: RunFolder) -> bool:
     from valign.engine.checkpoint import complete
 
@@ -128,6 +138,6 @@ def _begun(run: RunFolder) -> bool:
 
 def _digest(model: LoadedModel) -> str:
     from valign.models.adapters import adapter_digest
-    from valign.models.loaded import weights_digest
+    from valign.models.loaded import memory_digest
 
-    return weights_digest(model.model) if model.adapter is None else adapter_digest(model, model.adapter)
+    return memory_digest(model.model) if model.adapter is None else adapter_digest(model, model.adapter)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from valign.data.group import Group, Prompt
+from valign.errors import ValignError
 from valign.goals.base import Goal
-from valign.models.policy import Cost, Policy, Progress, Sample, Sampling, Scored
+from valign.models.policy import Cost, LocalPolicy, Policy, Progress, Sample, Sampling, Scored
 
 
 @dataclass(eq=False)
@@ -22,6 +23,7 @@ class Wrapped:
     goal: Goal | None = None
     extra: Cost = field(default_factory=Cost)
     family: Literal["context", "decoding"] = "context"
+    source: Path | None = None  # the folder it was loaded from
 
     @property
     def id(self) -> str:
@@ -47,8 +49,26 @@ class Wrapped:
         from valign.models.policy_folder import write_policy_folder
 
         goal: Mapping[str, Any] | None = self.goal.to_json() if self.goal is not None else None
-        write_policy_folder(Path(folder), kind=self.family, base=self.base.id, method=self.method,
+        write_policy_folder(Path(folder), kind=self.family, base=loadable(self.base), method=self.method,
                             config=asdict(self.config), goal=goal)  # fmt: skip
+
+
+def loadable(policy: Policy) -> str:
+    """The name by which a policy is loaded again from any working directory: its folder or file, else its id.
+
+    Raises `ValignError` for a policy that a method made and that lies nowhere on disk.
+    """
+    source = policy.source if isinstance(policy, Wrapped) else None
+    if isinstance(policy, LocalPolicy) and policy.model.manifest is not None:
+        source = policy.model.source
+    if source is None and Path(policy.id).expanduser().exists():
+        source = Path(policy.id).expanduser()
+    if source is not None:
+        return str(source.resolve())
+    if policy.card().get("method"):
+        raise ValignError("a policy that stands on this one can be saved only when this one is", where=policy.id,
+                          how="give it a folder first: align(..., out=FOLDER)")  # fmt: skip
+    return policy.id
 
 
 @dataclass(eq=False)

@@ -200,7 +200,7 @@ class ChatTemplate:
         """
         before = self.prompt_text(prompt)
         context = before.rstrip()
-        continuation = before[len(context) :] + continuation if context else continuation
+        continuation = before[len(context) :] + continuation
         if not context:
             (tail,) = encode(self.tokenizer, [continuation])
             tail = tail[1:] if tail[:1] == [self.empty_id] else tail

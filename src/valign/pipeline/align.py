@@ -7,25 +7,27 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
-from valign.engine.run import RunFolder, write_whole
+from valign.engine.run import RunFolder
 from valign.errors import ValignError
 from valign.methods.method import Method
 from valign.methods.target import Target
 from valign.methods.train import train_policy
+from valign.methods.wrapped import loadable
 from valign.models.policy import Cost, LocalPolicy, Policy
+from valign.pipeline import request as asked
 from valign.pipeline.data import with_feedback
 from valign.pipeline.meter import Spent, spent
+from valign.pipeline.policies import load_policy
+from valign.pipeline.policy_files import clear, holds_a_model, keep, read_cost, write_cost
 
 Listen = Callable[[str, Mapping[str, Any]], None]
-REQUEST, COST = "request.json", "cost.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ class Aligned:
     continued: bool = False
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One alignment, checked and ready to run."""
+
+    policy: Policy
+    target: Target
+    method: Method
+    config: Any
+    groups: Sequence[Group]
+    dev: Sequence[Group]
+    reward_name: str
+    tell: Listen
+
+
 def align_policy(
     policy: Policy,
     target: Target,
@@ -47,6 +63,7 @@ def align_policy(
     *,
     groups: Sequence[Group] = (),
     dev: Sequence[Group] = (),
+    reward_name: str = "",
     force: bool = False,
     on_event: Listen | None = None,
     reload: Callable[[Path], Policy] | None = None,
@@ -54,136 +71,120 @@ def align_policy(
     """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept but the result).
 
     groups   feedback, or prompts, for methods that train        dev  held out for evaluation and early stopping
+    reward_name   by which the target's reward is found again when the folder of a wrapped policy is loaded
     force    start again in a folder that holds another run
-    reload   how to load a finished folder: an interrupted comparison continues without training twice
+    reload   how to load a finished folder; default: as `load_policy` does
+    Raises `ValignError` for an option that the method would ignore, for a folder that holds another run, and where
+    the disk refuses (the last checkpoint is then kept).
     """
     config = method.with_beta(method.configure(settings), target, settings)
-    fit, note = with_feedback(groups, method.feedback, target.goal)
-    held = with_feedback(dev, method.feedback, target.goal)[0]
+    _refuse_ignored(method, config, target, dev)
+    config, note = _within_positions(config, policy, method)
+    tell = on_event or (lambda event, fields: None)
+    job = _Job(policy, target, method, config, groups, dev, reward_name, tell)
+    notes = (note,) if note else ()
     if out is None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            return _run(policy, target, method, config, Path(folder), fit, held, note, on_event, keep=False)
-    request = _request(policy, target, method, config, fit, held)
-    if _finished(out, request, force) and reload is not None:
-        return Aligned(reload(out), _read_cost(out), (note,) if note else (), continued=True)
-    return _run(policy, target, method, config, out, fit, held, note, on_event, keep=True, request=request)
+        with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
+            aligned = _run(job, run)
+    else:
+        aligned = _run_in(job, out, force, reload or (lambda folder: load_policy(folder, goal=target.goal)))
+    return replace(aligned, notes=(*notes, *aligned.notes))
 
 
-def _run(
-    policy: Policy, target: Target, method: Method, config: Any, out: Path, groups: Sequence[Group], dev: Sequence[Group],
-    note: str, on_event: Listen | None, *, keep: bool, request: Mapping[str, Any] | None = None,
-) -> Aligned:  # fmt: skip
+def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy]) -> Aligned:
+    request = _request(job)
+    _is_done(out, request, job.policy, force)  # refused before anything is made there
     with RunFolder(out / "run") as run:
-        if request is not None:
-            run.write(REQUEST, json.dumps(request, indent=1, ensure_ascii=False, sort_keys=True))
+        # again, now that nobody else can write here
+        if _is_done(out, request, job.policy, force):
+            return Aligned(_as_made(job, reload, out), read_cost(out), continued=True)
+        if force:
+            clear(out)
+        run.write(asked.FILE, asked.text(request))
+        aligned = _run(job, run)
+        job.tell("writing", {"path": str(out)})
+        goal = job.target.goal.to_json() if job.target.goal is not None else None
+        policy = keep(aligned.policy, out, method=job.method.name, config=asdict(job.config), goal=goal,
+                      reward=job.reward_name)  # fmt: skip
+        write_cost(out, aligned.cost)
+        run.log("done", seconds=round(aligned.cost.seconds, 3))
+    return replace(aligned, policy=policy)
+
+
+def _run(job: _Job, run: RunFolder) -> Aligned:
+    method, policy = job.method, job.policy
+    if not method.trains:
+        assert method.wrap is not None
         with spent() as cost:
-            if method.trains:
-                if not isinstance(policy, LocalPolicy):
-                    raise ValignError(f"{method.name} changes weights: it needs a local model", where=policy.id,
-                                      how="use an in-context or decoding method: `valign methods`")  # fmt: skip
-                trained = train_policy(method, policy, target, config, run, groups=groups, dev=dev, on_event=on_event)
-                aligned: Policy = trained.policy
-                cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
-            else:
-                assert method.wrap is not None
-                aligned = method.wrap(policy, target, config)
-        if keep:
-            aligned = _keep(aligned, out, method, config, target)
-            _write_cost(out, cost)
-    return Aligned(aligned, cost, (note,) if note else ())
+            return Aligned(method.wrap(policy, job.target, job.config), cost)
+    if not isinstance(policy, LocalPolicy):
+        raise ValignError(f"{method.name} changes weights: it needs a local model", where=policy.id,
+                          how="use an in-context or decoding method: `valign methods`")  # fmt: skip
+    with spent() as cost:
+        groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
+        held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
+        trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell)
+        cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
+    made = trained.policy
+    if made.kind == "adapter":  # its base is loaded by this name, from any working directory
+        made = replace(made, model=replace(made.model, base=loadable(policy)))
+    return Aligned(made, cost, (note,) if note else ())
 
 
-def _keep(aligned: Policy, out: Path, method: Method, config: Any, target: Target) -> Policy:
-    """Put the policy's files into `out`: policy.json last, so that a folder with one is whole."""
-    partial = out / "policy.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        if isinstance(aligned, LocalPolicy):
-            from valign.models.policy_folder import save_model
-
-            goal = target.goal.to_json() if target.goal is not None else None
-            saved = save_model(aligned.model, partial, method=method.name, config=asdict(config), goal=goal)
-            aligned = LocalPolicy(replace(saved, id=aligned.id, source=out), aligned.engine, aligned.cost)
-        else:
-            aligned.save(partial)
-        (out / "policy.json").unlink(missing_ok=True)
-        files = sorted(partial.iterdir(), key=lambda p: p.name == "policy.json")
-        for file in files:
-            file.replace(out / file.name)
-        partial.rmdir()
-        shutil.rmtree(out / "run" / "checkpoints", ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise ValignError(f"the policy cannot be written: {error.strerror}", where=str(out),
-                          how="the last checkpoint is kept: make room and run the same command again") from error  # fmt: skip
-    return aligned
+def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[Group]) -> None:
+    """An option that would have no effect is an error."""
+    if target.reward is not None and method.feedback != "reward":
+        raise ValignError(f"{method.name} learns from {method.feedback}: a reward has no effect", where="reward",
+                          how="leave it out, or choose a method that learns from rewards: `valign methods`")  # fmt: skip
+    if dev and (method.samples or not method.trains):
+        raise ValignError(f"{method.name} has no loss on held-out data: a dev split has no effect", where="dev",
+                          how="leave it out, and measure with valign evaluate")  # fmt: skip
+    if not dev and method.trains:
+        for name in ("patience", "eval_every"):
+            if getattr(config, name, 0):
+                raise ValignError(f"{name} has no effect without a dev split", where=f"method.{name}",
+                                  how="add --dev 0.1 (command line), dev: (recipe) or dev=... (Python)")  # fmt: skip
 
 
-def _request(
-    policy: Policy, target: Target, method: Method, config: Any, groups: Sequence[Group], dev: Sequence[Group]
-) -> dict[str, Any]:
-    """What was asked for, as JSON: equal requests continue each other."""
-    import hashlib
+def _within_positions(config: Any, policy: Policy, method: Method) -> tuple[Any, str]:
+    """The config with `max_length` no longer than the model can read, and a note where that made it shorter."""
+    longest = policy.model.max_positions if isinstance(policy, LocalPolicy) else None
+    if not method.trains or longest is None or config.max_length <= longest:
+        return config, ""
+    return replace(config, max_length=longest), f"max_length is {longest}: the model's context is no longer"
 
-    def digest(rows: Sequence[Group]) -> str:
-        return hashlib.sha256("".join(g.fingerprint() for g in rows).encode()).hexdigest()[:16]
 
-    card = policy.card()
+def _request(job: _Job) -> dict[str, Any]:
+    """What was asked for: equal requests continue each other."""
+    method, target = job.method, job.target
+    reads_data = method.feedback not in ("goal text", "nothing")
     return {
         "method": method.name,
-        "config": json.loads(json.dumps(asdict(config))),
-        "base": policy.id,
-        "base_sha256": card.get("sha256"),
+        "config": asdict(job.config),
+        "base": job.policy.id,
+        "base_sha256": job.policy.card().get("sha256"),
         "goal": target.goal.fingerprint() if target.goal is not None else None,
-        "data": digest(groups) if method.feedback not in ("goal text", "nothing") else None,
-        "dev": digest(dev) if method.trains else None,
+        "reward": target.reward.fingerprint() if hasattr(target.reward, "fingerprint") else job.reward_name or None,
+        "data": asked.digest(job.groups) if reads_data else None,
+        "dev": asked.digest(job.dev) if method.trains else None,
     }
 
 
-def _finished(out: Path, request: Mapping[str, Any], force: bool) -> bool:
-    """True if `out` holds the finished result of this very request. Raises if it holds another one's."""
-    stored = out / "run" / REQUEST
-    if not stored.exists():
-        if (out / "policy.json").exists() and not force:
-            raise ValignError("the folder holds another policy", where=str(out), how="choose another --out, or --force")
-        return False
-    before = json.loads(stored.read_text())
-    changed = sorted(_changes(before, request))
-    if changed and not force:
-        raise ValignError(
-            f"the folder holds a run with other settings: {', '.join(changed)}", where=str(out),
-            how=["choose another --out", "or start again with --force"],
-        )  # fmt: skip
-    if changed or force:
-        for name in ("run", "policy.partial"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        (out / "policy.json").unlink(missing_ok=True)
-        return False
-    return (out / "policy.json").exists()
+def _is_done(out: Path, request: Mapping[str, Any], base: Policy, force: bool) -> bool:
+    """True if `out` holds the finished result of this very request. Raises if it holds something else."""
+    source = base.model.source if isinstance(base, LocalPolicy) else None
+    if source is not None and out.exists() and out.resolve() == source.resolve():
+        raise ValignError("the folder holds the very model that is to be aligned", where=str(out), how="choose another --out")
+    stored = out / "run" / asked.FILE
+    if not stored.exists() and not force and holds_a_model(out):
+        raise ValignError("the folder holds another model", where=str(out), how=asked.HOW)
+    return asked.is_repeated(stored, request, force=force) and (out / "policy.json").exists()
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    out = []
-    for key in {*before, *now}:
-        old, new = before.get(key), now.get(key)
-        if old == new:
-            continue
-        if key == "config" and isinstance(old, dict) and isinstance(new, dict):
-            out += [f"{k} ({old.get(k)} -> {new.get(k)})" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-        else:
-            out.append(key)
-    return out
-
-
-def _write_cost(out: Path, cost: Spent) -> None:
-    write_whole(out / "run" / COST, json.dumps(cost.to_json() | {"calls": cost.cost.calls}))
-
-
-def _read_cost(out: Path) -> Spent:
-    try:
-        row = json.loads((out / "run" / COST).read_text())
-    except (OSError, ValueError):
-        return Spent()
-    return Spent(row["seconds"], int(row["peak_memory_bytes"]), Cost(tokens_trained=int(row["tokens_trained"])))
+def _as_made(job: _Job, reload: Callable[[Path], Policy], out: Path) -> Policy:
+    """The finished policy under the name it had when it was made, so that a continued run reports the same."""
+    if job.method.wrap is not None:
+        return job.method.wrap(job.policy, job.target, job.config)
+    policy = reload(out)
+    assert isinstance(policy, LocalPolicy)
+    return replace(policy, model=replace(policy.model, id=f"{job.method.name}({job.policy.id})"))

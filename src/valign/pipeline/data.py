@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from valign.goals.base import Goal
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset
     from valign.pipeline.recipe import Source
+
+Listen = Callable[[str, Mapping[str, Any]], None]
+SHOWN = 3  # rows that a warning names, of those that were left out
 
 
 def read_source(source: Source) -> Dataset:
@@ -37,11 +40,19 @@ def read_source(source: Source) -> Dataset:
     return data
 
 
-def read_sources(sources: Sequence[Source], seed: int) -> tuple[list[Group], list[Dataset]]:
-    """Groups of all sources, mixed by their weights where these differ, and the data sets they came from."""
+def read_sources(
+    sources: Sequence[Source], seed: int, tell: Listen | None = None
+) -> tuple[list[Group], list[Dataset]]:
+    """Groups of all sources, mixed by their weights where these differ, and the data sets they came from.
+
+    tell  hears a "warning" for each source of which rows were left out
+    """
     from valign.data import mixture
 
     sets = [read_source(s) for s in sources]
+    for text in filter(None, map(left_out, sets)):
+        if tell is not None:
+            tell("warning", {"text": text})
     weights = [s.weight for s in sources]
     if len(sets) == 1 or len(set(weights)) == 1:
         groups = [g for d in sets for g in d]
@@ -57,17 +68,30 @@ def read_sources(sources: Sequence[Source], seed: int) -> tuple[list[Group], lis
     return groups, sets
 
 
-def with_feedback(groups: Sequence[Group], feedback: str, goal: Goal | None) -> tuple[list[Group], str]:
+def left_out(data: Dataset) -> str:
+    """How many rows of a source could not be read, and the first of them with line, field and reason; "" for none."""
+    dropped = data.report.dropped
+    if not dropped:
+        return ""
+    first = "; ".join(f"line {line}{', ' + field if field else ''}: {why}" for line, field, why in dropped[:SHOWN])
+    return f"{data.source}: {len(dropped)} of {data.report.rows} rows are left out ({first})"
+
+
+def with_feedback(
+    groups: Sequence[Group], feedback: str, goal: Goal | None, tell: Listen | None = None
+) -> tuple[list[Group], str]:
     """Groups that hold what a method learns from, and a note on where it came from ("" = it was there).
 
     Feedback that the data hold is never replaced. Without it, pairs are the orders of the goal's utility, and
     demonstrations the responses that it finds best: from the labels in the data where there are any, else from the
-    goal's scorer. Raises nothing: a method that finds no feedback says so itself.
+    goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback says so itself.
     """
     if feedback not in ("pairs", "demonstrations") or goal is None or any(_has(g, feedback) for g in groups):
         return list(groups), ""
     utilities, origin = goal.labels(groups), "labels"
     if not any(np.isfinite(u).any() for u in utilities):
+        if tell is not None:
+            tell("measuring", {"subject": "", "what": f"scores of the data by goal {goal.id}"})
         utilities, origin = goal.utility(groups), "scores"
     make = _pairs if feedback == "pairs" else _best
     return [make(g, u) for g, u in zip(groups, utilities)], f"{feedback} follow from the {origin} of goal {goal.id}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,13 @@ class LoadOptions:
     trust_remote_code: bool = False
 
 
-def load_policy(name: str | Path, options: LoadOptions | None = None, *, goal: Goal | None = None) -> Policy:
+def load_policy(
+    name: str | Path, options: LoadOptions | None = None, *, goal: Goal | None = None, reward: Any = None
+) -> Policy:
     """A policy: the embedded default, a folder, a GGUF file, a hub id, or a folder that a method wrote.
 
-    goal  takes the place of the goal stored with a wrapped policy (its scorer may be needed to choose among samples)
+    goal, reward  take the place of those stored with a wrapped policy (it may need them to choose among samples)
+    Raises `ModelError` for whatever is wrong with it, a run that is not finished included.
     """
     from valign.engine.local import LocalEngine
     from valign.models.loading import load_model
@@ -41,7 +43,10 @@ def load_policy(name: str | Path, options: LoadOptions | None = None, *, goal: G
     options = options or LoadOptions()
     manifest = _manifest(Path(name))
     if manifest is not None and manifest.get("kind") in ("context", "decoding"):
-        return _wrapped(Path(name), manifest, options, goal)
+        return _wrapped(Path(name), manifest, options, goal, reward)
+    if manifest is None and (Path(name) / "run" / "request.json").exists():
+        raise ModelError("the run in this folder is not finished: there is no policy yet", where=str(name),
+                         how="run the same valign align command again; it continues")  # fmt: skip
     dtype = "float32" if options.dtype == "auto" else options.dtype
     model = load_model(
         name, device=options.device, dtype=dtype, allow_pickle=options.allow_pickle,
@@ -51,16 +56,36 @@ def load_policy(name: str | Path, options: LoadOptions | None = None, *, goal: G
     return LocalPolicy(model, LocalEngine(precision=precision))
 
 
-def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None) -> Policy:
+def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any) -> Policy:
     from valign.methods.table import method
     from valign.methods.target import Target
 
+    for key in ("method", "base"):
+        if not isinstance(manifest.get(key), str):
+            raise ModelError(f"{key} is missing", where=str(folder / MANIFEST), how="copy the folder again")
+    if Path(manifest["base"]).resolve() == folder.resolve():
+        raise ModelError("the policy names itself as its base", where=str(folder / MANIFEST))
     chosen = method(manifest["method"])
     if chosen.wrap is None:
         raise ModelError(f"method {chosen.name!r} does not wrap a policy", where=str(folder / MANIFEST))
     goal = goal or (stored_goal(manifest["goal"]) if manifest.get("goal") else None)
+    if reward is None and manifest.get("reward"):
+        reward = _stored_reward(str(manifest["reward"]), folder)
     base = load_policy(manifest["base"], options)
-    return chosen.wrap(base, Target(goal, base), chosen.configure(manifest.get("config") or {}))
+    wrapped: Any = chosen.wrap(base, Target(goal, base, reward=reward), chosen.configure(manifest.get("config") or {}))
+    wrapped.source = folder
+    return wrapped  # type: ignore[no-any-return]
+
+
+def _stored_reward(name: str, folder: Path) -> Any:
+    """A reward by the name in a policy's file; a name that would import somebody's code is refused."""
+    from valign.rewards.base import PREFIX
+    from valign.rewards.registry import make
+
+    if name.startswith(PREFIX):
+        raise ModelError(f"this policy chooses by the function {name}, and no file runs code", where=str(folder / MANIFEST),
+                         how=f"if you trust it, name it yourself: --reward {name}")  # fmt: skip
+    return make(name)
 
 
 def stored_goal(content: Mapping[str, Any]) -> Goal:
@@ -71,10 +96,8 @@ def stored_goal(content: Mapping[str, Any]) -> Goal:
 
 
 def _manifest(folder: Path) -> Mapping[str, Any] | None:
-    path = folder / MANIFEST
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise ModelError(f"policy.json is not readable: {error}", where=str(path)) from error
+    from valign.models.policy_folder import read_manifest
+
+    return read_manifest(folder)

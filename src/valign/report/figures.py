@@ -129,31 +129,17 @@ def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
     panels = []
     for column in data.columns:
         anchors = [(float(value(t.at)), str(t.label)) for t in column.ticks]
+        at = [a for a, _ in anchors]
         rows = []
         for r in column.rows:
-            subject = subjects[str(r.subject)]
-            if not r.measured:
-                rows.append(
-                    row(
-                        subject,
-                        track(
-                            f"{subject.label}: not measured", 0, (0, 1), None, ticks=[a for a, _ in anchors]
-                        ),
-                        DASH,
-                    )
-                )
-                continue
-            label = f"{subject.label}: {column.title} {number(value(r.gap))}, {interval(value(r.interval))}"
-            drawing = track(
-                label,
-                tone(subject),
-                (0, 1),
-                value(r.gap),
-                (value(r.low), value(r.high)),
-                bar_from=0,
-                ticks=[a for a, _ in anchors],
+            subject, ends = subjects[str(r.subject)], (value(r.low), value(r.high))
+            spoken = (
+                f"{number(value(r.gap))}, {interval(value(r.interval))}" if r.measured else "not measured"
             )
-            rows.append(row(subject, drawing, num(r.value, r.unit)))
+            label = f"{subject.label}: {column.title} {spoken}"
+            drawing = track(label, tone(subject), (0, 1), value(r.gap), ends, bar_from=0, ticks=at)
+            prefix = Markup("<small>V</small> ") if str(column.role) == "V" else Markup("")
+            rows.append(row(subject, drawing, prefix + num(r.value, r.unit) if r.measured else DASH))
         panels.append(
             Markup(
                 '<section class="panel"><h3 class="title">{}</h3><p class="hint">{}</p>'
@@ -194,6 +180,8 @@ def forest(data: Node, subjects: dict[str, Node]) -> Markup:
             label, tone(subject), domain, value(r.value), (at.get("low"), at.get("high")), ticks=[*marks, 0]
         )
         rows.append(row(subject, drawing, _difference_text(r, str(data.better)), "wide"))
+    if not any(value(r.value) is not None for r in data.rows):
+        return Markup('<div class="rows forest">{}</div>').format(Markup("").join(rows))
     left, right = ("← better", "worse →") if str(data.better) == "down" else ("← worse", "better →")
     texts = [("" if m <= 0 else "+") + tick(m) for m in marks]
     foot = scale(list(zip(marks, texts, strict=True)), domain, "wide", 230.0)

@@ -59,7 +59,12 @@ def build(
             placed["values"],
         ),
         _section("misalignment", "Did it move, item by item", [_forest(facts)] if many else []),
-        _section("tax", "What it cost in ability", [_benchmarks(others), _tax_gain(facts)], placed["tax"]),
+        _section(
+            "tax",
+            "What it cost in ability" if many else "What it can do",
+            [_benchmarks(others), _tax_gain(facts)],
+            placed["tax"],
+        ),
         _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
         _section("cost", "What it cost to make and to use", [_cost(facts)]),
         _section("training", "Training curves", [_training(facts)]),

@@ -72,7 +72,7 @@ def _seconds(x: float) -> str:
     if x >= 5400:
         return f"{x / 3600:.1f} h"
     if x >= 90:
-        return f"{x / 60:.0f} min"
+        return f"{x / 60:.1f} min" if x < 600 else f"{x / 60:.0f} min"
     return f"{x:.0f} s" if x >= 10 else f"{x:.1f} s" if x >= 0.1 or x == 0 else f"{x * 1000:.1f} ms"
 
 

@@ -176,9 +176,9 @@ def _nothing(
     known = {s["id"]: r for s in tried if (r := facts["differences"][s["id"]]) and r.get("value") is not None}
     known = {k: r for k, r in known.items() if r.get("interval")}
     if not known:
+        who = _and([s["label"] for s in tried])
         return (
-            f"{_and([s['label'] for s in tried])}, tried to align {base['label']} with {name}: "
-            "no paired comparison with the base exists, so no effect can be claimed."
+            f"No paired comparison of {who} with {base['label']} exists: no effect on {name} can be claimed."
         )
     sign = 1 if role.better == "down" else -1
     top = min((s for s in tried if s["id"] in known), key=lambda s: sign * known[s["id"]]["value"])

@@ -1,4 +1,6 @@
-"""Averaged hidden states of tiny models: equal to a plain loop, whatever shares a batch; bad input is refused."""
+"""Averaged hidden states of tiny models: equal to a plain loop, whatever shares a batch; bad input is
+refused.
+"""
 
 from __future__ import annotations
 

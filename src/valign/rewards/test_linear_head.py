@@ -25,7 +25,9 @@ def fitted():
 
 
 def test_a_planted_signal_is_found(fitted):
-    """New rows are read far above the majority, and no better on the held-out rows than on new ones by chance alone."""
+    """New rows are read far above the majority, and no better on the held-out rows than on new ones by chance
+    alone.
+    """
     features, labels, _ = planted(seed=1)
     called = fitted.head.classes(fitted.head(features))
     new = m.mean_over(m.macro_f1, labels, called)

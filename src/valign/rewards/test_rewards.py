@@ -1,4 +1,4 @@
-"""Rewards from goals, functions, classifiers and policies: numbers, unscored responses, identity, bad input."""
+"""Rewards from goals, functions, classifiers, policies: numbers, the unscored, identity, bad input."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_default_scorers_cost_nothing_until_used():
     for name in ("uk", "instruction"):
         load_goal(name, scorers=scorers)
     assert set(scorers) == {"instruction", "value", "principle"}
-    code = "import sys, valign.rewards, valign.goals; valign.rewards.default_scorers(); sys.exit('torch' in sys.modules)"
+    code = "import sys, valign.rewards as r; r.default_scorers(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

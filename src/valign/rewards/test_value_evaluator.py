@@ -1,4 +1,6 @@
-"""The shipped heads on the embedded model: their cards, their promises on unseen situations, and their honesty."""
+"""The shipped heads on the embedded model: their cards, their promises on unseen situations, and their
+honesty.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def some_test() -> list[Group]:
 
 @pytest.mark.parametrize("file", [VALUES_FILE, VERDICTS_FILE])
 def test_cards_say_how_good_and_how_made(file):
-    """Macro-F1 with interval and baseline, data and model by sha256, command, limits; small files without pickle."""
+    """Macro-F1 with interval and baseline, data and model by sha256, command, limits; small files without
+    pickle.
+    """
     head = shipped(file)
     card, found = head.card, head.card["test"]
     f1 = found["macro_f1"]
@@ -78,7 +82,7 @@ def test_goals_use_the_heads_by_default(evaluator):
                 "Share them and offer to explain the hard parts. She is ill, and helping costs you an hour."
             ),
             Response(
-                "Keep them. Every mark she loses puts you ahead, and the director only remembers who came first."
+                "Keep them. Every mark she loses puts you ahead, and only the first place is remembered."
             ),
             Response(""),
         ),

@@ -69,7 +69,6 @@
     };
     all(".controls input, .controls select").forEach((e) => e.addEventListener("input", () => { limit = PAGE; update(); }));
     more.addEventListener("click", () => { limit += 20; update(); });
-    window.addEventListener("beforeprint", () => { limit = cards.length; update(); });
     update();
   }
 

@@ -1,0 +1,255 @@
+"""The page says what the JSON says, hides nothing, runs nothing of a model's, and asks no network."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from valign.errors import ValignError
+from valign.report import SubjectReport, method_report
+from valign.report.html import MAX_BYTES, PREVIEW, render, script_hash, source
+from valign.report.node import Node, resolve, value
+from valign.report.sections import all_results
+
+NASTY = '</script><script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> "\'&'
+HIDDEN = "safe\u202e gnp.exe\u202c\u200b \u2066a\u2069 \x1b[31mred"
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with attributes, texts, and the numbers with their places."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.numbers: list[tuple[str, str, str]] = []  # (JSON pointer, value, text)
+        self.ids: list[str] = []
+        self.text: list[str] = []
+        self._open: tuple[str, str] | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        own = dict(attrs)
+        self.tags.append((tag, own))
+        if own.get("id"):
+            self.ids.append(str(own["id"]))
+        if tag == "data":
+            self._open = (own["data-at"] or "", own["value"] or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self._open is not None:
+            self.numbers.append((*self._open, data))
+            self._open = None
+
+
+@pytest.fixture(scope="module")
+def page(seven: dict[str, Any]) -> Page:
+    return Page(render(seven))
+
+
+def digits(text: str) -> float:
+    """The number a reader sees, its sign included."""
+    found = re.search(r"[\d.]+(?:e[+-]?\d+)?", text)
+    assert found, text
+    return float(found.group()) * (-1 if "−" in text else 1)
+
+
+SCALES = {
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "min": 60,
+    "h": 3600,
+    "ms": 1e-3,
+}
+
+
+@pytest.mark.capability("E14")
+def test_every_number_on_the_page_is_the_jsons(page: Page, seven: dict[str, Any]):
+    """Each printed number names its place in the JSON, carries it in full, and reads as that number."""
+    root = Node(seven)
+    assert len(page.numbers) > 500
+    for at, written, text in page.numbers:
+        raw = value(resolve(root, at))
+        assert written == ("" if raw is None else repr(raw)), at
+        if raw is None:
+            assert text == "unscored", at
+            continue
+        unit = text.split(" ")[-1] if " " in text else ""
+        shown = digits(text) * SCALES.get(unit, 1)
+        assert text == "< 0.001" or shown == pytest.approx(raw, rel=0.06, abs=0.006), (at, text, raw)
+
+
+@pytest.mark.capability("E14")
+def test_every_metric_is_on_the_page_with_interval_cost_and_provenance(page: Page, seven: dict[str, Any]):
+    shown, text = {at for at, _, _ in page.numbers}, " ".join(page.text)
+    for at, r in all_results(seven).items():
+        assert f"{at}/value" in shown and f"{at}/n" in shown, at
+        assert r["interval"] is None or {f"{at}/interval/low", f"{at}/interval/high"} <= shown, at
+        assert r["metric"] in text and r["variant"] in text and r["cluster"]["unit"] in text
+        assert all(f"{at}/n_unscored/{reason}" in shown for reason in r["n_unscored"])
+    printed = {value(resolve(Node(seven), at)) for at in shown}
+    assert all(spent in printed for cost in seven["cost"].values() for spent in cost.values() if spent)
+    assert all(str(k) in text for k in seven["provenance"])
+
+
+def test_headline_figures_and_sections_are_there(page: Page, seven: dict[str, Any]):
+    text = " ".join(page.text)
+    assert seven["sentences"]["lead"] in text and all(m in text for m in seven["sentences"]["more"])
+    assert all(w in text for w in seven["warnings"]) and seven["goal"]["text"] in text
+    order = [i for i in page.ids if i in {"goal", "provenance", *(s["id"] for s in seven["sections"])}]
+    assert order == [
+        "goal",
+        "methods",
+        "gaps",
+        "values",
+        "misalignment",
+        "tax",
+        "frontier",
+        "cost",
+        "training",
+        "samples",
+        "measured",
+        "provenance",
+    ]
+    for d in seven["ledger"]:
+        assert d["file"] in text and d["licence"] in text
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_no_request_leaves_the_page(page: Page, seven: dict[str, Any]):
+    html = render(seven)
+    for tag, attrs in page.tags:
+        assert tag not in ("iframe", "object", "embed", "form", "base", "audio", "video")
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            target = attrs.get(name) or ""
+            assert target.startswith("#") or target in ("", "data:,"), (tag, name, target)
+    assert "url(" not in html and "@import" not in html and "http://" not in html and "https://" not in html
+    policy = next(
+        a["content"] or "" for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in policy and script_hash(source("report.js")) in policy
+    assert len(html.encode()) < MAX_BYTES
+
+
+def nasty() -> dict[str, Any]:
+    sample = {
+        "id": NASTY,
+        "prompt": NASTY + HIDDEN,
+        "responses": [{"text": NASTY + HIDDEN}],
+        "flags": [NASTY],
+    }
+    one = SubjectReport(
+        policy={"id": NASTY, "base": NASTY, "config": {NASTY: NASTY}},
+        label=NASTY,
+        method=NASTY,
+        samples=[sample],
+        notes=[NASTY + HIDDEN],
+        curve=[{"step": i, NASTY: i} for i in (1, 2)],
+        profile={"values": {NASTY: 0.1, "b": 0.2, "c": 0.3}, "n": 3},
+    )
+    two = SubjectReport(policy={"id": "b"}, base=True, samples=[sample], profile=one.profile)
+    return method_report(
+        [two, one],
+        goal={"id": NASTY, "text": NASTY, "target": {NASTY: 1.0}},
+        title=NASTY + HIDDEN,
+        warnings=[NASTY],
+        provenance={NASTY: NASTY},
+        ledger=[{"file": NASTY, "n": 1}],
+    )
+
+
+def test_text_of_models_is_only_text():
+    """No tag, attribute or script of a model's reaches the page, wherever its text is shown."""
+    page = Page(render(nasty()))
+    assert sum(t == "script" for t, _ in page.tags) == 1 and not any(t == "img" for t, _ in page.tags)
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert 'alert("x")' in "".join(page.text), "the text itself must stay readable"
+
+
+def test_characters_that_hide_are_shown():
+    html = render(nasty())
+    for hidden in ("\u202e", "\u202c", "\u200b", "\u2066", "\x1b"):
+        assert hidden not in html and f"⟨U+{ord(hidden):04X}⟩" in html
+    assert 'dir="auto"' in html
+
+
+def test_joiners_of_real_scripts_stay():
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467 می\u200cخواهم"
+    sample = {"id": "1", "prompt": family, "responses": [family]}
+    assert family in render(
+        method_report([SubjectReport(policy={"id": "a"}, samples=[sample])], goal={"id": "g"})
+    )
+
+
+def test_long_and_harmful_texts_are_folded():
+    long = "word " * 2000
+    samples = [{"id": "1", "prompt": "p", "responses": [long, ""], "flags": ["threat"]}]
+    html = render(method_report([SubjectReport(policy={"id": "a"}, samples=samples)], goal={"id": "g"}))
+    assert f"show all {len(long)} characters" in html and "more characters are in the JSON" in html
+    assert "Responses folded: they may show threat" in html and "empty response" in html
+    assert (
+        html.index(long[:PREVIEW].rstrip() + "\u2026") > 0
+        if long[:PREVIEW] == long[:PREVIEW].rstrip()
+        else True
+    )
+
+
+def test_thin_reports_are_drawn(report_of: Any, subjects: list[SubjectReport]):
+    """One policy, a pair, no results, no intervals: a page without a gap, never an error."""
+    empty = SubjectReport(policy={"id": "a"})
+    no_interval = {
+        "metric": "misalignment.M",
+        "variant": "v",
+        "subject": "a",
+        "level": "value",
+        "value": None,
+        "unit": "share",
+        "direction": "down",
+        "n": 0,
+        "n_unscored": {"refusal": 4},
+        "interval": None,
+        "cluster": {"unit": "prompt", "count": 0},
+        "items": [],
+        "notes": ["nothing was scored"],
+    }
+    for report in (
+        method_report([empty], goal={"id": "g"}),
+        method_report([SubjectReport(policy={"id": "a"}, results=[no_interval])], goal={"id": "g"}),
+        method_report([SubjectReport(policy={"id": "b"}), empty], goal={"id": "g"}),
+        report_of(subjects[:1], frontier=None),
+        report_of([subjects[0], subjects[-1]]),
+    ):
+        html = render(json.loads(json.dumps(report, allow_nan=False)))
+        text = "".join(Page(html).text)
+        assert "<h1>" in html and not re.search(r"\b(None|nan|NaN|Undefined)\b", text)
+    assert "unscored" in render(
+        method_report([SubjectReport(policy={"id": "a"}, results=[no_interval])], goal={"id": "g"})
+    )
+
+
+def test_large_reports_stay_below_the_limit():
+    samples = [{"id": str(i), "prompt": "p" * 400, "responses": ["é" * 6000] * 4} for i in range(400)]
+    report = method_report([SubjectReport(policy={"id": "a"}, samples=samples)], goal={"id": "g"})
+    html = render(report, samples=400)
+    assert len(html.encode()) < MAX_BYTES and "of <data" in html
+
+
+def test_colour_is_never_alone(page: Page, seven: dict[str, Any]):
+    """Every policy has a number beside its colour, and every drawing a title for those who do not see it."""
+    marks = [a for t, a in page.tags if t == "span" and str(a.get("class", "")).startswith("mark ")]
+    assert len({a["class"] for a in marks}) == len(seven["subjects"])
+    drawings = sum(t == "svg" and a.get("role") == "img" for t, a in page.tags)
+    assert drawings > 40 and sum(t == "title" for t, _ in page.tags) == drawings + 1
+
+
+def test_other_json_is_refused():
+    with pytest.raises(ValignError, match="schema"):
+        render({"schema": 7})
