@@ -1,8 +1,8 @@
 """Lets mkdocstrings show our docstrings as they are written.
 
-Our docstrings are plain text: aligned lines "name   meaning" and indented formulas. Markdown would run them together.
-This griffe extension turns aligned lines into lists, keeps formulas as code, and gives a dataclass field without a
-docstring the comment at the end of its line.
+Our docstrings are plain text: aligned lines "name   meaning" and indented formulas. Markdown would run them
+together. This griffe extension turns aligned lines into lists, keeps formulas as code, and gives a dataclass
+field without a docstring the comment at the end of its line.
 """
 
 from __future__ import annotations
@@ -72,5 +72,9 @@ class PlainDocstrings(griffe.Extension):
             obj.docstring.value = as_markdown(obj.docstring.value)
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        if not attr.docstring and isinstance(attr.parent, griffe.Class) and (comment := end_comment(attr.lines)):
+        if (
+            not attr.docstring
+            and isinstance(attr.parent, griffe.Class)
+            and (comment := end_comment(attr.lines))
+        ):
             attr.docstring = griffe.Docstring(escaped(comment), parent=attr)

@@ -50,7 +50,9 @@ def imported(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, a.name) for a in node.names if a.name.startswith("valign."))
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "valign":
+        elif (
+            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "valign"
+        ):
             yield node.lineno, f"valign.{node.attr}"
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
@@ -76,13 +78,11 @@ def upward(path: Path, text: str) -> list[str]:
 
 def prints(tree: ast.AST) -> list[int]:
     """The lines that write to standard output or ask at the terminal."""
-    lines = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "input"):
-            lines.append(node.lineno)
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
-            lines.append(node.lineno)
-    return lines
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    streams = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    return [n.lineno for n in calls if ast.unparse(n.func) in ("print", "input")] + [
+        n.lineno for n in streams if ast.unparse(n) in ("sys.stdout", "sys.stderr")
+    ]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(SOURCE).as_posix())

@@ -14,9 +14,12 @@ Names are loaded when first used, so that importing the package is quick.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before any library that would read it: nothing is told to anyone
 
 _HOMES = {
     "load": "valign.pipeline.api",

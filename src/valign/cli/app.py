@@ -58,6 +58,8 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt):
         raise
     except Exception:
-        traceback.print_exc()
+        from valign.models.credentials import hide
+
+        sys.stderr.write(hide(traceback.format_exc()))
         sys.stderr.write("valign: this is a bug of ours; please report it with the lines above\n")
         raise SystemExit(BUG) from None

@@ -109,10 +109,12 @@ def merge(
 ) -> None:
     """Add an adapter into its base's weights and write them as a folder that any tool can load."""
     with errors(as_json):
+        from valign.models.adapters import merge_to_folder
+        from valign.models.gguf import quiet
         from valign.models.loading import load_model
-        from valign.models.merging import merge_to_folder
 
-        merged = merge_to_folder(load_model(model, dtype="float32", allow_pickle=allow_pickle), out)
+        with quiet():
+            merged = merge_to_folder(load_model(model, dtype="float32", allow_pickle=allow_pickle), out)
         print_json({"out": str(out), "digest": merged.digest}) if as_json else say(f"merged weights: {out}")
 
 
@@ -170,7 +172,8 @@ def theory(
         from valign.theory import identities
 
         if not check:
-            say("valign theory --check computes every identity (I1 to I42) and prints residual and bound")
+            hint = "valign theory --check computes every identity (I1 to I42) and prints residual and bound"
+            print_json({"hint": hint}) if as_json else say(hint)
             return
         results = identities.check(progress=None if as_json else lambda r: say(_identity(r)))
         failed = [r for r in results if not r.ok]
@@ -216,5 +219,5 @@ def _show(content: Any, indent: int = 0) -> None:
                 say(f"{pad}  - {item}")
             if len(value) > 8:
                 say(f"{pad}  ... and {len(value) - 8} more")
-        else:
-            say(f"{pad}{key}: {value}")
+        elif value not in (None, "", (), [], {}):
+            say(f"{pad}{key or 'none'}: {round(value, 3) if isinstance(value, float) else value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,14 @@ from valign.cli.shared import (
     AllowPickle,
     Device,
     Dtype,
+    Force,
     GoalOption,
     Json,
     Limit,
+    MaxNewTokens,
     Model,
     Out,
+    RewardOption,
     Seed,
     TrustCode,
     Watch,
@@ -23,6 +27,7 @@ from valign.cli.shared import (
     print_json,
     result_line,
     say,
+    single,
 )
 from valign.errors import UsageError
 
@@ -33,9 +38,10 @@ def evaluate(
     out: Out,
     reference: Annotated[str | None, typer.Option(help="The model before alignment: gives implicit rewards and the KL.")] = None,
     goal: GoalOption = None,
+    reward: RewardOption = None,
     beta: Annotated[float, typer.Option(help="Scale of implicit rewards.")] = 0.1,
     samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: MaxNewTokens = 64,
     temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
     kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
     limit: Limit = None,
@@ -44,6 +50,7 @@ def evaluate(
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Measure MODEL on data: result.json and samples.jsonl in the output folder."""
@@ -56,8 +63,8 @@ def evaluate(
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
         with Watch(quiet=as_json) as watch:
             measured, paths = evaluate_from_names(
-                model, data, out, reference=reference, goal=goal, beta=beta, sampling=sampling, kl_prompts=kl_prompts,
-                limit=limit, options=options, on_event=watch,
+                model, data, out, reference=reference, goal=single(goal), reward=reward, beta=beta, sampling=sampling,
+                kl_prompts=kl_prompts, limit=limit, options=options, force=force, on_event=watch,
             )  # fmt: skip
         if as_json:
             print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
@@ -74,7 +81,7 @@ def profile(
     data: Annotated[str, typer.Option(help="Situations to respond to.")] = "builtin:dilemmas",
     out: Annotated[Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses per situation.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -89,7 +96,7 @@ def profile(
 
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
         with Watch(quiet=as_json) as watch:
-            measured, report, paths = profile_from_names(
+            measured, paths = profile_from_names(
                 model, goal, data, sampling, out, limit=limit, options=LoadOptions(device, dtype), on_event=watch
             )
         if as_json:
@@ -108,11 +115,12 @@ def generate(
     system: Annotated[str | None, typer.Option(help="A system turn before it.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
     n: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    max_new_tokens: MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: the most probable token.")] = 0.7,
-    top_p: Annotated[float, typer.Option()] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0)] = 0,
+    top_p: Annotated[float, typer.Option(help="The smallest set of tokens with this probability; 1: all.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="The k most probable tokens; 0: all.")] = 0,
     goal: GoalOption = None,
+    reward: RewardOption = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -126,6 +134,8 @@ def generate(
 
         from valign.data.group import text, user
         from valign.models.policy import Sampling
+        from valign.pipeline.door import reward_named
+        from valign.pipeline.evaluate import progress_of
         from valign.pipeline.goals import make_goal
         from valign.pipeline.policies import LoadOptions, load_policy
 
@@ -133,10 +143,14 @@ def generate(
         if not asked:
             raise UsageError("there is no prompt", where="PROMPT", how='for example: valign generate MODEL "How are you?"')
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
-        policy = load_policy(model, options, goal=make_goal(goal) if goal else None)
         sampling = Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         prompts = [text(p) if raw else user(p, system=system) for p in asked]
-        rows = policy.generate(prompts, sampling)
+        named = single(goal)
+        with Watch(quiet=True) as watch:
+            watch("loading", {"name": model})
+            policy = load_policy(model, options, goal=make_goal(named) if named else None,
+                                 reward=reward_named(reward) if reward else None)  # fmt: skip
+            rows = policy.generate(prompts, sampling, progress=progress_of(watch)("responses"))
         if as_json:
             print_json([{"prompt": p, "responses": [{"text": s.text, "finish": s.finish, "tokens": len(s.ids),
                          "log_prob": float(s.raw.sum())} for s in row]} for p, row in zip(asked, rows)])  # fmt: skip
@@ -158,7 +172,7 @@ def report(
         from valign.pipeline import reports
 
         if watch:
-            reports.follow(source, every, say=say, out=out)
+            _follow(source, every, out, as_json)
             return
         paths: Any = reports.draw(source, out)
         if as_json:
@@ -168,3 +182,22 @@ def report(
             say(f"{name}: {path}")
 
 
+def _follow(source: Path, every: float, out: Path | None, as_json: bool) -> None:
+    """Print a run's state whenever it changed; with --json its last state, once."""
+    from rich.console import Console
+
+    from valign.pipeline.reports import follow
+    from valign.report.text import run_text
+
+    screen, shown = Console(highlight=False), None
+    summary: Mapping[str, Any] = {}
+    for summary, page in follow(source, every, out):
+        state = (summary["name"], summary["step"], summary["state"])
+        if as_json or state == shown:
+            continue
+        if shown is None:
+            say(f"page: {page}")
+        screen.print(run_text(summary))
+        shown = state
+    if as_json:
+        print_json(summary)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +15,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from valign.errors import UsageError, ValignError
+from valign.models.credentials import hidden, hide
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 BUG = 3  # exit status for an error that is ours
 INTERRUPTED = 130
+EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64 (auto: float32 weights).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many groups of the data.", min=1)]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest response, in tokens.", min=1)]
+Force = Annotated[bool, typer.Option("--force", help="Start again in a folder that holds another run.")]
 Out = Annotated[Path, typer.Option(help="Output folder; run the same command again to continue there.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE. May be repeated.")]
 GoalOption = Annotated[
-    str | None, typer.Option("--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file.")
+    list[str] | None, typer.Option("--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file.")
+]
+RewardOption = Annotated[
+    str | None,
+    typer.Option("--reward", help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function."),
 ]
 Model = Annotated[str, typer.Argument(help="A model: smollm2-135m-instruct, a folder, a GGUF file, or a hub id.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights. They can run code: only from people you trust.")]
@@ -35,14 +46,14 @@ TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the mo
 
 
 def console() -> Console:
-    """For people: standard error when JSON goes to standard output, so that pipes stay clean."""
+    """For people: standard error, so that what goes to standard output can be piped."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str = "") -> None:
-    """One line for the reader."""
+    """One line for the reader, as it is: names that a user gave go through `hide` first, models' texts never."""
     typer.echo(text)
 
 
@@ -58,36 +69,82 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for pair in pairs or ():
         key, sep, value = pair.partition("=")
+        key = key.strip().removeprefix("method.")
         if not sep or not key:
             raise UsageError(f"{pair!r} is not KEY=VALUE", where="--set", how="for example --set beta=0.2")
-        out[key.removeprefix("method.")] = parse_value(value)
+        if key in out:
+            raise UsageError(f"{key} is given twice", where="--set")
+        out[key] = parse_value(value)
     return out
+
+
+def single(goals: Sequence[str] | None) -> str | None:
+    """The one goal that was named. A second one is an error, not a silent winner."""
+    if goals and len(goals) > 1:
+        raise UsageError(
+            f"{len(goals)} goals are named: {', '.join(goals)}", where="--goal",
+            how=["name one", "or join them in a goal file of level composite, each with its scorer and weight"],
+        )  # fmt: skip
+    return goals[0] if goals else None
 
 
 @contextmanager
 def errors(as_json: bool) -> Iterator[None]:
     """End with one clear message and the right status; no traceback for what the user can fix."""
     try:
-        yield
+        with _remarks():
+            yield
     except ValignError as error:
-        if as_json:
-            print_json({"error": {"what": error.what, "where": error.where, "how": list(error.how)}})
-        elif error.exit_code == 0:
-            console().print(f"[bold]valign:[/] {_plain(error.render())}")
-        else:
-            console().print(f"[bold red]valign:[/] {_plain(error.render())}")
+        _fail(error.what, error.where, error.how, as_json, error.exit_code)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        console().print("valign: interrupted; what was finished is kept, run the same command again to continue")
+        _fail("interrupted; what was finished is kept", "", ("run the same command again to continue",), as_json, INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from error
     except BrokenPipeError as error:
         sys.stderr.close()
         raise typer.Exit(0) from error
     except OSError as error:
-        if error.errno is None or error.filename is None and error.strerror is None:
+        if error.strerror is None:  # not the operating system's word: a bug, or a library's own error
             raise
-        console().print(f"[bold red]valign:[/] {error.filename or 'disk'}: {error.strerror}")
+        _fail(str(error.strerror), str(error.filename or "disk"), (), as_json, 1)
         raise typer.Exit(1) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        how = ("use a smaller model, --limit, or --set token_budget=1024", "or --device cpu")
+        _fail("out of memory", "", how, as_json, 1)
+        raise typer.Exit(1) from error
+
+
+def _fail(what: str, where: str, how: Sequence[str], as_json: bool, status: int) -> None:
+    """The message: text on standard error, or one JSON document in place of the result."""
+    if as_json:
+        message = {"what": what, "where": where, "how": list(how)}
+        print_json(hidden({"interrupted" if status in (0, INTERRUPTED) else "error": message}))
+        return
+    head = "[bold]valign:[/]" if status in (0, INTERRUPTED) else "[bold red]valign:[/]"
+    console().print(f"{head} {_plain(hide(ValignError(what, where=where, how=how).render()))}")
+
+
+@contextmanager
+def _remarks() -> Iterator[None]:
+    """What the rooms log at warning level reaches the reader as one line each."""
+    handler = _Remarks(logging.WARNING)
+    log = logging.getLogger("valign")
+    log.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            # what a library will change one day is not the reader's concern
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Remarks(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        console().print(f"  [yellow]{_plain(hide(record.getMessage()))}[/]")
 
 
 def _plain(text: str) -> str:
@@ -97,20 +154,30 @@ def _plain(text: str) -> str:
 
 
 class Watch:
-    """Live progress of long work: hears the pipeline's and the loop's events and shows them on standard error."""
+    """Live progress of long work: hears the pipeline's and the loop's events and shows them on standard error.
+
+    quiet   with --json: nothing but a bar, and that only in a terminal
+    """
 
     def __init__(self, quiet: bool = False) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self.quiet = quiet
         self.out = console()
         self.progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("[dim]{task.fields[note]}"), console=self.out, transient=True,
-            disable=quiet or not self.out.is_terminal,
+            disable=not self.out.is_terminal,
         )  # fmt: skip
-        self.task = self.progress.add_task("", total=None, note="")
-        self.name = ""
+        self.task = self.progress.add_task("", total=None, note="", visible=False)
+        self.what, self.told = "", 0.0
 
     def __enter__(self) -> Watch:
         self.progress.start()
@@ -121,22 +188,37 @@ class Watch:
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         handler: Callable[[Mapping[str, Any]], None] | None = getattr(self, f"on_{event}", None)
-        if handler is not None and not self.quiet:
+        if handler is not None:
             handler(fields)
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self.out.print(text)
+        if not self.quiet:
+            self.out.print(text)
+
+    def part(self, what: str) -> None:
+        """A part of the work begins."""
+        self.what, self.told = what, time.monotonic()
+        self.progress.reset(self.task, total=None, description=f"  {_plain(hide(what))}", note="", visible=True)
 
     def on_phase(self, f: Mapping[str, Any]) -> None:
-        self.name = str(f["name"])
-        self.line(f"[bold]{_plain(self.name)}[/] [dim]({f['index'] + 1} of {f['count']})[/]")
+        self.line(f"[bold]{_plain(str(f['name']))}[/] [dim]({f['index'] + 1} of {f['count']})[/]")
+
+    def on_loading(self, f: Mapping[str, Any]) -> None:
+        self.part(f"loading {f['name']}")
 
     def on_measuring(self, f: Mapping[str, Any]) -> None:
-        self.progress.reset(self.task, total=None, description=f"  measuring {f['what']}", note="")
+        self.part(str(f["what"]))
+
+    def on_writing(self, f: Mapping[str, Any]) -> None:
+        self.part(f"writing {f['path']}")
 
     def on_progress(self, f: Mapping[str, Any]) -> None:
         self.progress.update(self.task, total=f["total"], completed=f["done"])
+        if self.out.is_terminal or time.monotonic() - self.told < EVERY:
+            return
+        self.told = time.monotonic()  # a log file has no bar: a line now and then
+        self.line(f"  {_plain(self.what)}: {f['done']} of {f['total']}")
 
     def on_audit(self, f: Mapping[str, Any]) -> None:
         mark = "[green]ok[/]" if f["ok"] else "[yellow]look[/]"
@@ -148,18 +230,22 @@ class Watch:
         shown.append(f"{f.get('tokens_per_second') or 0:.0f} tokens/s")
         total, left = f["steps"], f["steps"] - f["step"]
         shown.append(f"about {_clock(left * f['seconds'])} left" if left else "done")
-        self.progress.update(self.task, description="  training", total=total, completed=f["step"], note=", ".join(shown))
+        self.progress.update(self.task, description="  training", total=total, completed=f["step"],
+                             note=", ".join(shown), visible=True)  # fmt: skip
         if not self.out.is_terminal or not left or f["step"] == 1:
             self.line(f"  step {f['step']}/{total}: {', '.join(shown)}")
 
     def on_eval(self, f: Mapping[str, Any]) -> None:
         self.line(f"  dev at step {f['step']}: loss {f['loss']:.4f}{' (best so far)' if f['best'] else ''}")
 
+    def on_best(self, f: Mapping[str, Any]) -> None:
+        self.line(f"  the policy of step {f['step']} is kept: its dev loss {f['loss']:.4f} was the best")
+
     def on_resume(self, f: Mapping[str, Any]) -> None:
         self.line(f"  continuing after step {f['step']}")
 
     def on_warning(self, f: Mapping[str, Any]) -> None:
-        self.line(f"  [yellow]{_plain(str(f['text']))}[/]")
+        self.line(f"  [yellow]{_plain(hide(str(f['text'])))}[/]")
 
 
 def _clock(seconds: float) -> str:

@@ -14,11 +14,13 @@ from valign.cli.shared import (
     AllowPickle,
     Device,
     Dtype,
+    Force,
     GoalOption,
     Json,
     Limit,
     Model,
     Out,
+    RewardOption,
     Seed,
     Set,
     TrustCode,
@@ -27,14 +29,18 @@ from valign.cli.shared import (
     print_json,
     say,
     settings,
+    single,
 )
+from valign.models.credentials import hidden, hide
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 Data = Annotated[
     list[str] | None,
     typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Start again in a folder that holds another run.")]
+Track = Annotated[
+    list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")
+]
 
 
 def demo(
@@ -78,7 +84,9 @@ def _finish(done: Any, as_json: bool, seconds: float) -> None:
 
     from valign.report.text import report_text
 
-    Console().print(report_text(done.report))
+    screen = Console()
+    # a table in a file or a pipe is not squeezed into the 80 columns of a terminal that is not there
+    (screen if screen.is_terminal else Console(width=140)).print(report_text(done.report))
     say(f"\n{seconds:.0f} s in all")
     for name, path in done.paths.items():
         say(f"{name}: {path}")
@@ -90,14 +98,14 @@ def align(
     out: Out,
     data: Data = None,
     goal: GoalOption = None,
-    reward: Annotated[str | None, typer.Option(help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function.")] = None,
+    reward: RewardOption = None,
     set_: Set = None,
     dev: Annotated[float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)] = 0.0,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    track: Annotated[list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")] = None,
+    track: Track = None,
     force: Force = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
@@ -113,18 +121,19 @@ def align(
         with Watch(quiet=as_json) as watch, contextlib.ExitStack() as stack:
             listen = stack.enter_context(trackers(track or (), out, watch))
             aligned = align_from_names(
-                model, method, out, data=data or (), goal=goal, reward=reward, settings=settings(set_), dev=dev,
+                model, method, out, data=data or (), goal=single(goal), reward=reward, settings=settings(set_), dev=dev,
                 limit=limit, seed=seed, options=options, force=force, on_event=listen,
             )  # fmt: skip
         if as_json:
-            print_json({"policy": str(out), "card": aligned.policy.card(), "cost": aligned.cost.to_json(), "notes": list(aligned.notes)})
+            made = {"policy": str(out), "card": aligned.policy.card(), "cost": aligned.cost.to_json()}
+            print_json(hidden({**made, "notes": list(aligned.notes)}))
             return
         for note in aligned.notes:
             say(note)
         if aligned.continued:
             say("this run was finished before; nothing was computed")
         say(f"aligned policy: {out}")
-        say(f"measure it:     valign evaluate {out} --data FILE --reference {model} --out {out}/evaluation")
+        say(f"measure it:     valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation")
 
 
 def compare(
@@ -147,7 +156,7 @@ def compare(
         from valign.pipeline.door import comparison_recipe
 
         recipe = comparison_recipe(
-            model, methods or (), data=data or (), test=test, goal=goal, limit=limit, seed=seed, device=device, dtype=dtype
+            model, methods or (), data=data or (), test=test, goal=single(goal), limit=limit, seed=seed, device=device, dtype=dtype
         )
         began = time.perf_counter()
         with Watch(quiet=as_json) as watch:

@@ -33,11 +33,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind", KINDS)
 
 
-# ------------------------------------------------------------------------------------------------------- models
+# -------------------------------------------------------------------------------------------------------
+# models
 
 
 def build(kind: str = "llama", dtype: str = "float64", seed: int = 0) -> LoadedModel:
-    """A tiny random policy; in float64 its norms and its softmax are float64 too, or a mask bug could hide."""
+    """A tiny random policy; in float64 its norms and its softmax are float64 too, or a mask bug could
+    hide.
+    """
     policy = tiny_models.tiny_model(kind, dtype=dtype, seed=seed)
     if dtype == "float64":
         with tiny_models.float64_norms(policy):
@@ -68,7 +71,8 @@ def tiny() -> Callable[..., LoadedModel]:
     return of
 
 
-# ------------------------------------------------------------------------------------------------------- oracle
+# -------------------------------------------------------------------------------------------------------
+# oracle
 
 
 def naive_scores(model: Any, tree: Tree, temperature: float = 1.0) -> list[Tensor]:
@@ -90,12 +94,16 @@ def oracle() -> Callable[..., list[Tensor]]:
 
 
 def distance(a: Any, b: Any) -> float:
-    """The largest absolute difference over two nested lists of arrays; infinite where shapes differ or a NaN stands."""
+    """The largest absolute difference over two nested lists of arrays; infinite where shapes differ or a
+    NaN stands.
+    """
     if isinstance(a, dict):
         return distance(list(a.values()), [b[k] for k in a]) if set(a) == set(b) else float("inf")
     if isinstance(a, list | tuple):
         return max(map(distance, a, b), default=0.0) if len(a) == len(b) else float("inf")
-    x, y = (v.detach().double().numpy() if isinstance(v, Tensor) else np.asarray(v, np.float64) for v in (a, b))
+    x, y = (
+        v.detach().double().numpy() if isinstance(v, Tensor) else np.asarray(v, np.float64) for v in (a, b)
+    )
     gap = float(np.max(np.abs(x - y), initial=0.0)) if x.shape == y.shape else float("inf")
     return gap if gap == gap else float("inf")
 
@@ -117,18 +125,24 @@ def gradients() -> Callable[..., dict[str, Tensor]]:
     return gradients_of
 
 
-# -------------------------------------------------------------------------------------------------------- trees
+# --------------------------------------------------------------------------------------------------------
+# trees
 
 
 def random_paths(n: int, seed: int = 0, longest: int = 60) -> list[Tree]:
-    """Prompts with 1 to 4 responses, paths of up to 60 tokens; some responses share a prefix, repeat or are empty."""
+    """Prompts with 1 to 4 responses, paths of up to 60 tokens; some responses share a prefix, repeat or
+    are empty.
+    """
     rng = np.random.default_rng(seed)
     trees = []
     for i in range(n):
         trunk = rng.integers(FIRST, VOCABULARY, rng.integers(3, longest // 2 + 6)).tolist()
-        branches = [rng.integers(FIRST, VOCABULARY, rng.integers(1, longest // 2 - 5)).tolist() for _ in range(rng.integers(1, 5))]
+        branches = [
+            rng.integers(FIRST, VOCABULARY, rng.integers(1, longest // 2 - 5)).tolist()
+            for _ in range(rng.integers(1, 5))
+        ]
         if i % 3 == 1:
-            branches += [branches[0][: len(branches[0]) // 2] + [8, 9], list(branches[0])]
+            branches += [[*branches[0][: len(branches[0]) // 2], 8, 9], list(branches[0])]
         if i % 4 == 3:
             branches.append([])
         trees.append(from_paths(f"g{i}", trunk, branches))
@@ -136,7 +150,9 @@ def random_paths(n: int, seed: int = 0, longest: int = 60) -> list[Tree]:
 
 
 def random_tree(rng: np.random.Generator, id: str = "random", roots: int = 1) -> Tree:
-    """Depth up to 4, fan-out up to 5, empty segments, leaves inside segments, duplicate leaves, fractional weights."""
+    """Depth up to 4, fan-out up to 5, empty segments, leaves inside segments, duplicate leaves,
+    fractional weights.
+    """
     segments: list[Segment] = []
 
     def grow(parent: int, start: int, depth: int) -> None:
@@ -174,7 +190,8 @@ def branching() -> Callable[..., Tree]:
     return random_tree
 
 
-# ------------------------------------------------------------------------------------- objectives, items, prompts
+# ------------------------------------------------------------------------------------- objectives, items,
+# prompts
 
 
 def nll(policy: Tensor, mask: Tensor) -> Terms:
@@ -194,6 +211,19 @@ def preference(policy: Tensor, reference: Tensor, mask: Tensor, pairs: Tensor, *
     return Terms(-torch.nn.functional.logsigmoid(margin), unit="pair", margin=margin)
 
 
+def rollout_loss(policy: Tensor, reference: Tensor, mask: Tensor, advantage: Tensor, *, beta: float) -> Terms:
+    """One loss per sample: a policy gradient with a KL term."""
+    d = (reference - policy) * mask
+    k3 = d.exp() - 1 - d
+    return Terms(((beta * k3 - advantage[:, None] * policy) * mask).sum(1), unit="response", k3=k3)
+
+
+def local_engine() -> Any:
+    from valign.engine.local import LocalEngine
+
+    return LocalEngine(precision="full")
+
+
 @pytest.fixture(scope="session")
 def objectives() -> dict[str, Objective]:
     """One objective for each unit of the normalizer."""
@@ -205,7 +235,9 @@ def objectives() -> dict[str, Objective]:
 
 
 def pair_items(n: int, seed: int = 0, model: Any = None) -> list[Item]:
-    """Pairs of responses that end with the stop token; with a model, its log-probs stand beside them as reference."""
+    """Pairs of responses that end with the stop token; with a model, its log-probs stand beside them as
+    reference.
+    """
     rng = np.random.default_rng(seed)
     items = []
     for i in range(n):

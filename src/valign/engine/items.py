@@ -48,6 +48,10 @@ class Item:
 
 def collate(items: Sequence[Item], scores: Scores) -> dict[str, Tensor]:
     """Everything an objective may ask for by name, on the scores' device: policy, mask, group and the items' inputs."""
+    for kind in ("rows", "values", "tokens"):
+        names = [set(getattr(i, kind)) for i in items]
+        if any(n != names[0] for n in names):
+            raise ValueError(f"some items have other {kind} than others: {sorted(set.union(*names) - set.intersection(*names))}")
     device, dtype, width = scores.log_probs.device, scores.log_probs.dtype, scores.log_probs.shape[1]
     out = {"policy": scores.log_probs, "mask": scores.mask, "group": scores.group}
     offsets = np.concatenate([[0], np.cumsum([len(i.tree.leaves) for i in items])])

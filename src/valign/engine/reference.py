@@ -74,12 +74,14 @@ def _cut(items: Sequence[Item], flat: Any) -> Iterator[list[Any]]:
     at = 0
     for item in items:
         lengths = [len(item.tree.response_ids(leaf)) for leaf in item.tree.leaves]
-        yield np.split(flat[at : at + sum(lengths)], np.cumsum(lengths)[:-1])
+        yield np.split(flat[at : at + sum(lengths)], np.cumsum(lengths)[:-1])[: len(lengths)]
         at += sum(lengths)
 
 
 def _key(items: Sequence[Item], digest: str, scorer: Scorer) -> str:
-    h = hashlib.sha256(f"{digest}|{scorer.autocast}|{scorer.spec.temperature}".encode())
+    dtype = next(scorer.model.parameters()).dtype
+    allowed = None if scorer.allowed is None else scorer.allowed.tolist()
+    h = hashlib.sha256(f"{digest}|{dtype}|{scorer.autocast}|{scorer.spec.temperature}|{allowed}".encode())
     for item in items:
         for leaf in item.tree.leaves:
             h.update(item.tree.path(leaf).tobytes() + b"|")

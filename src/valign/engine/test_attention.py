@@ -1,4 +1,6 @@
-"""Which models may share a trunk: the ones that tests have proven; the others take the plain path and say why."""
+"""Which models may share a trunk: the ones that tests have proven; the others take the plain path and
+say why.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,17 @@ def config(family, **more):
         ("mistral", {"sliding_window": 8}, Attention("row", window=8)),
         ("mistral", {"sliding_window": None}, Attention("row")),
         ("qwen2", {"use_sliding_window": False, "sliding_window": 8}, Attention("row")),
-        ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 2,
-                         "layer_types": ["sliding_attention", "full_attention"]},
-         Attention("row", window=8, kinds=("sliding_attention", "full_attention"))),
+        (
+            "gemma3_text",
+            {
+                "sliding_window": 8,
+                "num_hidden_layers": 2,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            Attention("row", window=8, kinds=("sliding_attention", "full_attention")),
+        ),
     ],
-)  # fmt: skip
+)
 def test_windows_are_read_from_the_config(family, more, expected):
     """E26: the config's rule for every proven shape of window."""
     assert attention_of(config(family, **more)) == expected
@@ -39,21 +47,38 @@ def test_windows_are_read_from_the_config(family, more, expected):
         ("mamba", {}, "state-space"),
         ("gpt_neo", {}, "not proven"),
         ("rwkv", {}, "not proven"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "longest position"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "longest position",
+        ),
         ("llama4_text", {"num_hidden_layers": 4}, "not proven"),
     ],
 )
 def test_what_is_not_proven_takes_the_plain_path(family, more, reason):
-    """E26: unknown families, column-bound positions, states and batch-dependent positions do not share a trunk."""
+    """E26: unknown families, column-bound positions, states and batch-dependent positions do not share a
+    trunk.
+    """
     found = attention_of(config(family, **more))
     assert found.path == "plain" and reason in found.reason
 
 
 def test_an_unproven_local_window_would_be_wrong(oracle, worst, trees):
-    """Negative: GPT-Neo applies its own window by column. `row` is off by far more than E2 allows, `plain` is right."""
+    """Negative: GPT-Neo applies its own window by column. `row` is off by far more than E2 allows,
+    `plain` is right.
+    """
     torch.manual_seed(0)
-    small = config("gpt_neo", vocab_size=103, hidden_size=32, num_layers=2, num_heads=4, window_size=8,
-                   attention_types=[[["global", "local"], 1]], max_position_embeddings=128, initializer_range=0.3)  # fmt: skip
+    small = config(
+        "gpt_neo",
+        vocab_size=103,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        window_size=8,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
     model = AutoModelForCausalLM.from_config(small).eval()
     forest = trees(3)
     expected = [[x.detach() for x in oracle(model, t)] for t in forest]
@@ -65,29 +90,63 @@ def test_an_unproven_local_window_would_be_wrong(oracle, worst, trees):
 
 _GPT = {"vocab_size": 103, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 _FAMILY = {
-    "gpt2": _GPT, "gpt_bigcode": _GPT, "gptj": {**_GPT, "rotary_dim": 4}, "codegen": {**_GPT, "rotary_dim": 4},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32}, "cohere": {"logit_scale": 2.0}, "granite": {"logits_scaling": 0.4},
-    "cohere2": {"logit_scale": 2.0, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "gemma2": {"sliding_window": 8, "head_dim": 8}, "starcoder2": {"sliding_window": 8}, "phi3": {"sliding_window": 8},
-    "mixtral": {"num_local_experts": 4}, "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "gpt2": _GPT,
+    "gpt_bigcode": _GPT,
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "codegen": {**_GPT, "rotary_dim": 4},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "cohere": {"logit_scale": 2.0},
+    "granite": {"logits_scaling": 0.4},
+    "cohere2": {
+        "logit_scale": 2.0,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma2": {"sliding_window": 8, "head_dim": 8},
+    "starcoder2": {"sliding_window": 8},
+    "phi3": {"sliding_window": 8},
+    "mixtral": {"num_local_experts": 4},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
     "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
     "exaone4": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "gemma3_text": {"sliding_window": 8, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "gpt_oss": {"num_local_experts": 4, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "helium": {"head_dim": 8}, "hunyuan_v1_dense": {"head_dim": 8}, "ministral": {"head_dim": 8, "sliding_window": 8},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "head_dim": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gpt_oss": {
+        "num_local_experts": 4,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "helium": {"head_dim": 8},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "ministral": {"head_dim": 8, "sliding_window": 8},
     "olmo3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", sorted(PROVEN))
 def test_every_proven_family_shares_its_trunk(oracle, worst, trees, family):
-    """E2 for each name on the list, a random model of 2 layers in float32 (some families know no float64): 1e-4."""
-    sizes = {"vocab_size": 103, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0}  # fmt: skip
+    """E2 for each name on the list, a random model of 2 layers in float32 (some families know no
+    float64): 1e-4.
+    """
+    sizes = {
+        "vocab_size": 103,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+    }
     more = _FAMILY.get(family, {})
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config(family, **(more if more.get("n_embd") else {**sizes, **more}))).eval()
+    model = AutoModelForCausalLM.from_config(
+        config(family, **(more if more.get("n_embd") else {**sizes, **more}))
+    ).eval()
     with torch.no_grad():
         for p in model.parameters():  # a flat model hides bugs
             p += 0.15 * torch.randn_like(p)
@@ -100,8 +159,18 @@ def test_every_proven_family_shares_its_trunk(oracle, worst, trees, family):
 
 
 def test_a_head_that_is_more_than_a_matrix_is_refused():
-    """ModernBERT's decoder has layers of its own between body and head: refused at the door, not scored wrongly."""
-    small = config("modernbert-decoder", vocab_size=103, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                   num_attention_heads=4, max_position_embeddings=128, pad_token_id=0)  # fmt: skip
+    """ModernBERT's decoder has layers of its own between body and head: refused at the door, not scored
+    wrongly.
+    """
+    small = config(
+        "modernbert-decoder",
+        vocab_size=103,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
     with pytest.raises(ValignError, match="modernbert-decoder"):
         Scorer(AutoModelForCausalLM.from_config(small).eval())

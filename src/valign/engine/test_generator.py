@@ -15,7 +15,9 @@ from valign.models.policy import Sampling
 
 
 def generator(policy, rows=32, **more):
-    return Generator(policy.model, stop_ids=policy.template.stop_ids, decode=policy.template.decode, rows=rows, **more)
+    return Generator(
+        policy.model, stop_ids=policy.template.stop_ids, decode=policy.template.decode, rows=rows, **more
+    )
 
 
 def some_prompts(n, seed=0, longest=24):
@@ -49,7 +51,9 @@ def test_greedy_equals_one_prompt_at_a_time_and_generate(tiny, kind):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_both_log_probs_are_the_scorers(tiny, worst, kind, temperature):
-    """E16: `raw` = teacher forcing at temperature 1; `law` = teacher forcing at the temperature that drew: 1e-10."""
+    """E16: `raw` = teacher forcing at temperature 1; `law` = teacher forcing at the temperature that
+    drew: 1e-10.
+    """
     policy, prompts = tiny(kind), some_prompts(4)
     sampling = Sampling(n=3, max_new_tokens=12, temperature=temperature)
     samples = generator(policy, rows=5)(prompts, sampling)
@@ -98,7 +102,9 @@ def test_keys_and_seeds_address_the_randomness(tiny):
 
 
 def test_first_tokens_follow_the_model(tiny):
-    """E17 through the generator: 4000 first tokens on a vocabulary of 4. Chi-square p > 0.001, one false alarm in 1000."""
+    """E17 through the generator: 4000 first tokens on a vocabulary of 4. Chi-square p > 0.001, one false
+    alarm in 1000.
+    """
     policy, prompt = tiny("gpt2"), some_prompts(1)
     allowed = (10, 40, 20, 30)
     make = generator(policy, rows=500, allowed_tokens=allowed)
@@ -134,7 +140,9 @@ def test_a_stop_text_ends_a_sample(tiny):
 
 def test_a_stop_token_is_kept_and_a_cut_sample_has_none(tiny):
     policy = tiny()
-    samples = [s for row in generator(policy)(some_prompts(8), Sampling(n=16, max_new_tokens=12)) for s in row]
+    samples = [
+        s for row in generator(policy)(some_prompts(8), Sampling(n=16, max_new_tokens=12)) for s in row
+    ]
     stopped = [s for s in samples if s.finish == "stop"]
     assert stopped and len(stopped) < len(samples)
     assert all(s.ids[-1] == 2 and 2 not in s.ids[:-1] for s in stopped)
@@ -145,7 +153,9 @@ def test_a_stop_token_is_kept_and_a_cut_sample_has_none(tiny):
 def test_each_distinct_prompt_is_prefilled_once(tiny):
     """The prompt goes through the body once for all its samples."""
     policy, seen = tiny(), []
-    hook = policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    hook = policy.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].shape)
+    )
     try:
         generator(policy)([[7, 8, 9]] * 2 + [[7, 9]], Sampling(n=4, max_new_tokens=2))
     finally:
@@ -155,7 +165,9 @@ def test_each_distinct_prompt_is_prefilled_once(tiny):
 
 def test_progress_is_told(tiny):
     told = []
-    generator(tiny(), rows=4)(some_prompts(3), Sampling(n=3, max_new_tokens=2), progress=lambda *x: told.append(x))
+    generator(tiny(), rows=4)(
+        some_prompts(3), Sampling(n=3, max_new_tokens=2), progress=lambda *x: told.append(x)
+    )
     assert told == [(4, 9), (8, 9), (9, 9)]
 
 

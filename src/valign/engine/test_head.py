@@ -26,19 +26,29 @@ def dense(hidden, weight, bias, row, target, spec):
     return (z / spec.temperature).log_softmax(-1)[row, target]
 
 
-SPECS = [HeadSpec(), HeadSpec(scale=0.3), HeadSpec(softcap=2.0), HeadSpec(temperature=0.7),
-         HeadSpec(scale=1.7, softcap=3.0, temperature=1.3)]  # fmt: skip
+SPECS = [
+    HeadSpec(),
+    HeadSpec(scale=0.3),
+    HeadSpec(softcap=2.0),
+    HeadSpec(temperature=0.7),
+    HeadSpec(scale=1.7, softcap=3.0, temperature=1.3),
+]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, N])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 def test_chunks_equal_a_dense_log_softmax(worst, spec, chunk, bias):
-    """E6: many targets per row, any chunk, bias, scale, soft-cap and temperature; values and all gradients to 1e-12."""
+    """E6: many targets per row, any chunk, bias, scale, soft-cap and temperature; values and all
+    gradients to 1e-12.
+    """
     hidden, weight, b, row, target = inputs(bias)
     leaves = [x.requires_grad_() for x in (hidden, weight, b) if x is not None]
     spec = HeadSpec(spec.scale, spec.softcap, spec.temperature, chunk)
-    ours, theirs = token_log_probs(hidden, weight, b, row, target, spec), dense(hidden, weight, b, row, target, spec)
+    ours, theirs = (
+        token_log_probs(hidden, weight, b, row, target, spec),
+        dense(hidden, weight, b, row, target, spec),
+    )
     assert worst(ours, theirs) < 1e-12
     g = torch.randn(M, dtype=torch.float64)
     assert worst(torch.autograd.grad(ours, leaves, g), torch.autograd.grad(theirs, leaves, g)) < 1e-12

@@ -31,7 +31,9 @@ def test_two_numbers_tell_ancestors(seed):
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_token_sees_its_own_path_and_nothing_else(branching, seed, window):
-    """The mask, entry by entry: the earlier tokens of the path within the window; padding sees itself alone."""
+    """The mask, entry by entry: the earlier tokens of the path within the window; padding sees itself
+    alone.
+    """
     rng = np.random.default_rng(seed)
     tree = branching(rng, roots=1 + seed % 3)
     other = from_paths("other", [1, 2, 3], [[4], [5, 6]])
@@ -50,7 +52,9 @@ def test_a_token_sees_its_own_path_and_nothing_else(branching, seed, window):
 @pytest.mark.parametrize("build", [row_layout, plain_layout])
 @pytest.mark.parametrize("multiple", [1, 16])
 def test_each_scored_token_is_read_from_its_predecessor_on_its_path(branching, build, multiple):
-    """Every scored token once per leaf (T5), from the token before it on that leaf's path, into its own column."""
+    """Every scored token once per leaf (T5), from the token before it on that leaf's path, into its own
+    column.
+    """
     rng = np.random.default_rng(5)
     forest = [branching(rng, f"t{i}") for i in range(4)] + [from_paths("p", [1, 2], [[7], [7], [8, 9]])]
     layout = build(forest, multiple)

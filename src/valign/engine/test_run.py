@@ -25,7 +25,12 @@ def dead_pid() -> int:
 def test_a_second_run_is_refused(tmp_path):
     """The lock names host and pid of the owner; the folder is free again when the owner leaves."""
     with RunFolder(tmp_path):
-        with pytest.raises(ValignError, match=rf"{socket.gethostname()}, pid {os.getpid()}[\s\S]*another --out"), RunFolder(tmp_path):
+        with (
+            pytest.raises(
+                ValignError, match=rf"{socket.gethostname()}, pid {os.getpid()}[\s\S]*another --out"
+            ),
+            RunFolder(tmp_path),
+        ):
             pass
         assert (tmp_path / "lock").exists(), "the refused run took nothing away"
     with RunFolder(tmp_path):

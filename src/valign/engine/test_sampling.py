@@ -18,7 +18,9 @@ def law(logits, **settings):
 
 
 def test_golden_sampling_law(golden):
-    """E17: temperature, top-p with the crossing token, top-k and min-p equal numbers from elsewhere to 1e-9."""
+    """E17: temperature, top-p with the crossing token, top-k and min-p equal numbers from elsewhere to
+    1e-9.
+    """
     case = golden("sampling_law")
     logits, p, expected = case["inputs"]["logits"], case["params"], case["expected"]
     assert np.abs(law(logits, temperature=p["temperature"]) - expected["temperature"]).max() < 1e-9
@@ -42,8 +44,11 @@ def test_a_closed_token_has_no_mass():
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.floats(-8, 8), min_size=2, max_size=12),
-    st.floats(0.05, 3), st.floats(0.01, 1), st.integers(0, 12), st.floats(0, 1),
-)  # fmt: skip
+    st.floats(0.05, 3),
+    st.floats(0.01, 1),
+    st.integers(0, 12),
+    st.floats(0, 1),
+)
 def test_truncation_renormalizes_and_keeps_the_best(logits, temperature, top_p, top_k, min_p):
     """Whatever is cut: the mass is 1, the order of tokens stands, the most probable token stays."""
     full = law(logits, temperature=temperature)
@@ -56,14 +61,26 @@ def test_truncation_renormalizes_and_keeps_the_best(logits, temperature, top_p, 
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 2}, {"min_p": 0.3}, {"temperature": 1.5, "top_p": 0.9}]
+    "more",
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_p": 0.8},
+        {"top_k": 2},
+        {"min_p": 0.3},
+        {"temperature": 1.5, "top_p": 0.9},
+    ],
 )
 def test_draws_follow_the_law(more):
-    """E17: 20 000 draws on four tokens. chi-square p > 0.001: false alarm 1 in 1000 per case, 6 cases, fixed seeds."""
+    """E17: 20 000 draws on four tokens. chi-square p > 0.001: false alarm 1 in 1000 per case, 6 cases,
+    fixed seeds.
+    """
     sampling = Sampling(seed=3, **more)
     logits = torch.tensor([[0.4, -0.6, 1.1, 0.0]], dtype=torch.float64)
     rows = sampling_law(logits, sampling)
-    u = np.array([uniforms(3, str(k), 0, 1)[0] for k in range(20_000)])  # one address each, as a generator has
+    u = np.array(
+        [uniforms(3, str(k), 0, 1)[0] for k in range(20_000)]
+    )  # one address each, as a generator has
     tokens = draw(rows.expand(len(u), -1), torch.as_tensor(u)).numpy()
     p = rows[0].exp().numpy()
     counts = np.bincount(tokens, minlength=4)
@@ -73,7 +90,9 @@ def test_draws_follow_the_law(more):
 
 @pytest.mark.parametrize("u", [0.0, np.nextafter(1, 0)])
 def test_no_uniform_leaves_the_support(u):
-    """The ends of [0, 1) meet the first and the last token that has mass, for laws whose sum is not exactly 1."""
+    """The ends of [0, 1) meet the first and the last token that has mass, for laws whose sum is not
+    exactly 1.
+    """
     rng = np.random.default_rng(0)
     for _ in range(200):
         logits = torch.as_tensor(rng.normal(size=(1, 50)) * 4)
@@ -94,5 +113,7 @@ def test_uniforms_have_an_address():
 
 
 def test_uniforms_are_uniform():
-    """Over addresses, not only within one: Kolmogorov-Smirnov p > 0.001, false alarm 1 in 1000, fixed seeds."""
+    """Over addresses, not only within one: Kolmogorov-Smirnov p > 0.001, false alarm 1 in 1000, fixed
+    seeds.
+    """
     assert kstest([uniforms(0, f"p{k}", k % 4, 3)[2] for k in range(5000)], "uniform").pvalue > 0.001

@@ -21,7 +21,9 @@ def scored(scorer, trees):
     """One differentiable forward pass; the rows cut to their responses."""
     out = scorer(trees)
     lengths = [len(t.response_ids(leaf)) for t in trees for leaf in t.leaves]
-    assert not any(row[n:].any() for row, n in zip(out.log_probs, lengths)), "numbers stand outside the responses"
+    assert not any(row[n:].any() for row, n in zip(out.log_probs, lengths)), (
+        "numbers stand outside the responses"
+    )
     return [row[:n] for row, n in zip(out.log_probs, lengths)]
 
 
@@ -32,7 +34,8 @@ def weighted(rows, seed=0):
     return sum((row * torch.randn(len(row), dtype=torch.float64)).sum() for row in rows) / n
 
 
-# ------------------------------------------------------------------------------------------------ against the oracle
+# ------------------------------------------------------------------------------------------------ against
+# the oracle
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -40,7 +43,10 @@ def test_sharing_changes_no_log_prob(tiny, oracle, worst, trees, kind, path):
     """E2: every path x model against the oracle: 1e-10 in float64."""
     model, forest = tiny(kind).model, trees(12)
     with torch.no_grad():
-        assert worst(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)]) < 1e-10
+        assert (
+            worst(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)])
+            < 1e-10
+        )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -76,7 +82,9 @@ def test_a_state_space_model_takes_the_plain_path(tiny, oracle, worst, trees):
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "gpt2"])
 @pytest.mark.parametrize("seed", range(12))
 def test_random_trees(tiny, oracle, worst, gradients, branching, family, seed):
-    """E4: depth <= 4, fan-out <= 5, empty segments, duplicate and nested leaves, several roots, values and gradients."""
+    """E4: depth <= 4, fan-out <= 5, empty segments, duplicate and nested leaves, several roots, values
+    and gradients.
+    """
     rng = np.random.default_rng(seed)
     model = tiny(family).model
     forest = [branching(rng, f"t{i}", roots=1 + (seed + i) % 3) for i in range(2)]
@@ -93,7 +101,10 @@ def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, tr
     plain = gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest)))
     policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     policy.model.train()
-    assert worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain) < 1e-12
+    assert (
+        worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain)
+        < 1e-12
+    )
 
 
 def test_temperature_divides_logits(tiny, oracle, worst, trees):
@@ -123,7 +134,8 @@ def test_frozen_layers_and_a_frozen_head_get_no_gradient(tiny, worst, gradients,
     assert part and worst(part, {n: whole[n] for n in part}) < 1e-12
 
 
-# ------------------------------------------------------------------------------------------------ what must not matter
+# ------------------------------------------------------------------------------------------------ what
+# must not matter
 
 
 def test_order_and_budget_change_nothing(tiny, worst, trees):
@@ -141,7 +153,10 @@ def test_order_and_budget_change_nothing(tiny, worst, trees):
 def test_order_of_responses_changes_nothing(tiny, worst):
     """E5: leaves come back where they were given."""
     rng = np.random.default_rng(3)
-    trunk, branches = rng.integers(7, 103, 9).tolist(), [rng.integers(7, 103, n).tolist() for n in (3, 9, 1, 5)]
+    trunk, branches = (
+        rng.integers(7, 103, 9).tolist(),
+        [rng.integers(7, 103, n).tolist() for n in (3, 9, 1, 5)],
+    )
     scorer = Scorer(tiny().model)
     (given,) = scorer.score([from_paths("a", trunk, branches)])
     (turned,) = scorer.score([from_paths("a", trunk, branches[::-1])])
@@ -172,9 +187,13 @@ def test_micro_batches_keep_the_budget(trees, path):
 
 
 def test_the_trunk_runs_once(tiny, trees):
-    """E13: positions through the body are the unique tokens plus padding, head rows are the distinct predecessors."""
+    """E13: positions through the body are the unique tokens plus padding, head rows are the distinct
+    predecessors.
+    """
     model, forest, seen = tiny().model, trees(8), []
-    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    hook = model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].numel())
+    )
     try:
         scores = Scorer(model)(forest)
     finally:
@@ -186,7 +205,8 @@ def test_the_trunk_runs_once(tiny, trees):
     assert scores.scored < targets, "first tokens of branches share one row of the head"
 
 
-# ------------------------------------------------------------------------------------------- the wrong mask must fail
+# ------------------------------------------------------------------------------------------- the wrong
+# mask must fail
 
 
 def test_a_forgotten_window_is_seen(tiny, oracle, worst, trees):
@@ -226,7 +246,8 @@ def test_columns_for_positions_are_seen(tiny, oracle, worst, trees, monkeypatch)
         assert worst(scored(scorer, forest), [x for t in forest for x in oracle(model, t)]) > 1e-3
 
 
-# --------------------------------------------------------------------------------------------------- edges and errors
+# ---------------------------------------------------------------------------------------------------
+# edges and errors
 
 
 def test_a_path_longer_than_the_model_names_its_group(tiny):
@@ -238,7 +259,11 @@ def test_a_path_longer_than_the_model_names_its_group(tiny):
 
 def test_trees_without_a_scored_token(tiny):
     """An empty response and an untrained chat give an empty row and a zero row, and a gradient of 0."""
-    forest = [from_paths("a", [7, 8], [[]]), from_chat("b", [7, 8], [0, 0]), from_paths("c", [7], [[8, 9]], [[0, 0]])]
+    forest = [
+        from_paths("a", [7, 8], [[]]),
+        from_chat("b", [7, 8], [0, 0]),
+        from_paths("c", [7], [[8, 9]], [[0, 0]]),
+    ]
     scores = Scorer(tiny(fresh=True).model)(forest)
     assert scores.scored == 0 and not scores.log_probs.any() and not scores.mask.any()
     scores.log_probs.sum().backward()
@@ -295,9 +320,11 @@ def test_a_head_trained_beside_the_adapter_counts(oracle, worst, trees):
 
     torch.manual_seed(0)
     model = tiny_model(dtype="float64").model
-    peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])).eval()
+    peft = get_peft_model(
+        model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    ).eval()
     with torch.no_grad():
-        for name, p in peft.named_parameters():
+        for p in peft.parameters():
             if p.requires_grad:
                 p += 0.1 * torch.randn_like(p)
         assert worst(scored(Scorer(peft), trees(3)), [x for t in trees(3) for x in oracle(model, t)]) < 1e-6

@@ -23,7 +23,9 @@ def segment(ids, parent, start, loss=None):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(token, min_size=1, max_size=12), st.lists(branch, min_size=1, max_size=6))
 def test_paths_and_weights_survive_whatever_is_shared(trunk, branches):
-    """T1, T2, T4: path ids and loss weights equal what was given, also for empty, equal and nested branches."""
+    """T1, T2, T4: path ids and loss weights equal what was given, also for empty, equal and nested
+    branches.
+    """
     ids, loss = [[t for t, _ in b] for b in branches], [[w for _, w in b] for b in branches]
     tree = from_paths("g", trunk, ids, loss)
     assert [leaf.response for leaf in tree.leaves] == list(range(len(branches)))
@@ -34,7 +36,9 @@ def test_paths_and_weights_survive_whatever_is_shared(trunk, branches):
         assert tree.path_loss(leaf).tolist() == [0.0] * len(trunk) + w
     for i, s in enumerate(tree.segments):
         assert s.parent < i
-        assert s.start == (0 if s.parent < 0 else tree.segments[s.parent].start + len(tree.segments[s.parent].ids))
+        assert s.start == (
+            0 if s.parent < 0 else tree.segments[s.parent].start + len(tree.segments[s.parent].ids)
+        )
     assert tree.unshared_tokens == sum(len(trunk) + len(b) for b in ids)
     assert tree.longest == len(trunk) + max(map(len, ids))
     assert tree.mask_sum == sum(map(sum, loss))
@@ -43,7 +47,9 @@ def test_paths_and_weights_survive_whatever_is_shared(trunk, branches):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(branch, min_size=2, max_size=6))
 def test_a_trie_holds_each_prefix_once(branches):
-    """T5: where siblings are merged, the number of computed tokens is the number of distinct weighted prefixes."""
+    """T5: where siblings are merged, the number of computed tokens is the number of distinct weighted
+    prefixes.
+    """
     ids, loss = [[t for t, _ in b] for b in branches], [[w for _, w in b] for b in branches]
     tree = from_paths("g", [1, 2], ids, loss)
     distinct = len({tuple(b[:n]) for b in branches for n in range(1, len(b) + 1)}) + 2
@@ -67,7 +73,11 @@ def test_tokens_with_other_weights_are_not_shared():
 
 def test_a_leaf_may_end_inside_a_segment():
     """T4: "A" and "A B" from one segment."""
-    tree = Tree("g", (segment([7, 8], -1, 0), segment([1, 2, 3], 0, 2, [1, 1, 1])), (Leaf(1, 1, 0, 2), Leaf(1, 3, 1, 2)))
+    tree = Tree(
+        "g",
+        (segment([7, 8], -1, 0), segment([1, 2, 3], 0, 2, [1, 1, 1])),
+        (Leaf(1, 1, 0, 2), Leaf(1, 3, 1, 2)),
+    )
     assert [tree.path(x).tolist() for x in tree.leaves] == [[7, 8, 1], [7, 8, 1, 2, 3]]
     assert tree.mask_sum == 4
 

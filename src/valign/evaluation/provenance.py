@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import valign
 from valign.evaluation.result import Result, plain
+from valign.models.credentials import hide
 from valign.models.policy import Policy, Sampling
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy")
@@ -132,7 +133,7 @@ def without_login(address: str) -> str:
     parts = urlsplit(address)
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
-    return urlunsplit((parts.scheme, host + port, parts.path, "", ""))
+    return hide(urlunsplit((parts.scheme, host + port, parts.path, "", "")))
 
 
 def contradictions(results: Sequence[Result]) -> list[tuple[Result, Result]]:

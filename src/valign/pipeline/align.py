@@ -79,7 +79,7 @@ def align_policy(
     """
     config = method.with_beta(method.configure(settings), target, settings)
     _refuse_ignored(method, config, target, dev)
-    config, note = _within_positions(config, policy, method)
+    config, note = _within_positions(config, policy, method, asked_for="max_length" in settings)
     tell = on_event or (lambda event, fields: None)
     job = _Job(policy, target, method, config, groups, dev, reward_name, tell)
     notes = (note,) if note else ()
@@ -98,8 +98,7 @@ def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy])
         # again, now that nobody else can write here
         if _is_done(out, request, job.policy, force):
             return Aligned(_as_made(job, reload, out), read_cost(out), continued=True)
-        if force:
-            clear(out)
+        clear(out, policy=force, run=force or not _is_same(out, request))
         run.write(asked.FILE, asked.text(request))
         aligned = _run(job, run)
         job.tell("writing", {"path": str(out)})
@@ -125,9 +124,9 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
         held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
         trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell)
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
-    made = trained.policy
-    if made.kind == "adapter":  # its base is loaded by this name, from any working directory
-        made = replace(made, model=replace(made.model, base=loadable(policy)))
+    # an adapter's base is loaded by its name, from any working directory; for weights it says where they came from
+    base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
+    made = replace(trained.policy, model=replace(trained.policy.model, base=base))
     return Aligned(made, cost, (note,) if note else ())
 
 
@@ -146,12 +145,13 @@ def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[G
                                   how="add --dev 0.1 (command line), dev: (recipe) or dev=... (Python)")  # fmt: skip
 
 
-def _within_positions(config: Any, policy: Policy, method: Method) -> tuple[Any, str]:
-    """The config with `max_length` no longer than the model can read, and a note where that made it shorter."""
+def _within_positions(config: Any, policy: Policy, method: Method, *, asked_for: bool) -> tuple[Any, str]:
+    """The config with `max_length` no longer than the model can read, and a note where that changes what was asked for."""
     longest = policy.model.max_positions if isinstance(policy, LocalPolicy) else None
     if not method.trains or longest is None or config.max_length <= longest:
         return config, ""
-    return replace(config, max_length=longest), f"max_length is {longest}: the model's context is no longer"
+    note = f"max_length is {longest}: the model's context is no longer" if asked_for else ""
+    return replace(config, max_length=longest), note
 
 
 def _request(job: _Job) -> dict[str, Any]:
@@ -178,7 +178,13 @@ def _is_done(out: Path, request: Mapping[str, Any], base: Policy, force: bool) -
     stored = out / "run" / asked.FILE
     if not stored.exists() and not force and holds_a_model(out):
         raise ValignError("the folder holds another model", where=str(out), how=asked.HOW)
-    return asked.is_repeated(stored, request, force=force) and (out / "policy.json").exists()
+    finished = (out / "policy.json").exists()
+    begun = any((out / "run" / "checkpoints").glob("step-*"))
+    return asked.is_repeated(out, stored, request, force=force, lost=finished or begun) and finished
+
+
+def _is_same(out: Path, request: Mapping[str, Any]) -> bool:
+    return asked.is_repeated(out, out / "run" / asked.FILE, request, force=False, lost=False)
 
 
 def _as_made(job: _Job, reload: Callable[[Path], Policy], out: Path) -> Policy:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valign.data.group import Group
+from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.evaluation.result import Result
 from valign.goals.base import Goal
 from valign.methods.target import Target
 from valign.models.policy import Policy, Sampling
-from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, write_evaluation
+from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import LoadOptions, load_policy
 
@@ -24,9 +25,12 @@ Listen = Callable[[str, Mapping[str, Any]], None]
 
 
 def load(name: str | Path, *, device: str = "auto", dtype: str = "auto", allow_pickle: bool = False,
-         trust_remote_code: bool = False) -> Policy:  # fmt: skip
-    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id."""
-    return load_policy(name, LoadOptions(device, dtype, allow_pickle, trust_remote_code))
+         trust_remote_code: bool = False, goal: Goal | None = None, reward: Any = None) -> Policy:  # fmt: skip
+    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id.
+
+    goal, reward  take the place of those stored with an in-context or decoding policy
+    """
+    return load_policy(name, LoadOptions(device, dtype, allow_pickle, trust_remote_code), goal=goal, reward=reward)
 
 
 def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
@@ -103,11 +107,7 @@ class Evaluation:
         if target.suffix != ".html":
             return write_report(made, target)["html"]
         written = write_report(made, target.parent)
-        if target.name != written["html"].name:
-            from valign.engine.run import write_whole
-
-            return write_whole(target, render(made))
-        return written["html"]
+        return written["html"] if target.name == written["html"].name else write_whole(target, render(made))
 
     def save(self, folder: str | Path) -> None:
         """result.json and samples.jsonl of every policy, each in its own folder."""
@@ -122,10 +122,12 @@ class Evaluation:
 def evaluate(
     policies: Policy | Sequence[Policy], goal: Goal | None = None, data: Sequence[Group] | None = None, *,
     tax: Sequence[Group] = (), sampling: Sampling | None = None, kl_prompts: int = 16, limit: int | None = None,
+    on_event: Listen | None = None,
 ) -> Evaluation:  # fmt: skip
     """Measure policies on the same groups toward the same goal; the first one is the reference of the others.
 
-    data  held-out groups; None: the built-in dilemmas' test split, for a value or principle goal
+    data      held-out groups; None: the built-in dilemmas' test split, for a value or principle goal
+    on_event  hears ("measuring", {subject, what}) and ("progress", {what, done, total})
     """
     listed = list(policies) if isinstance(policies, Sequence) else [policies]
     if not listed:
@@ -141,6 +143,6 @@ def evaluate(
     measured, costs = [], []
     for i, policy in enumerate(listed):
         with spent() as used:
-            measured.append(evaluate_policy(policy, listed[0] if i else None, plan))
+            measured.append(evaluate_policy(policy, listed[0] if i else None, plan, say=progress_of(on_event, policy.id)))
         costs.append(used)
     return Evaluation(listed, measured, costs, goal)

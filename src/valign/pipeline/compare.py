@@ -26,16 +26,17 @@ from valign.goals.base import Goal
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
-from valign.models.policy import Cost, Policy, Progress, Sampling
+from valign.models.credentials import hidden
+from valign.models.policy import Cost, Policy, Sampling
 from valign.pipeline.align import Aligned, align_policy
 from valign.pipeline.data import read_sources
-from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, write_evaluation
+from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.goals import make_goal
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import MethodSpec, Recipe
 
-BASE = "base"
+BASE, RECIPE = "base", "recipe.json"
 Listen = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -80,6 +81,7 @@ class _Run:
         self.recipe, self.out, self.tell, self.force = recipe, out, tell, force
         self.options = LoadOptions(recipe.device, recipe.dtype)
         self.began = time.perf_counter()
+        self._base_cache: Any = None
 
     def go(self) -> Comparison:
         specs = [(s, method_named(s.name)) for s in self.recipe.all_methods]
@@ -87,9 +89,12 @@ class _Run:
             chosen.configure(spec.settings)  # a wrong option is found before anything is computed
         self.goal = make_goal(self.recipe.goal) if self.recipe.goal is not None else None
         with RunFolder(self.out) as run:
-            run.write("recipe.json", json.dumps(self.recipe.model_dump(), indent=1, ensure_ascii=False))
+            stored = json.dumps(hidden(self.recipe.model_dump()), indent=1, ensure_ascii=False)
+            if not (self.out / RECIPE).exists():
+                run.write(RECIPE, stored)
             self._read()
-            self._phase("loading the model", 0, len(specs) + 1)
+            self._phase(BASE, 0, len(specs) + 1)
+            self.tell("loading", {"name": self.recipe.model})
             self.base = load_policy(self.recipe.model, self.options)
             subjects = [self._measure(BASE, self.base, None, Spent())]
             for i, (spec, chosen) in enumerate(specs):
@@ -98,6 +103,7 @@ class _Run:
             out.report = self._report(subjects)
             from valign.report import write_report
 
+            run.write(RECIPE, stored)  # only now: a refused change must not rename what the folder holds
             out.paths = dict(write_report(out.report, self.out))
         return out
 
@@ -112,7 +118,7 @@ class _Run:
     def _sources(self, sources: Sequence[Any], use: str, seed: int) -> list[Group]:
         if not sources:
             return []
-        groups, sets = read_sources(sources, seed)
+        groups, sets = read_sources(sources, seed, self.tell)
         self.sets += [(use, d) for d in sets]
         return groups
 
@@ -146,7 +152,7 @@ class _Run:
             self._base_cache = cached
         with spent() as used:
             before = policy.cost
-            measured = evaluate_policy(cached, reference, plan, say=lambda phase: self._progress(name, phase))
+            measured = evaluate_policy(cached, reference, plan, say=progress_of(self.tell, name))
             used.cost = policy.cost - before
         write_evaluation(self.out / "evaluation" / name, measured)
         for r in measured.results:
@@ -163,7 +169,7 @@ class _Run:
             goal=goal,
             primary="order",
             ledger=[{**data_card(d), "n": len(d), "use": use} for use, d in self.sets],
-            provenance=provenance(self.base, goal=goal.get("id"), recipe=self.recipe.model_dump(), seed=self.recipe.seed),
+            provenance=provenance(self.base, goal=goal.get("id"), recipe=hidden(self.recipe.model_dump()), seed=self.recipe.seed),
             title=self.recipe.name,
             created=time.strftime("%Y-%m-%d"),
         )
@@ -197,10 +203,6 @@ class _Run:
 
     def _phase(self, name: str, index: int, count: int) -> None:
         self.tell("phase", {"name": name, "index": index, "count": count})
-
-    def _progress(self, name: str, phase: str) -> Progress:
-        self.tell("measuring", {"subject": name, "what": phase})
-        return lambda done, total: self.tell("progress", {"what": phase, "done": done, "total": total})
 
 
 def _total(training: Spent, evaluation: Spent) -> Spent:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
 from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError
+from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
-from valign.models.policy import Policy, Progress, Sampling
+from valign.models.policy import Policy, Sampling
+from valign.pipeline import request as asked
 from valign.pipeline.align import Aligned, align_policy
 from valign.pipeline.data import read_source, read_sources
-from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, write_evaluation
+from valign.pipeline.evaluate import (
+    RESULT,
+    Measured,
+    Plan,
+    evaluate_policy,
+    judge,
+    progress_of,
+    read_evaluation,
+    write_evaluation,
+)
 from valign.pipeline.goals import make_goal
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
@@ -48,59 +60,112 @@ def align_from_names(
     settings = {**({"seed": seed} if chosen.trains and "seed" not in settings else {}), **settings}
     chosen.configure(settings)
     made_goal = make_goal(goal) if goal else None
-    made_reward = _reward(reward) if reward else None
-    groups, held = _training_data(chosen.name, chosen.trains, data, limit, dev, seed)
+    made_reward = reward_named(reward) if reward else None
+    tell = on_event or _nobody
+    groups, held = _training_data(chosen, data, limit, dev, seed, tell)
+    tell("loading", {"name": model})
     policy = load_policy(model, options)
     target = Target(made_goal, policy, reward=made_reward)
-    return align_policy(
-        policy, target, chosen, settings, out, groups=groups, dev=held, force=force, on_event=on_event,
-        reload=lambda folder: load_policy(folder, options, goal=made_goal),
+    aligned = align_policy(
+        policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=reward or "", force=force,
+        on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal),
     )  # fmt: skip
+    if data and not chosen.trains:
+        note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"
+        aligned = replace(aligned, notes=(*aligned.notes, note))
+    return aligned
 
 
 def evaluate_from_names(
     model: str, data: Sequence[str], out: Path, *, reference: str | None = None, goal: str | None = None,
-    beta: float = 0.1, sampling: Sampling, kl_prompts: int = 16, limit: int | None = None,
-    options: LoadOptions | None = None, on_event: Listen | None = None,
+    reward: str | None = None, beta: float = 0.1, sampling: Sampling, kl_prompts: int = 16, limit: int | None = None,
+    options: LoadOptions | None = None, force: bool = False, on_event: Listen | None = None,
 ) -> tuple[Measured, Mapping[str, Path]]:  # fmt: skip
-    """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on."""
+    """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on.
+
+    A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
+    """
     from valign.evaluation.cached import CachedPolicy
 
-    groups, _ = read_sources([source(d, limit) for d in data], seed=0)
+    tell = on_event or _nobody
+    groups, _ = read_sources([source(d, limit) for d in data], seed=0, tell=tell)
     made_goal = make_goal(goal) if goal else None
-    with RunFolder(out):
-        policy: Policy = load_policy(model, options, goal=made_goal)
+    made_reward = reward_named(reward) if reward else None
+    with RunFolder(out) as run:
+        tell("loading", {"name": model})
+        policy: Policy = load_policy(model, options, goal=made_goal, reward=made_reward)
+        if reference:
+            tell("loading", {"name": reference})
         base = load_policy(reference, options) if reference else None
         plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
+        request = _evaluation_request(policy, base, plan)
+        finished = (out / RESULT).exists()
+        if asked.is_repeated(out, out / asked.FILE, request, force=force, lost=finished):
+            if (done := read_evaluation(out)) is not None:
+                tell("warning", {"text": "this evaluation was finished before; nothing was computed"})
+                return done
+        elif finished and not force and not (out / asked.FILE).exists():
+            raise ValignError("the folder holds results of something else", where=str(out / RESULT), how=asked.HOW)
+        (out / RESULT).unlink(missing_ok=True)  # whoever reads it must not take it for this evaluation's
+        run.write(asked.FILE, asked.text(request))
         cached: Any = CachedPolicy(policy, out / "requests.jsonl")
         other: Any = CachedPolicy(base, out / "reference.jsonl") if base is not None else None
-        measured = evaluate_policy(cached, other, plan, say=_say(on_event))
+        measured = evaluate_policy(cached, other, plan, say=progress_of(tell))
+        for note in measured.notes:
+            tell("warning", {"text": note})
+        tell("writing", {"path": str(out)})
         return measured, write_evaluation(out, measured)
 
 
 def profile_from_names(
     model: str, goal: str, data: str, sampling: Sampling, out: Path | None, *, limit: int | None = None,
     options: LoadOptions | None = None, on_event: Listen | None = None,
-) -> tuple[Measured, dict[str, Any], Mapping[str, Path]]:  # fmt: skip
-    """What `valign profile` does."""
-    from valign.evaluation.measure import measure_profile
-
+) -> tuple[Measured, Mapping[str, Path]]:  # fmt: skip
+    """What `valign profile` does; with `out`, answers are logged there and an interrupted profile goes on."""
     made = make_goal(goal)
     if made.level != "value":
         raise ValignError(f"the goal is of level {made.level}", where="--goal", how="a profile needs a value goal, such as hhh_like")
+    tell = on_event or _nobody
     split = "test" if data == "builtin:dilemmas" else None
-    groups = list(read_source(Source(path=data, split=split, limit=limit)))
-    policy = load_policy(model, options)
-    say = _say(on_event)
-    measured = Measured(measure_profile(policy, groups, made, sampling=sampling, progress=say("responses")))  # type: ignore[arg-type]
+    groups, _ = read_sources([source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell)
     if out is None:
-        return measured, {}, {}
+        return _profile(load_policy(model, options), groups, made, sampling, tell), {}
+    from valign.evaluation.cached import CachedPolicy
     from valign.pipeline.reports import one_model
 
     with RunFolder(out):
+        tell("loading", {"name": model})
+        policy = load_policy(model, options)
+        cached: Any = CachedPolicy(policy, out / "requests.jsonl")
+        measured = _profile(cached, groups, made, sampling, tell)
         paths = dict(write_evaluation(out, measured))
-        report, drawn = one_model(policy, measured, made, out)
-        return measured, report, {**paths, **drawn}
+        return measured, {**paths, **one_model(policy, measured, made, out)}
+
+
+def _profile(policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen) -> Measured:
+    measured = Measured()
+    judge(policy, Plan(groups, goal, sampling=sampling), groups, measured, progress_of(tell))
+    return measured
+
+
+def _evaluation_request(policy: Policy, reference: Policy | None, plan: Plan) -> dict[str, Any]:
+    """What an evaluation was asked for: equal requests give equal results."""
+    sampling = {k: v for k, v in asdict(plan.sampling).items() if k != "stop"}
+    return {
+        "model": policy.id,
+        "model_sha256": _identity(policy),
+        "reference": reference.id if reference is not None else None,
+        "reference_sha256": _identity(reference) if reference is not None else None,
+        "goal": plan.goal.fingerprint() if plan.goal is not None else None,
+        "data": asked.digest(plan.groups),
+        "settings": {**sampling, "beta": plan.beta, "kl_prompts": plan.kl_prompts},
+    }
+
+
+def _identity(policy: Policy) -> str:
+    from valign.evaluation.cached import fingerprint
+
+    return fingerprint(policy)
 
 
 def comparison_recipe(
@@ -148,35 +213,34 @@ def _method(text: str) -> dict[str, Any]:
 
 
 def _training_data(
-    method: str, trains: bool, data: Sequence[str], limit: int | None, dev: float, seed: int
+    method: Method, data: Sequence[str], limit: int | None, dev: float, seed: int, tell: Listen
 ) -> tuple[list[Group], list[Group]]:
     from valign.data import split
 
-    if not trains:
+    if dev and (method.samples or not method.trains):
+        raise UsageError(f"method {method.name!r} has no loss on held-out data: --dev has no effect", where="--dev",
+                         how="leave it out, and measure with valign evaluate")  # fmt: skip
+    if not method.trains:
         return [], []
     if not data:
-        raise UsageError(f"method {method!r} trains: it needs data", where="--data", how="--data FILE, or --data builtin:dilemmas#train")
-    groups, _ = read_sources([source(d, limit) for d in data], seed)
+        raise UsageError(f"method {method.name!r} trains: it needs data", where="--data",
+                         how="--data FILE, or --data builtin:dilemmas#train")  # fmt: skip
+    groups, _ = read_sources([source(d, limit) for d in data], seed, tell)
     if not dev:
         return groups, []
     train, held = split(groups, dev, seed)
     return list(train), list(held)
 
 
-def _reward(name: str) -> Any:
+def reward_named(name: str) -> Any:
+    """A reward by its name on the command line."""
     from valign.rewards.registry import make
 
     return make(name)
 
 
-def _say(on_event: Listen | None) -> Callable[[str], Progress | None]:
-    def say(phase: str) -> Progress | None:
-        if on_event is None:
-            return None
-        on_event("measuring", {"subject": "", "what": phase})
-        return lambda done, total: on_event("progress", {"what": phase, "done": done, "total": total})
-
-    return say
+def _nobody(event: str, fields: Mapping[str, Any]) -> None:
+    """Nobody listens."""
 
 
 def _is_number(text: str) -> bool:

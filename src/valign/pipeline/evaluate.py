@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.evaluation import measure
 from valign.evaluation.result import Result
-from valign.evaluation.results_file import write_results
+from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal
 from valign.models.policy import Policy, Progress, Sampling
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
+RESULT, SAMPLES = "result.json", "samples.jsonl"
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     out, say = Measured(), say or (lambda phase: None)
     ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
     compared = [g for g in ranked if any(isinstance(f, (Comparison, Ranking, Score)) for f in g.feedback)]
-    if compared:
-        out.results += measure.measure_preference(
-            policy, reference, [_as_pairs(g) for g in compared], beta=plan.beta, progress=say("preferences")
-        )
+    pairs, same = _without_equal(_as_pairs(g) for g in compared)
+    if same:
+        out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
+    if pairs:
+        found = measure.measure_preference(policy, reference, pairs, beta=plan.beta, progress=say("preferences"))
+        out.results += [replace(r, notes=(*r.notes, *out.notes)) for r in found]
     if plan.goal is not None and ranked and _labelled(plan.goal, ranked):
         # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
         utilities = ["log_prob", "log_prob_mean", *(["implicit"] if reference is not None else [])]
@@ -73,7 +76,7 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
         out.results += _choices(policy, choices, say)
     prompts = [g for g in plan.groups if not g.choices and g.prompt]
     if prompts and plan.goal is not None and _can_score(plan.goal):
-        _judged(policy, plan, prompts, out, say)
+        judge(policy, plan, prompts, out, say)
     if prompts and reference is not None and plan.kl_prompts:
         out.results += _kl(policy, reference, prompts[: plan.kl_prompts], plan, say)
     tasks = [*plan.tax, *(g for g in plan.groups if "checks" in g.meta)]
@@ -89,12 +92,37 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     return out
 
 
+def progress_of(on_event: Callable[[str, Mapping[str, Any]], None] | None, subject: str = "") -> Say:
+    """Tells a listener which part is measured, and how far it is."""
+
+    def say(phase: str) -> Progress | None:
+        if on_event is None:
+            return None
+        on_event("measuring", {"subject": subject, "what": phase})
+        return lambda done, total: on_event("progress", {"what": phase, "done": done, "total": total})
+
+    return say
+
+
 def _as_pairs(group: Group) -> Group:
     from valign.data.convert import ranking_to_pairs, scores_to_pairs
 
     if any(group.of(Comparison)):
         return group
     return ranking_to_pairs(group) if any(group.of(Ranking)) else scores_to_pairs(group)
+
+
+def _without_equal(groups: Iterable[Group]) -> tuple[list[Group], int]:
+    """Groups without the comparisons of two equal texts, and how many those were."""
+    out, dropped = [], 0
+    for group in groups:
+        texts = [r.text for r in group.responses]
+        equal = [f for f in group.of(Comparison) if texts[f.chosen] == texts[f.rejected]]
+        dropped += len(equal)
+        kept = replace(group, feedback=tuple(f for f in group.feedback if f not in equal)) if equal else group
+        if any(kept.of(Comparison)):
+            out.append(kept)
+    return out, dropped
 
 
 def _labelled(goal: Goal, groups: Sequence[Group]) -> bool:
@@ -116,8 +144,8 @@ def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
     return [measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")]
 
 
-def _judged(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
-    """Responses to the groups' prompts, judged by the goal."""
+def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
+    """Responses to the groups' prompts, judged by the goal: its utility, the value profile, and the samples."""
     from valign.evaluation.measure.common import cluster_of, sample_groups
     from valign.evaluation.provenance import provenance
 
@@ -183,10 +211,23 @@ def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, 
 
 
 def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:
-    """`result.json` and `samples.jsonl` in `folder`, each whole or absent."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """`result.json` and `samples.jsonl` in `folder`, each whole or absent; the results come last.
+
+    Raises `ValignError` where the disk refuses.
+    """
     samples = "".join(json.dumps(s, ensure_ascii=False, allow_nan=False) + "\n" for s in measured.samples)
-    return {
-        "samples": write_whole(folder / "samples.jsonl", samples),
-        "results": write_results(measured.results, folder / "result.json"),
-    }
+    written = write_whole(folder / SAMPLES, samples)
+    try:
+        return {"samples": written, "results": write_results(measured.results, folder / RESULT)}
+    except OSError as error:
+        raise ValignError(f"cannot write: {error.strerror}", where=str(folder / RESULT),
+                          how="make room and run the same command again: nothing is measured twice") from error  # fmt: skip
+
+
+def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:
+    """What `write_evaluation` wrote; None where it is not there whole."""
+    paths = {"samples": folder / SAMPLES, "results": folder / RESULT}
+    if not all(p.is_file() for p in paths.values()):
+        return None
+    rows = [json.loads(x) for x in paths["samples"].read_text(encoding="utf-8").splitlines()]
+    return Measured(read_results(paths["results"]), rows), paths

@@ -68,14 +68,13 @@ def _save(
     return policy
 
 
-def clear(out: Path) -> None:
-    """Remove a policy and its run (but the lock, which is ours) from `out`; other files stay."""
-    (out / MANIFEST).unlink(missing_ok=True)
-    for pattern in OURS:
-        for file in out.glob(pattern):
-            if file.is_file():
-                file.unlink()
-    for place in (out / "run").iterdir():
+def clear(out: Path, *, policy: bool, run: bool) -> None:
+    """Remove the policy from `out`, and what its run left (but the lock, which is ours); other files stay."""
+    if policy:
+        (out / MANIFEST).unlink(missing_ok=True)
+        for file in (f for pattern in OURS for f in out.glob(pattern) if f.is_file()):
+            file.unlink(missing_ok=True)
+    for place in (out / "run").iterdir() if run else ():
         if place.is_dir():
             shutil.rmtree(place)
         elif place.name != "lock":

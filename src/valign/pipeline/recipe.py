@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +20,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from valign.errors import UsageError, ValignError
+from valign.errors import UsageError
 
 PLACEHOLDER = "DATA"  # a path that the command line must give
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-5 as text
 
 
 class _Strict(BaseModel):
@@ -75,6 +77,9 @@ class MethodSpec(_Strict):
         return self.label or self.name
 
 
+Named = Annotated[MethodSpec, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
+
+
 class EvaluateSpec(_Strict):
     """What is measured."""
 
@@ -95,8 +100,8 @@ class Recipe(_Strict):
     goal: str | dict[str, Any] | None = None
     data: Sources = []
     dev: Sources = []  # for evaluation while training and for early stopping
-    method: MethodSpec | None = None
-    methods: list[MethodSpec] = []
+    method: Named | None = None
+    methods: list[Named] = []
     evaluate: EvaluateSpec = EvaluateSpec()
     out: str = ""
     seed: int = 0
@@ -111,17 +116,16 @@ class Recipe(_Strict):
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
     """A recipe from a YAML file (or a built-in name), with `--set` overrides and the data file of the command line."""
+    from valign.goals.files import read_yaml
+
     file = find_recipe(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValignError(f"the recipe cannot be read: {' '.join(str(error).split())}", where=str(file)) from error
-    if not isinstance(content, dict):
-        raise ValignError("the recipe is not a mapping", where=str(file), how="see `valign run --help` for its keys")
+    content = read_yaml(file)  # plain values only: no tags, no key given twice
     for override in overrides:
         set_key(content, override)
-    content = _place(content, data, str(file))
-    return parse(content, str(file))
+    if data is not None and not _asks(content):
+        raise UsageError("the recipe names its data itself: --data has no effect", where=str(file),
+                         how="change it with --set data.path=FILE, or write path: DATA in the recipe")  # fmt: skip
+    return parse(_place(content, data, str(file)), str(file))
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -133,6 +137,10 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     if not recipe.all_methods:
         raise UsageError("the recipe names no method", where=where, how="method: {name: dpo} or methods: [...]")
     titles = [m.title for m in recipe.all_methods]
+    for title in titles:  # each becomes a folder's name
+        if title != Path(title).name or title in ("", ".", "..", "base"):
+            raise UsageError(f"{title!r} cannot name a method", where=f"{where}: methods",
+                             how='a label holds no slash, and "base" is the model before alignment')  # fmt: skip
     twice = sorted({t for t in titles if titles.count(t) > 1})
     if twice:
         raise UsageError(f"two methods are called {', '.join(twice)}", where=f"{where}: methods", how="give each a label")
@@ -159,8 +167,8 @@ def set_key(content: dict[str, Any], override: str) -> None:
         raise UsageError(f"{override!r} is not KEY=VALUE", where="--set", how="for example --set method.beta=0.2")
     value = parse_value(text)
     node: Any = content
-    parts = key.split(".")
-    for part in parts[:-1]:
+    *path, last = _of_methods(content, key.split("."), key)
+    for part in path:
         if isinstance(node, list):
             node = _named(node, part, key)
             continue
@@ -175,14 +183,28 @@ def set_key(content: dict[str, Any], override: str) -> None:
             raise UsageError(f"{part!r} holds a value, not keys", where=f"--set {key}")
     if isinstance(node, list):
         raise UsageError("this key is a list", where=f"--set {key}", how="name the entry: methods.NAME.KEY=VALUE")
-    node[parts[-1]] = value
+    node[last] = value
+
+
+def _of_methods(content: Mapping[str, Any], parts: list[str], key: str) -> list[str]:
+    """`method.KEY` where the recipe has `methods`: their only one, or an error that names them."""
+    listed = content.get("methods")
+    if parts[0] != "method" or len(parts) < 2 or content.get("method") is not None or not isinstance(listed, list):
+        return parts
+    names = [str(m.get("label") or m.get("name")) for m in listed if isinstance(m, dict)]
+    if len(names) != 1:
+        raise UsageError("the recipe has several methods", where=f"--set {key}",
+                         how=f"name one: methods.NAME.{parts[-1]}=VALUE, NAME one of {', '.join(names)}")  # fmt: skip
+    return ["methods", names[0], *parts[1:]]
 
 
 def parse_value(text: str) -> Any:
     """A value as YAML reads it, with numbers such as 1e-5 as numbers."""
+    if _NUMBER.fullmatch(text.strip()):
+        return float(text)
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
 
 
@@ -205,6 +227,13 @@ def _place(content: Any, data: str | None, where: str) -> Any:
             raise UsageError("the recipe leaves the data file to the command line", where=where, how="--data FILE")
         return data
     return content
+
+
+def _asks(content: Any) -> bool:
+    """Whether the recipe says DATA somewhere."""
+    if isinstance(content, dict):
+        return any(map(_asks, content.values()))
+    return any(map(_asks, content)) if isinstance(content, list) else content == PLACEHOLDER
 
 
 def _say(error: Any) -> str:

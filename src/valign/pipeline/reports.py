@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from valign.engine.run import write_whole
-from valign.errors import ValignError
+from valign.errors import DataError, ValignError
 from valign.evaluation.results_file import read_results
 from valign.goals.base import Goal
 from valign.models.policy import Policy
-from valign.pipeline.evaluate import Measured
+from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
 
 def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
@@ -21,22 +22,21 @@ def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
     from valign.report import method_report, redraw, write_report
 
     file = _find(source)
-    if file.name != "result.json" and _is_report(file):
-        if out is None:
-            return {"html": redraw(file)}
-        return write_report(json.loads(file.read_text(encoding="utf-8")), out)
+    content = _content(file)
+    if "sections" in content:
+        return {"html": redraw(file)} if out is None else write_report(content, out)
     results = read_results(file)
     if not results:
         raise ValignError("the file holds no results", where=str(file))
-    subject = results[0].subject
-    samples = file.with_name("samples.jsonl")
-    rows = [json.loads(x) for x in samples.read_text(encoding="utf-8").splitlines()] if samples.exists() else []
-    goal = {"id": "none", "level": results[0].level, "title": "no goal stored", "text": ""}
-    report = method_report([_subject({"id": subject}, results, rows)], goal=goal, title=subject, created=time.strftime("%Y-%m-%d"))
+    first = next((r for r in results if not r.subject.startswith("baseline")), results[0])
+    rows = _samples(file.with_name(SAMPLES))
+    goal = {"id": "none", "level": first.level, "title": "no goal stored", "text": ""}
+    report = method_report([_subject({"id": first.subject}, results, rows)], goal=goal, title=first.subject,
+                           created=time.strftime("%Y-%m-%d"))  # fmt: skip
     return write_report(report, out or file.parent)
 
 
-def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> tuple[dict[str, Any], Mapping[str, Path]]:
+def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> Mapping[str, Path]:
     """A report on one policy against one goal."""
     from valign.pipeline.compare import goal_json, profile_of
     from valign.report import method_report, write_report
@@ -44,34 +44,49 @@ def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> tupl
     subject = _subject(policy.card(), measured.results, measured.samples, profile_of(measured, goal))
     report = method_report([subject], goal=goal_json(goal), primary="profile", title=f"values of {policy.id}",
                            created=time.strftime("%Y-%m-%d"))  # fmt: skip
-    return report, write_report(report, out)
+    return write_report(report, out)
 
 
-def follow(source: Path, every: float, *, say: Callable[[str], None], out: Path | None = None) -> None:
-    """Print a run's state until it ends, and keep a small page of it up to date.
+def follow(source: Path, every: float, out: Path | None = None) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """(summary, page) of a run at every look, until it ends; the page is a small one that is kept up to date.
 
     source  a run's folder: the one with log.jsonl, or one that holds it (a policy folder, a comparison)
+    every   seconds between two looks        out  the page, or the folder for it; default: the run's folder
+    Raises `ValignError` where there is no run, neither finished nor running.
     """
-    from rich.console import Console
-
     from valign.report import run_summary, watch_page
-    from valign.report.text import run_text
 
-    first = _run_of(source)
-    page = (out or first) / "watch.html" if (out is None or out.suffix == "") else out
-    say(f"page: {page}")
-    out_of = Console(highlight=False)
-    shown: Any = None
     while True:
         run = _run_of(source)
-        summary = run_summary(run)
-        write_whole(page, watch_page(run))
-        if (state := (str(run), summary["step"], summary["state"])) != shown:
-            out_of.print(run_text(summary))
-            shown = state
-        if not _is_running(source) and not _is_running(run):
+        # asked before the log is read: what the last look finds is then the end of the run
+        running = is_running(source) or (run is not None and is_running(run))
+        if run is not None:
+            page = _page(out or run)
+            write_whole(page, watch_page(run))
+            yield run_summary(run), page
+        elif not running:
+            raise ValignError("there is no log of a run", where=str(source), how="name a folder that valign align or run wrote")
+        if not running:
             return
         time.sleep(every)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process that is alive owns the folder, or the `run` in it. What another host owns counts as alive."""
+    import psutil
+
+    for lock in (folder / "lock", folder / "run" / "lock"):
+        try:
+            host, pid = lock.read_text().split()
+        except (OSError, ValueError):
+            continue
+        if host != socket.gethostname() or psutil.pid_exists(int(pid)):
+            return True
+    return False
+
+
+def _page(out: Path) -> Path:
+    return out if out.suffix else out / "watch.html"
 
 
 def _subject(card: Mapping[str, Any], results: Any, samples: Any, profile: Any = None) -> Any:
@@ -81,28 +96,38 @@ def _subject(card: Mapping[str, Any], results: Any, samples: Any, profile: Any =
 
 
 def _find(source: Path) -> Path:
-    for name in ("", "report.json", "result.json", "evaluation/result.json"):
+    for name in ("", "report.json", RESULT, f"evaluation/{RESULT}"):
         file = source / name if name else source
         if file.is_file():
             return file
-    raise ValignError("there is no report.json and no result.json", where=str(source), how="valign evaluate or valign run write them")
+    raise ValignError("there is no report.json and no result.json", where=str(source),
+                      how=["valign evaluate or valign run write them", "follow a training run with --watch"])  # fmt: skip
 
 
-def _is_report(file: Path) -> bool:
+def _content(file: Path) -> dict[str, Any]:
     try:
-        return "sections" in json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValignError(f"not JSON: {error}", where=str(file)) from error
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"not JSON: {error}", where=str(file), how="name a report.json or a result.json") from error
+    if not isinstance(content, dict):
+        raise DataError("neither a report nor results", where=str(file), how="name a report.json or a result.json")
+    return content
 
 
-def _run_of(source: Path) -> Path:
+def _samples(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again") from error
+    return rows
+
+
+def _run_of(source: Path) -> Path | None:
     """The folder of the newest log under `source`."""
     logs = [p for p in (source / "log.jsonl", source / "run" / "log.jsonl") if p.exists()]
     logs += source.glob("methods/*/run/log.jsonl")
-    if not logs:
-        raise ValignError("there is no log of a run", where=str(source), how="name a folder that valign align or run wrote")
-    return max(logs, key=lambda p: p.stat().st_mtime).parent
-
-
-def _is_running(folder: Path) -> bool:
-    return (folder / "lock").exists()
+    return max(logs, key=lambda p: p.stat().st_mtime).parent if logs else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from valign.data.group import Group
 from valign.errors import ValignError
-from valign.pipeline.credentials import hidden
+from valign.models.credentials import hidden
 
 FILE = "request.json"
 HOW = ("choose another --out", "or start again with --force")
@@ -35,24 +35,24 @@ def text(request: Mapping[str, Any]) -> str:
     return json.dumps(plain(request), indent=1, ensure_ascii=False, sort_keys=True)
 
 
-def is_repeated(file: Path, request: Mapping[str, Any], *, force: bool) -> bool:
-    """Whether `file` holds this very request (False too where there is none, or where `force` says to start again).
+def is_repeated(out: Path, file: Path, request: Mapping[str, Any], *, force: bool, lost: bool) -> bool:
+    """Whether `file` in `out` holds this very request. False where there is none, and where `force` starts again.
 
+    lost  whether starting again would lose work: without that another request is no reason to refuse
     Raises `ValignError` listing what changed when it holds another one.
     """
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
-        if force:
+        if force or not lost:
             return False
         raise ValignError(f"cannot be read: {error}", where=str(file), how=HOW) from error
-    if force:
-        return False
-    if changed := changes(before, plain(request)):
-        raise ValignError(f"the folder holds a run with other settings: {', '.join(changed)}", where=str(file.parent), how=HOW)
-    return True
+    changed = changes(before, plain(request))
+    if changed and lost and not force:
+        raise ValignError(f"the folder holds a run with other settings: {', '.join(changed)}", where=str(out), how=HOW)
+    return not changed and not force
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,18 +1,27 @@
-"""Trackers: the events of a run, sent to a tool that the user names. Nothing is sent anywhere unless asked for.
+"""Trackers: the numbers of a run, sent to a tool that the user names. Nothing is sent anywhere unless asked for.
 
-One small interface: `log(step, numbers)` and `close()`. Each tracker is an extra, imported only here.
+One small interface: `log(step, numbers)` and `close()`. Each tracker is an extra, imported only here. A tracker that
+fails on the way is left out with a warning: it never costs a run its result.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from valign.errors import UsageError, unknown
 
 Listen = Callable[[str, Mapping[str, Any]], None]
+MODULES = {
+    "tensorboard": "torch.utils.tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
+}
 
 
 class Tracker(Protocol):
@@ -24,10 +33,8 @@ class Tracker(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, name: str, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder / "run" / "tensorboard"))
+    def __init__(self, module: Any, name: str, folder: Path) -> None:
+        self.writer = module.SummaryWriter(str(folder / "run" / "tensorboard"))
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         for key, value in numbers.items():
@@ -38,7 +45,7 @@ class _TensorBoard:
 
 
 class _Run:
-    """Tools with the `init`, `log`, `finish` of Weights & Biases."""
+    """Weights & Biases and trackio: `init`, `log`, `finish`."""
 
     def __init__(self, module: Any, name: str, folder: Path) -> None:
         self.module = module
@@ -51,63 +58,77 @@ class _Run:
         self.module.finish()
 
 
-class _Wandb(_Run):
-    def __init__(self, name: str, folder: Path) -> None:
-        import wandb
-
-        super().__init__(wandb, name, folder)
-
-
-class _Trackio(_Run):
-    def __init__(self, name: str, folder: Path) -> None:
-        import trackio
-
-        super().__init__(trackio, name, folder)
-
-
 class _MLflow:
-    def __init__(self, name: str, folder: Path) -> None:
-        import mlflow
-
-        self.mlflow = mlflow
-        mlflow.start_run(run_name=name)
+    def __init__(self, module: Any, name: str, folder: Path) -> None:
+        self.module = module
+        module.start_run(run_name=name)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.mlflow.log_metrics(dict(numbers), step=step)
+        self.module.log_metrics(dict(numbers), step=step)
 
     def close(self) -> None:
-        self.mlflow.end_run()
+        self.module.end_run()
 
 
-TRACKERS: dict[str, Callable[[str, Path], Tracker]] = {
+TRACKERS: dict[str, Callable[[Any, str, Path], Tracker]] = {
     "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "trackio": _Trackio,
+    "wandb": _Run,
+    "trackio": _Run,
     "mlflow": _MLflow,
 }
 
 
 @contextmanager
 def trackers(names: Sequence[str], out: Path, listen: Listen) -> Iterator[Listen]:
-    """A listener that also tells the named trackers about every step. Raises `UsageError` for one that is not there."""
-    made: list[Tracker] = []
-    for name in names:
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS, where="--track")
-        try:
-            made.append(TRACKERS[name](out.name, out))
-        except ImportError as error:
-            raise UsageError(f"{name} is not installed", where="--track", how=f"pip install 'valign[{name}]'") from error
+    """A listener that also tells the named trackers about every step and evaluation.
 
-    def both(event: str, fields: Mapping[str, Any]) -> None:
-        listen(event, fields)
-        if event in ("step", "eval"):
-            numbers = {f"{event}/{k}": float(v) for k, v in fields.items() if isinstance(v, (int, float)) and k != "step"}
-            for tracker in made:
-                tracker.log(int(fields["step"]), numbers)
-
+    They start with the first number, so that a run that is refused leaves nothing with them. Raises `UsageError` at once
+    for one that is unknown or not installed, with the line that installs it.
+    """
+    sink = _Sink({name: _module(name) for name in dict.fromkeys(names)}, out, listen)
     try:
-        yield both if made else listen
+        yield sink if names else listen
     finally:
-        for tracker in made:
-            tracker.close()
+        sink.close()
+
+
+def _module(name: str) -> Any:
+    if name not in TRACKERS:
+        raise unknown("tracker", name, TRACKERS, where="--track")
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise UsageError(f"{name} is not installed", where="--track", how=f"pip install 'valign[{name}]'") from error
+
+
+class _Sink:
+    def __init__(self, modules: Mapping[str, Any], out: Path, listen: Listen) -> None:
+        self.waiting, self.out, self.listen = dict(modules), out, listen
+        self.open: dict[str, Tracker] = {}
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        self.listen(event, fields)
+        if event not in ("step", "eval"):
+            return
+        numbers = {f"{event}/{k}": float(v) for k, v in fields.items() if isinstance(v, (int, float)) and k != "step"}
+        for name, module in self.waiting.items():
+            made = self._try(name, partial(TRACKERS[name], module, self.out.name, self.out))
+            if made is not None:
+                self.open[name] = made
+        self.waiting = {}
+        for name, tracker in list(self.open.items()):
+            self._try(name, partial(tracker.log, int(fields["step"]), numbers))
+
+    def close(self) -> None:
+        for name, tracker in list(self.open.items()):
+            self._try(name, tracker.close)
+        self.open.clear()
+
+    def _try(self, name: str, act: Callable[[], Any]) -> Any:
+        """What `act` gives; a tool that fails (no login, no network) is left out of the rest of the run."""
+        try:
+            return act()
+        except Exception as error:  # whatever another project's tool may raise
+            self.open.pop(name, None)
+            self.listen("warning", {"text": f"tracker {name} failed and is left out: {error}"})
+            return None

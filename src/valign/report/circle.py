@@ -20,7 +20,7 @@ from valign.report.visible import attribute, plain
 RIM = 150.0  # radius of +1
 BAND = 20.0  # width of the ring that names the groups
 SIDE, TOP = 285.0, 218.0  # half of the large drawing
-SMALL = 186.0  # half of a small one
+SMALL = 204.0  # half of a small one
 Point = tuple[float, float]
 
 
@@ -110,7 +110,7 @@ def _names(data: Node, *, short: bool) -> Markup:
     out = []
     extra = BAND + 16 if data.bands else 14
     for s in data.spokes:
-        x, y = _at(value(s.angle), RIM + (extra if data.bands and not short else 14))
+        x, y = _at(value(s.angle), RIM + (extra if data.bands and not short else 22 if short else 14))
         anchor = "middle" if abs(x) < 30 else "start" if x > 0 else "end"
         long = str(s.name) if len(str(s.name)) <= 18 else f"{str(s.name)[:17]}…"
         text = (
@@ -147,10 +147,25 @@ def _whiskers(policy: Node, data: Node, kind: str) -> Markup:
     return Markup("".join(out))
 
 
-def _full_target(data: Node) -> dict[str, float]:
-    """The target with 0 where the goal names no number: a target of neither for nor against."""
-    given = value(data.target) or {}
-    return {str(s.id): given.get(str(s.id), 0.0) for s in data.spokes} if given else {}
+def _target(data: Node, small: bool = False) -> Markup:
+    """A polygon where the target covers every dimension; else a diamond on each spoke that it names.
+
+    A line from the ring of 0 leads to the diamond: how far the goal asks to go, and which way.
+    """
+    wanted, (low, high) = value(data.target) or {}, value(data.range)
+    if wanted and all(str(s.id) in wanted for s in data.spokes):
+        return _polygon(data, wanted, "target")
+    size = 11 if small else 6
+    out = []
+    for s in data.spokes:
+        if str(s.id) in wanted:
+            angle, end = value(s.angle), _radius(wanted[str(s.id)], low, high)
+            (x0, y0), (x, y) = _at(angle, _radius(0, low, high)), _at(angle, end)
+            out.append(f'<line class="target" x1="{x0}" y1="{y0}" x2="{x}" y2="{y}"/>')
+            out.append(
+                f'<path class="aim" d="M{x} {y - size} l{size} {size} l{-size} {size} l{-size} {-size} z"/>'
+            )
+    return Markup("".join(out))
 
 
 def _large(data: Node, subjects: dict[str, Node], policies: Sequence[Node]) -> Markup:
@@ -195,9 +210,9 @@ def _large(data: Node, subjects: dict[str, Node], policies: Sequence[Node]) -> M
         _frame(data),
         _bands(data, "band"),
         _names(data, short=False),
-        _polygon(data, _full_target(data), "target"),
         before,
         Markup("").join(layers),
+        _target(data),
         scale,
     )
 
@@ -219,9 +234,9 @@ def _small(policy: Node, data: Node, subjects: dict[str, Node]) -> Markup:
         plain(subject.label),
         _frame(data),
         _names(data, short=True),
-        _polygon(data, _full_target(data), "target"),
         before,
         _polygon(data, value(policy["values"]), f"area c{c}"),
+        _target(data, small=True),
         mark(subject),
         subject.label,
     )
@@ -242,7 +257,12 @@ def _pick(policy: Node, subject: Node, data: Node) -> Markup:
 def _key(data: Node, subjects: dict[str, Node]) -> Markup:
     base = subjects.get(str(data.base))
     rows = (
-        [Markup('<li><svg class="key"><line class="target" x1="0" x2="26" y1="7" y2="7"/></svg>target</li>')]
+        [
+            Markup(
+                '<li><svg class="key"><line class="target" x1="0" x2="26" y1="7" y2="7"/>'
+                '<path class="aim" d="M20 2 l5 5 l-5 5 l-5 -5 z"/></svg>target</li>'
+            )
+        ]
         if data.target
         else []
     )
@@ -279,7 +299,7 @@ def _numbers(data: Node, subjects: dict[str, Node], open: bool) -> Markup:
         goal = (
             num(data.target[key], "plain", signed=True)
             if key in (value(data.target) or {})
-            else Markup('<span class="none">0</span>')
+            else Markup('<span class="none" title="not part of the target">–</span>')
         )
         cells = Markup("").join(
             Markup('<td data-subject="{}">{}</td>').format(

@@ -148,7 +148,7 @@ def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
                 column.title,
                 column.meaning,
                 Markup("").join(rows),
-                scale([(a, f"{a:.2g} {b}") for a, b in anchors], (0, 1)),
+                scale([(a, f"{a:.2g} {b}") for a, b in anchors], (0, 1), width=130.0),
             )
         )
     return Markup('<div class="panels matrix">{}</div>').format(Markup("").join(panels))

@@ -218,6 +218,14 @@ def test_the_circle_has_nine_wedges_and_four_groups(seven: dict[str, Any]):
     assert data["policies"][0]["circle"]["null_r2"] == pytest.approx(2 / 9)
 
 
+def test_an_unnamed_dimension_is_a_target_of_zero_only_where_it_is_weighed():
+    one = SubjectReport(policy={"id": "m"}, profile={"values": {"care": 0.5, "loyalty": 0.2, "liberty": 0.1}})
+    goal = {"target": {"care": 1.0}}
+    for weights, whole in (("named", False), ("ones", True), ([1, 1, 1], True), ([1, 0, 1], False)):
+        found = figure([one], {**goal, "weights": weights}, None, None)
+        assert found is not None and len(found["data"]["target"]) == (3 if whole else 1), weights
+
+
 def test_other_theories_get_a_radar():
     one = SubjectReport(
         policy={"id": "m"}, profile={"values": {"care": 0.5, "loyalty": None, "liberty": 0.1}, "n": 9}

@@ -35,7 +35,7 @@ def figure(
         "theory": theory.get("id") if isinstance(theory, Mapping) else theory,
         "range": [-1, 1],
         "spokes": spokes,
-        "target": wanted,
+        "target": _whole(wanted, goal, spokes),
         "base": base,
         "bands": bands,
         "policies": shown,
@@ -78,6 +78,19 @@ def target(goal: Mapping[str, Any]) -> dict[str, float]:
         except ValignError:
             return {}  # the name of a target of someone else's; the goal's text still says it
     return {str(k): float(v) for k, v in given.items()} if isinstance(given, Mapping) else {}
+
+
+def _whole(wanted: dict[str, float], goal: Mapping[str, Any], spokes: Sequence[Row]) -> dict[str, float]:
+    """The target over all dimensions where the goal weighs them all: an unnamed one is then a target of 0."""
+    weights = goal.get("weights")
+    listed = list(weights.values()) if isinstance(weights, Mapping) else weights
+    every = weights == "ones" or (
+        isinstance(listed, Sequence)
+        and not isinstance(listed, str)
+        and len(listed) == len(spokes)
+        and all(listed)
+    )
+    return {s["id"]: wanted.get(s["id"], 0.0) for s in spokes} if wanted and every else wanted
 
 
 def _dimensions(goal: Mapping[str, Any], used: Sequence[str]) -> tuple[list[Row], str]:

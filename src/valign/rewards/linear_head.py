@@ -171,10 +171,13 @@ def save(head: LinearHead, path: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays = {n: getattr(head, n) for n in ARRAYS}
-    stored = {n: a.astype(np.float16) if n in ("weight",) else a for n, a in arrays.items()}
+    stored = {n: a.astype(np.float16) if n == "weight" else a for n, a in arrays.items()}
     about = {"names": list(head.names), "model": head.model, "layers": list(head.layers)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({n: np.ascontiguousarray(a) for n, a in stored.items()}, path, {"head": json.dumps(about)})
+    partial = path.with_name(path.name + ".partial")
+    save_file({n: np.ascontiguousarray(a) for n, a in stored.items()}, partial, {"head": json.dumps(about)})
+    partial.chmod(0o644)  # safetensors writes for the owner alone, but these files are installed for all
+    partial.replace(path)
     text = json.dumps(dict(head.card), indent=1, ensure_ascii=False, allow_nan=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 

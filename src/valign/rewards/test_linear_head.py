@@ -64,6 +64,16 @@ def test_clusters_never_stand_on_both_sides():
     assert len(set(fold)) == 5
 
 
+def test_what_marks_a_situation_is_no_knowledge():
+    """Features that only name the situation predict nothing on held-out rows, though they would within it."""
+    rng = np.random.default_rng(4)
+    names = np.repeat(np.arange(60), 4)
+    features = rng.normal(size=(60, 1, 80))[names].astype(np.float32)
+    labels = rng.choice([-1.0, 0.0, 1.0], size=(60, 1))[names]
+    held = linear_head.fit(features, labels, [str(i) for i in names], ["a"], model="m", layers=[1]).held_out
+    assert np.corrcoef(held[:, 0], labels[:, 0])[0, 1] < 0.3
+
+
 def test_unknown_rows_stay_unknown(fitted):
     features = planted()[0][:3].copy()
     features[1] = np.nan

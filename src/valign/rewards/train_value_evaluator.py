@@ -21,6 +21,7 @@ from valign.data.group import Group
 from valign.errors import require
 from valign.goals.base import Array
 from valign.goals.loading import load_goal
+from valign.goals.principle import load_principles
 from valign.goals.theory import load_theory
 from valign.goals.value import ValueGoal
 from valign.rewards import head_metrics as m
@@ -66,30 +67,35 @@ class Rows:
     labels: Array
     clusters: list[str]
 
-    def at(self, columns: Sequence[int]) -> Floats:
-        return self.states[:, list(columns)]
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the data with every layer's states, read once: (n_responses, all layers, width) per group."""
 
-def rows_of(
-    model: LoadedModel, groups: Sequence[Group], layers: Sequence[int], labels: Sequence[Array]
-) -> Rows:
-    """Every response that has a token and labels."""
-    states, y = np.concatenate(mean_states(model, groups, layers)), np.concatenate(list(labels))
-    clusters = [g.cluster or g.id for g in groups for _ in g.responses]
-    keep = np.isfinite(y).all(1) & np.isfinite(states[:, 0, 0])
-    return Rows(states[keep], y[keep], [c for c, k in zip(clusters, keep, strict=True) if k])
+    groups: Sequence[Group]
+    states: Sequence[Floats]
+
+    @classmethod
+    def read(cls, model: LoadedModel, groups: Sequence[Group]) -> Part:
+        log.info("reading %d responses", sum(len(g.responses) for g in groups))
+        return cls(groups, mean_states(model, groups, range(layers_of(model))))
+
+    def rows(self, labels: Sequence[Array], layers: Sequence[int]) -> Rows:
+        """Every response that has a token and labels (n_responses, outputs)."""
+        states, y = np.concatenate(self.states)[:, list(layers)], np.concatenate(list(labels))
+        clusters = [g.cluster or g.id for g in self.groups for _ in g.responses]
+        keep = np.isfinite(y).all(1) & np.isfinite(states[:, 0, 0])
+        return Rows(states[keep], y[keep], [c for c, k in zip(clusters, keep, strict=True) if k])
 
 
 def choose(
-    rows: Rows, candidates: dict[str, Sequence[int]], names: Sequence[str], layers: Sequence[int], model: str
+    rows: Rows, candidates: dict[str, Sequence[int]], names: Sequence[str], model: str
 ) -> tuple[str, Fit]:
-    """The layer set whose held-out predictions have the smallest squared error."""
+    """The layer set whose held-out predictions have the smallest squared error; rows hold every layer."""
     fits = {}
-    for name, chosen in candidates.items():
-        columns = [list(layers).index(k) for k in chosen]
-        fits[name] = linear_head.fit(
-            rows.at(columns), rows.labels, rows.clusters, names, model=model, layers=chosen
-        )
+    for name, layers in candidates.items():
+        states = rows.states[:, list(layers)]
+        fits[name] = linear_head.fit(states, rows.labels, rows.clusters, names, model=model, layers=layers)
         log.info("%s: mean squared error %.4f", name, error(rows, fits[name]))
     best = min(fits, key=lambda name: error(rows, fits[name]))
     return best, fits[best]
@@ -122,11 +128,10 @@ def with_interval(statistic: Callable[[Any], float], clusters: Sequence[str], dr
     return {k: None if np.isnan(v) else round(float(v), 4) for k, v in numbers.items()}
 
 
-def judge(
-    head: LinearHead, states: Floats, labels: Array, clusters: Sequence[str], draws: int = 2000
-) -> dict[str, Any]:
+def judge(head: LinearHead, rows: Rows, draws: int = 2000) -> dict[str, Any]:
     """Every number of the card for one part of the data, each with a 95 % interval over situations."""
-    values = head(states)
+    labels, clusters = rows.labels, rows.clusters
+    values = head(rows.states)
     called, zeros = head.classes(values), np.zeros_like(labels)
 
     def over(metric: Callable[[Array, Array], float], found: Array) -> dict[str, Any]:
@@ -185,58 +190,42 @@ def order_agreement(groups: Sequence[Group], values: Sequence[Array], draws: int
 
 
 def train_values(
-    model: LoadedModel,
-    train: Sequence[Group],
-    test: Sequence[Group],
-    data: dict[str, Any],
-    shifted: Sequence[Group],
+    model: LoadedModel, train: Part, test: Part, shifted: Part | None, data: dict[str, Any]
 ) -> LinearHead:
     """The head on ten values, with its card."""
-    layers = tuple(range(layers_of(model)))
-    names = load_theory(THEORY).ids
-    rows = rows_of(model, train, layers, label_rows(train))
-    name, fitted = choose(rows, candidates(model), names, layers, model.digest)
+    every = range(layers_of(model))
+    rows = train.rows(label_rows(train.groups), every)
+    name, fitted = choose(rows, candidates(model), load_theory(THEORY).ids, model.digest)
     head = fitted.head
-    test_states = mean_states(model, test, head.layers)
-    values = [head(x) for x in test_states]
-    held = rows_of(model, test, head.layers, label_rows(test))
+    values = [head(states[:, list(head.layers)]) for states in test.states]
     card = common_card(model, fitted, name, rows, data)
-    card["test"] = judge(head, held.states, held.labels, held.clusters) | {
-        "order_agreement": order_agreement(test, values)
-    }
+    card["test"] = judge(head, test.rows(label_rows(test.groups), head.layers))
+    card["test"]["order_agreement"] = order_agreement(test.groups, values)
     if shifted:
-        other = rows_of(model, shifted, head.layers, label_rows(shifted))
-        card["shifted"] = {"source": "Value FULCRA, first rows; used for this test only"} | judge(
-            head, other.states, other.labels, other.clusters
-        )
+        source = f"the first {len(shifted.groups)} dialogues of Value FULCRA; used for this test only"
+        other = judge(head, shifted.rows(label_rows(shifted.groups), head.layers))
+        card["shifted"] = {"source": source, **other}
     return replace(head, card=card)
 
 
 def train_verdicts(
-    model: LoadedModel,
-    layers: Sequence[int],
-    train: Sequence[Group],
-    test: Sequence[Group],
-    data: dict[str, Any],
+    model: LoadedModel, layers: Sequence[int], train: Part, test: Part, data: dict[str, Any]
 ) -> LinearHead:
     """The head on the principles that are broken often enough to be learned, with its card."""
-    goal = load_goal("core")
-    every = goal.ids  # type: ignore[attr-defined]
-    counts = dict(zip(every, (np.concatenate(verdict_rows(train, every)) < 0).sum(0), strict=True))
-    names = [name for name in every if counts[name] >= MIN_BROKEN]
-    rows = rows_of(model, train, layers, verdict_rows(train, names))
+    known = [p.id for p in load_principles("core").principles]
+    broken = (np.concatenate(verdict_rows(train.groups, known)) < 0).sum(0)
+    names = [name for name, n in zip(known, broken, strict=True) if n >= MIN_BROKEN]
+    rows = train.rows(verdict_rows(train.groups, names), layers)
     fitted = linear_head.fit(
         rows.states, rows.labels, rows.clusters, names, model=model.digest, layers=layers
     )
-    held = rows_of(model, test, layers, verdict_rows(test, names))
+    held = test.rows(verdict_rows(test.groups, names), layers)
     values = fitted.head(held.states)
-    card = common_card(model, fitted, "those of the value head", rows, data)
-    card["min_broken"] = MIN_BROKEN
-    card["test"] = judge(fitted.head, held.states, held.labels, held.clusters)
+    card = common_card(model, fitted, "those of the value head", rows, data) | {"min_broken": MIN_BROKEN}
+    card["test"] = judge(fitted.head, held)
     for k, name in enumerate(names):
-        card["test"]["per_output"][name]["auc_broken"] = broken_auc(
-            held.labels[:, k], values[:, k], held.clusters
-        )
+        found = broken_auc(held.labels[:, k], values[:, k], held.clusters)
+        card["test"]["per_output"][name]["auc_broken"] = found
     return replace(fitted.head, card=card)
 
 
@@ -293,9 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(bool(train and test), "dilemmas", len(dilemmas), "a set with train, dev and test parts")
     shifted = list(read(options.fulcra, format="fulcra", limit=FULCRA_ROWS)) if options.fulcra else []
     data = {"source": dilemmas.source, "sha256": dilemmas.sha256, "licence": dilemmas.licence}
-    values = train_values(model, train, test, data, shifted)
+    parts = Part.read(model, train), Part.read(model, test)
+    values = train_values(model, *parts, Part.read(model, shifted) if shifted else None, data)
     linear_head.save(values, options.out / VALUES_FILE)
-    verdicts = train_verdicts(model, values.layers, train, test, data)
+    verdicts = train_verdicts(model, values.layers, *parts, data)
     linear_head.save(verdicts, options.out / VERDICTS_FILE)
     log.info("test macro-F1 %s, written to %s", values.card["test"]["macro_f1"], options.out)
 

@@ -1,0 +1,155 @@
+"""Reference log-probs: computed once, found again by content, and never another policy's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from valign.engine.items import Item, collate
+from valign.engine.reference import Reference, stored_references
+from valign.engine.scorer import Scorer
+from valign.engine.tree import from_paths
+from valign.models.adapters import attach_lora, unfreeze_adapter
+
+
+def tokens(items):
+    return [list(i.tokens["reference"]) for i in items]
+
+
+def calls_of(scorer, monkeypatch):
+    """Counts how often trees are scored."""
+    real, calls = scorer.score, []
+    monkeypatch.setattr(scorer, "score", lambda *a, **k: calls.append(1) or real(*a, **k))
+    return calls
+
+
+def test_a_hit_equals_fresh_scoring_bitwise(tiny, pairs, tmp_path, monkeypatch, worst):
+    """E8: the second call reads; it scores nothing."""
+    scorer, items = Scorer(tiny().model), pairs(5)
+    fresh = stored_references(items, scorer, "w", tmp_path, budget=200)
+    assert worst(tokens(fresh), scorer.score([i.tree for i in items], budget=200)) == 0
+    calls = calls_of(scorer, monkeypatch)
+    again = stored_references(items, scorer, "w", tmp_path, budget=10)
+    assert worst(tokens(again), tokens(fresh)) == 0 and calls == []
+
+
+@pytest.mark.parametrize("change", ["weights", "temperature", "token", "loss", "border", "dtype", "allowed"])
+def test_any_change_makes_another_key(tiny, tmp_path, monkeypatch, change):
+    """E8: one weight, the temperature, one token, one loss weight, the border, the dtype, the vocabulary."""
+    model = tiny().model
+    trunk, branches = [1, 7, 8], [[9, 10, 2], [11, 2]]
+    stored_references([Item(from_paths("g", trunk, branches))], Scorer(model), "w", tmp_path, budget=99)
+    tree = {
+        "token": from_paths("g", trunk, [[9, 12, 2], [11, 2]]),
+        "loss": from_paths("g", trunk, branches, [[1, 0, 1], [1, 1]]),
+        "border": from_paths("g", [1, 7], [[8, 9, 10, 2], [8, 11, 2]], [[0, 1, 1, 1], [0, 1, 1]]),
+    }.get(change, from_paths("g", trunk, branches))
+    if change == "dtype":
+        model = tiny(dtype="float32").model
+    scorer = Scorer(
+        model,
+        temperature=0.5 if change == "temperature" else 1.0,
+        allowed_tokens=range(2, 50) if change == "allowed" else None,
+    )
+    calls = calls_of(scorer, monkeypatch)
+    stored_references([Item(tree)], scorer, "w2" if change == "weights" else "w", tmp_path, budget=99)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
+def test_a_damaged_file_is_computed_again_and_said(tiny, pairs, tmp_path, caplog, worst, damage):
+    """E8: never a crash, never wrong numbers in silence."""
+    scorer, items = Scorer(tiny().model), pairs(3)
+    good = tokens(stored_references(items, scorer, "w", tmp_path, budget=99))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes({"cut": file.read_bytes()[:-8], "empty": b"", "other": b"x" * 200}[damage])
+    with caplog.at_level(logging.WARNING):
+        assert worst(tokens(stored_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+    assert "scored again" in caplog.text
+    assert worst(tokens(stored_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+
+
+def test_a_folder_that_refuses_costs_only_the_store(tiny, pairs, tmp_path, caplog, monkeypatch):
+    """Read-only or full: a warning, and the numbers."""
+
+    def refuse(self, *_):
+        raise OSError(30, os.strerror(30))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    out = stored_references(pairs(2), Scorer(tiny().model), "w", tmp_path, budget=99)
+    assert len(tokens(out)) == 2 and "not kept" in caplog.text
+    (tmp_path / "file").write_text("")
+    stored_references(pairs(2), Scorer(tiny().model), "w", tmp_path / "file" / "below", budget=99)
+
+
+def test_no_items(tiny, tmp_path):
+    assert stored_references([], Scorer(tiny().model), "w", tmp_path, budget=99) == []
+
+
+def test_groups_of_any_size_read_back(tiny, tmp_path, worst):
+    """One response, none, many, and an empty one."""
+    items = [
+        Item(from_paths("a", [1], [[7, 2]])),
+        Item(from_paths("b", [1], [])),
+        Item(from_paths("c", [1], [[8, 2], [], [9, 9, 2]])),
+    ]
+    scorer = Scorer(tiny().model)
+    first = tokens(stored_references(items, scorer, "w", tmp_path, budget=99))
+    again = tokens(stored_references(items, scorer, "w", tmp_path, budget=99))
+    assert [[len(x) for x in row] for row in again] == [[2], [], [2, 0, 3]]
+    assert worst(first, again) == 0
+
+
+# -------------------------------------------------------------------------------------------------------
+# adapters
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_a_fresh_adapter_is_the_base(tiny, objectives, pairs, worst, family):
+    """E9: log-probs equal the base's bitwise, DPO's loss is ln 2."""
+    base, fresh = tiny(family), tiny(family, fresh=True)
+    items = pairs(5, model=base.model)
+    adapted = attach_lora(fresh, r=4)
+    scorer = Scorer(adapted.model)
+    trees = [i.tree for i in items]
+    assert worst(scorer.score(trees), Scorer(base.model).score(trees)) == 0
+    losses = objectives["pair"](collate(items, scorer(trees))).losses
+    assert (losses - np.log(2)).abs().max() < 1e-12  # the reference was scored in rows of other lengths
+
+
+def test_the_adapter_off_is_the_base_also_after_training(tiny, pairs, worst):
+    """E9: 1e-12 after a step that moved the adapter far; on again it is the trained policy, still
+    trainable.
+    """
+    base, trees = tiny().model, [i.tree for i in pairs(5)]
+    adapted = attach_lora(tiny(fresh=True), r=4)
+    unfreeze_adapter(adapted)
+    scorer = Scorer(adapted.model)
+    before = Scorer(base).score(trees)
+    moving = [p for p in adapted.model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for p in moving:
+            p += 0.3 * torch.randn_like(p)
+    trained = scorer.score(trees)
+    assert worst(trained, before) > 0.1
+    assert worst(Reference(scorer, adapted.adapter)(trees, budget=200), before) < 1e-12
+    assert worst(scorer.score(trees), trained) == 0
+    assert moving and all(p.requires_grad for p in moving)
+    assert {id(p) for p in adapted.model.parameters() if p.requires_grad} == {id(p) for p in moving}
+
+
+def test_full_weights_keep_a_frozen_copy(tiny, pairs, worst):
+    """The reference stays the policy of step 0 while the policy moves; it asks for no gradient."""
+    policy, trees = tiny(fresh=True), [i.tree for i in pairs(4)]
+    scorer = Scorer(policy.model, temperature=0.7, allowed_tokens=list(range(2, 103)))
+    reference, before = Reference(scorer), scorer.score(trees)
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p += 0.2 * torch.randn_like(p)
+    assert worst(reference(trees, budget=100), before) < 1e-12
+    assert worst(scorer.score(trees), before) > 0.1
