@@ -1,4 +1,6 @@
-"""What the tests of the doors share: a tiny model's folder, small data files, and the command line in this process."""
+"""What the tests of the doors share: a tiny model's folder, small data files, and the command line in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +30,16 @@ class Door:
             raise done.exception
         assert done.exit_code == status, f"status {done.exit_code}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def quiet(self, *args: object) -> None:
+        """Call it beside another one: the output is not captured, for that would be the whole process's."""
+        import click
+        import typer
+
+        from valign.cli import app
+
+        command: click.Command = typer.main.get_command(app)
+        command.main([str(a) for a in (*args, "--json")], standalone_mode=False)
 
     def json(self, *args: object, status: int = 0) -> Any:
         """The one JSON document on standard output."""
@@ -73,7 +85,10 @@ def lines(tmp_path: Path) -> Callable[..., Path]:
 
 
 def pair_rows(n: int) -> list[dict[str, Any]]:
-    return [{"prompt": f"Question {i}?", "chosen": f"yes {i}, of course", "rejected": f"no way {i}"} for i in range(n)]
+    return [
+        {"prompt": f"Question {i}?", "chosen": f"yes {i}, of course", "rejected": f"no way {i}"}
+        for i in range(n)
+    ]
 
 
 @pytest.fixture
@@ -93,7 +108,14 @@ def situations(tmp_path: Path) -> Path:
         texts = ("aaa eee", f"b{i} c", "xyz")
         values = ({"BE": 1.0}, {"BE": -1.0, "PO": 1.0}, {"PO": 0.5})
         labels = tuple(VectorScore(response=k, theory=THEORY, values=v) for k, v in enumerate(values))
-        groups.append(Group(id=f"s{i}", prompt=user(f"What now, {i}?"), responses=tuple(map(Response, texts)), feedback=labels))
+        groups.append(
+            Group(
+                id=f"s{i}",
+                prompt=user(f"What now, {i}?"),
+                responses=tuple(map(Response, texts)),
+                feedback=labels,
+            )
+        )
     return write(groups, tmp_path / "situations.jsonl")
 
 
@@ -136,7 +158,11 @@ def goal() -> str:
 
 def leftovers(folder: Path) -> list[str]:
     """Files and folders that say that something was not finished, or is still owned."""
-    return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name.endswith(".partial") or p.name == "lock"]
+    return [
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.name.endswith(".partial") or p.name == "lock"
+    ]
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Bad input meets one clear error (what, where, how) or a stated, counted skip; nothing is left half-written."""
+"""Bad input meets one clear error (what, where, how) or a stated, counted skip; nothing is left
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def align(valign, model, tmp_path) -> Callable[..., tuple[Any, Path]]:
 
     def run(data: object, *options: object, method: str = "dpo", status: int = 0) -> tuple[Any, Path]:
         out = tmp_path / "out"
-        done = valign("align", model, "--method", method, "--data", data, "--out", out, *options, status=status)
+        done = valign(
+            "align", model, "--method", method, "--data", data, "--out", out, *options, status=status
+        )
         assert "Traceback" not in done.stderr
         return done, out
 
@@ -42,14 +46,17 @@ def text_of(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(r) + "\n" for r in rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ files
+# ------------------------------------------------------------------------------------------------------ files
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", ["raw.jsonl: the file is empty"]),
-        (text_of(GOOD).encode() + b'{"prompt": "\xe9", "chosen": "a", "rejected": "b"}\n', ["raw.jsonl:7", "not UTF-8", "save"]),
+        (
+            text_of(GOOD).encode() + b'{"prompt": "\xe9", "chosen": "a", "rejected": "b"}\n',
+            ["raw.jsonl:7", "not UTF-8", "save"],
+        ),
         (text_of(GOOD).encode("utf-16"), ["UTF-16", "save it again as UTF-8"]),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ["Git LFS pointer", "git lfs pull"]),
         (text_of([{"question": "x", "good": "y"}]).encode(), ["fit no known format", "rename the columns"]),
@@ -109,7 +116,11 @@ def test_data_of_such_pairs_alone_are_refused(align, lines):
     assert "valign data inspect" in done.stderr
 
 
-LONG = {"prompt": "x " * 300, "chosen": "y", "rejected": "z"}  # more characters than the tiny model has positions
+LONG = {
+    "prompt": "x " * 300,
+    "chosen": "y",
+    "rejected": "z",
+}  # more characters than the tiny model has positions
 LONG_ANSWER = {"prompt": "x", "chosen": "y" * 700, "rejected": "z"}
 
 
@@ -137,8 +148,18 @@ def test_a_run_that_would_cut_much_is_refused_before_it_trains(align, lines):
 
 def test_evaluation_counts_what_it_cannot_score(valign, model, lines, tmp_path):
     rows = [*GOOD, LONG_ANSWER, {"prompt": "x", "chosen": "y", "rejected": "y"}]
-    printed = valign.json("evaluate", model, "--data", lines(rows), "--reference", model, "--out", tmp_path / "e",
-                          "--kl-prompts", 0)  # fmt: skip
+    printed = valign.json(
+        "evaluate",
+        model,
+        "--data",
+        lines(rows),
+        "--reference",
+        model,
+        "--out",
+        tmp_path / "e",
+        "--kl-prompts",
+        0,
+    )
     result = printed["results"][0]
     assert (result["n"], result["n_unscored"]) == (6, {"over_length": 1})
     assert any("1 pairs with chosen = rejected are left out" in note for note in result["notes"])
@@ -148,12 +169,23 @@ def test_labels_out_of_range_are_named(valign, model, situations, goal, vowels, 
     rows = [json.loads(x) for x in situations.read_text().splitlines()]
     rows[0]["feedback"][0]["values"] = {"BE": 3}
     situations.write_text(text_of(rows))
-    done = valign("evaluate", model, "--data", situations, "--goal", goal, "--out", tmp_path / "e", "--max-new-tokens", 2)
+    done = valign(
+        "evaluate",
+        model,
+        "--data",
+        situations,
+        "--goal",
+        goal,
+        "--out",
+        tmp_path / "e",
+        "--max-new-tokens",
+        2,
+    )
     assert "1 of 6 rows are left out (line 1" in done.stderr
     assert "[-1, 1]" in done.stderr
 
 
-# ----------------------------------------------------------------------------------------------------------- options
+# ---------------------------------------------------------------------------------------------------- options
 
 
 @pytest.mark.parametrize(
@@ -207,7 +239,9 @@ def test_a_goal_whose_scorer_reads_another_theory_is_refused(valign, model, pair
         "  - {weight: 1, goal: {level: value, theory: schwartz10, target: {benevolence: 1}}}\n"
         f"  - {{weight: 1, goal: {{level: value, theory: {own}, target: {{A: 1}}}}}}\n"
     )
-    said = valign.error("align", model, "--method", "grpo", "--data", pairs, "--goal", goal, "--out", tmp_path / "o", status=2)
+    said = valign.error(
+        "align", model, "--method", "grpo", "--data", pairs, "--goal", goal, "--out", tmp_path / "o", status=2
+    )
     assert "the evaluator reads theory schwartz10, the goal needs own" in said
 
 
@@ -217,7 +251,7 @@ def test_data_on_which_nothing_can_be_measured_are_refused(valign, model, lines,
     assert "--goal" in said
 
 
-# ------------------------------------------------------------------------------------------------------------ models
+# ----------------------------------------------------------------------------------------------------- models
 
 
 @pytest.fixture
@@ -251,12 +285,16 @@ def test_a_policy_folder_that_was_changed_is_refused(valign, model, tmp_path):
     folder = tmp_path / "words"
     valign("align", model, "--method", "urial", "--out", folder)
     manifest = json.loads((folder / "policy.json").read_text())
-    for change, says in (({"base": None}, "base is missing"), ({"base": str(folder)}, "its base"), ({"schema": 9}, "schema 9")):
+    for change, says in (
+        ({"base": None}, "base is missing"),
+        ({"base": str(folder)}, "its base"),
+        ({"schema": 9}, "schema 9"),
+    ):
         (folder / "policy.json").write_text(json.dumps({**manifest, **change}))
         assert says in valign.error("generate", folder, "x")
 
 
-# ------------------------------------------------------------------------------------------------- places to write to
+# ----------------------------------------------------------------------------------------- places to write to
 
 
 def test_a_place_that_cannot_be_written_is_one_error(valign, model, pairs, tmp_path):
@@ -299,13 +337,15 @@ def test_a_second_run_in_the_same_folder_is_refused_while_one_runs(valign, model
     with RunFolder(out / "run"):
         said = valign.error("align", model, "--method", "dpo", "--data", pairs, "--out", out)
         assert "is writing here" in said
-        assert "is writing here" in valign.error("align", model, "--method", "dpo", "--data", pairs, "--out", out, "--force")
+        assert "is writing here" in valign.error(
+            "align", model, "--method", "dpo", "--data", pairs, "--out", out, "--force"
+        )
     with RunFolder(out):
         assert "is writing here" in valign.error("evaluate", model, "--data", pairs, "--out", out)
     valign("align", model, "--method", "dpo", "--data", pairs, "--out", out)
 
 
-# ---------------------------------------------------------------------------------------------------------- full disk
+# -------------------------------------------------------------------------------------------------- full disk
 
 
 @contextlib.contextmanager
@@ -347,9 +387,16 @@ def test_after_a_full_disk_the_last_checkpoint_is_continued(valign, model, pairs
 
 
 @pytest.mark.parametrize(
-    "place", ["valign.evaluation.log.os.fsync", "valign.engine.run.os.fsync", "valign.evaluation.results_file.os.fsync"]
+    "place",
+    [
+        "valign.evaluation.log.os.fsync",
+        "valign.engine.run.os.fsync",
+        "valign.evaluation.results_file.os.fsync",
+    ],
 )
-def test_a_full_disk_while_evaluating_is_one_error_and_nothing_half(valign, model, pairs, tmp_path, monkeypatch, whole, place):
+def test_a_full_disk_while_evaluating_is_one_error_and_nothing_half(
+    valign, model, pairs, tmp_path, monkeypatch, whole, place
+):
     out = tmp_path / "e"
     command = ("evaluate", model, "--data", pairs, "--out", out, "--kl-prompts", 0)
 

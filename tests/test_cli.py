@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 COMMANDS = (
-    *("demo", "run", "align", "compare", "evaluate", "profile", "generate", "report", "methods", "theory", "doctor"),
+    *(
+        "demo",
+        "run",
+        "align",
+        "compare",
+        "evaluate",
+        "profile",
+        "generate",
+        "report",
+        "methods",
+        "theory",
+        "doctor",
+    ),
     *("data inspect", "data convert", "models", "models merge"),
 )
 RESULT_FIELDS = {"metric", "variant", "level", "value", "interval", "n", "n_unscored", "direction"}
@@ -25,14 +37,26 @@ def aligned(valign, model, tmp_path_factory) -> Path:
     data.write_text("".join(json.dumps(r) + "\n" for r in rows))
     out = folder / "dpo"
     settings = ("batch_size=4", "learning_rate=1e-3")
-    valign("align", model, "--method", "dpo", "--data", data, "--out", out, *(x for s in settings for x in ("--set", s)))
+    valign(
+        "align",
+        model,
+        "--method",
+        "dpo",
+        "--data",
+        data,
+        "--out",
+        out,
+        *(x for s in settings for x in ("--set", s)),
+    )
     return out
 
 
-# -------------------------------------------------------------------------------------------------------- aligning
+# --------------------------------------------------------------------------------------------------- aligning
 
 
-def test_align_writes_a_policy_folder_that_every_command_takes_for_a_model(valign, model, aligned, pairs, tmp_path):
+def test_align_writes_a_policy_folder_that_every_command_takes_for_a_model(
+    valign, model, aligned, pairs, tmp_path
+):
     manifest = json.loads((aligned / "policy.json").read_text())
     assert (manifest["schema"], manifest["kind"], manifest["method"]) == (1, "weights", "dpo")
     assert not (aligned / "run" / "checkpoints").exists()
@@ -42,7 +66,10 @@ def test_align_writes_a_policy_folder_that_every_command_takes_for_a_model(valig
     assert again["card"]["base"] == str(aligned)
     listed = valign.json("models", "--folder", aligned.parent)
     assert str(aligned) in {m["name"] for m in listed}
-    assert any(r["name"] == "dpo" and r["can_run"] for r in valign.json("methods", "--model", aligned, "--data", pairs))
+    assert any(
+        r["name"] == "dpo" and r["can_run"]
+        for r in valign.json("methods", "--model", aligned, "--data", pairs)
+    )
 
 
 def test_trained_folders_load_without_valign(valign, model, aligned, pairs, tmp_path):
@@ -72,10 +99,14 @@ def test_an_adapter_is_merged_into_a_folder_of_full_weights(valign, model, pairs
     together = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
     apart = AutoPeftModelForCausalLM.from_pretrained(adapter)(ids).logits
     assert together.allclose(apart, atol=1e-4)
-    assert "merge" in valign.error("align", adapter, "--method", "sft", "--data", pairs, "--out", tmp_path / "x")
+    assert "merge" in valign.error(
+        "align", adapter, "--method", "sft", "--data", pairs, "--out", tmp_path / "x"
+    )
 
 
-def test_methods_that_wrap_write_folders_that_are_found_from_anywhere(valign, model, goal, vowels, tmp_path, monkeypatch):
+def test_methods_that_wrap_write_folders_that_are_found_from_anywhere(
+    valign, model, goal, vowels, tmp_path, monkeypatch
+):
     monkeypatch.chdir(model.parent)  # the model is named by a relative path
     words, best = tmp_path / "words", tmp_path / "best"
     valign("align", model.name, "--method", "value_instruction", "--goal", goal, "--out", words)
@@ -98,8 +129,16 @@ def test_a_finished_run_is_not_computed_again(valign, model, aligned, monkeypatc
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_what_changed(valign, model, aligned, pairs):
-    said = valign.error("align", model, "--method", "dpo", "--data", pairs, "--out", aligned, "--set", "beta=0.3")
-    for part in ("batch_size (4 -> 64)", "beta (0.1 -> 0.3)", "learning_rate (0.001 -> none)", "data (", "--force"):
+    said = valign.error(
+        "align", model, "--method", "dpo", "--data", pairs, "--out", aligned, "--set", "beta=0.3"
+    )
+    for part in (
+        "batch_size (4 -> 64)",
+        "beta (0.1 -> 0.3)",
+        "learning_rate (0.001 -> none)",
+        "data (",
+        "--force",
+    ):
         assert part in said
 
 
@@ -115,7 +154,10 @@ def test_force_starts_again_and_leaves_nothing_of_the_old_policy(valign, model, 
 
 
 def test_a_run_that_was_refused_can_be_asked_for_differently(valign, model, lines, tmp_path):
-    rows = [{"prompt": "x", "chosen": "y" * 700, "rejected": "z"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
+    rows = [
+        {"prompt": "x", "chosen": "y" * 700, "rejected": "z"},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+    ]
     command = ("align", model, "--method", "dpo", "--data", lines(rows), "--out", tmp_path / "out")
     assert "cut" in valign(*command, "--set", "on_long=cut_response", status=1).stderr
     valign(*command, "--set", "on_long=drop")  # nothing was trained, so nothing is lost
@@ -123,9 +165,27 @@ def test_a_run_that_was_refused_can_be_asked_for_differently(valign, model, line
 
 def test_early_stopping_keeps_the_best_policy_on_the_dev_split(valign, model, pairs, tmp_path):
     done = valign(
-        "align", model, "--method", "dpo", "--data", pairs, "--dev", 0.25, "--out", tmp_path / "out", "--set", "batch_size=3",
-        "--set", "eval_every=1", "--set", "patience=2", "--set", "epochs=4", "--set", "learning_rate=0.3",
-    )  # fmt: skip
+        "align",
+        model,
+        "--method",
+        "dpo",
+        "--data",
+        pairs,
+        "--dev",
+        0.25,
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "batch_size=3",
+        "--set",
+        "eval_every=1",
+        "--set",
+        "patience=2",
+        "--set",
+        "epochs=4",
+        "--set",
+        "learning_rate=0.3",
+    )
     events = [json.loads(x) for x in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
     evaluated = {e["step"]: e["loss"] for e in events if e["event"] == "eval"}
     best = min(evaluated, key=evaluated.__getitem__)
@@ -134,13 +194,15 @@ def test_early_stopping_keeps_the_best_policy_on_the_dev_split(valign, model, pa
 
 
 def test_data_are_mixed_by_weight(valign, model, lines, pairs, tmp_path):
-    other = lines([{"prompt": f"Other {i}?", "chosen": "a", "rejected": "b"} for i in range(12)], "other.jsonl")
+    other = lines(
+        [{"prompt": f"Other {i}?", "chosen": "a", "rejected": "b"} for i in range(12)], "other.jsonl"
+    )
     done = valign("align", model, "--method", "dpo", "--data", f"{pairs}=0.25", "--data", f"{other}=0.75",
                   "--out", tmp_path / "out")  # fmt: skip
     assert "groups: 16 of 16" in done.stderr  # 12 of the one, 4 of the other
 
 
-# ------------------------------------------------------------------------------------------------------ evaluating
+# ------------------------------------------------------------------------------------------------- evaluating
 
 
 def test_evaluate_writes_results_that_other_programs_read(valign, model, aligned, pairs, tmp_path):
@@ -164,9 +226,13 @@ def test_evaluate_writes_results_that_other_programs_read(valign, model, aligned
     assert (out / "samples.jsonl").exists()
 
 
-def test_a_goal_adds_its_utility_and_misalignment_and_the_samples(valign, model, situations, goal, vowels, tmp_path):
+def test_a_goal_adds_its_utility_and_misalignment_and_the_samples(
+    valign, model, situations, goal, vowels, tmp_path
+):
     out = tmp_path / "e"
-    printed = valign.json("evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6)
+    printed = valign.json(
+        "evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6
+    )
     metrics = {r["metric"] for r in printed["results"]}
     assert {"goal.utility", "misalignment.M", "value.V"} <= metrics
     samples = [json.loads(x) for x in (out / "samples.jsonl").read_text().splitlines()]
@@ -183,7 +249,9 @@ def test_a_finished_evaluation_is_read_and_another_one_refused(valign, model, pa
         m.setattr("valign.pipeline.door.evaluate_policy", None)
         assert valign.json(*command) == first
     assert "seed (0 -> 1)" in valign.error(*command, "--seed", 1)
-    assert valign.json(*command, "--seed", 1, "--force")["results"][0]["value"] == first["results"][0]["value"]
+    assert (
+        valign.json(*command, "--seed", 1, "--force")["results"][0]["value"] == first["results"][0]["value"]
+    )
 
 
 def test_profile_writes_results_samples_and_a_page(valign, model, situations, goal, vowels, tmp_path):
@@ -194,7 +262,7 @@ def test_profile_writes_results_samples_and_a_page(valign, model, situations, go
     assert (out / "report.html").exists()
 
 
-# ------------------------------------------------------------------------------------------------ the whole surface
+# ------------------------------------------------------------------------------------------ the whole surface
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -247,7 +315,7 @@ def test_prompts_come_from_standard_input_too(valign, model):
     assert "no prompt" in valign("generate", model, input="", status=2).stderr
 
 
-# ------------------------------------------------------------------------------------------------ trackers, watching
+# ----------------------------------------------------------------------------------------- trackers, watching
 
 
 class Writer:
@@ -272,14 +340,29 @@ def test_steps_go_to_a_tracker_that_was_named(valign, model, pairs, tmp_path, mo
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     Writer.made.clear()
     out = tmp_path / "out"
-    valign("align", model, "--method", "dpo", "--data", pairs, "--out", out, "--track", "tensorboard", "--set", "batch_size=6")
+    valign(
+        "align",
+        model,
+        "--method",
+        "dpo",
+        "--data",
+        pairs,
+        "--out",
+        out,
+        "--track",
+        "tensorboard",
+        "--set",
+        "batch_size=6",
+    )
     (writer,) = Writer.made
     assert writer.closed
     assert writer.folder.startswith(str(out))
     assert {s for k, _, s in writer.rows if k == "step/loss"} == {1, 2}
 
 
-def test_a_tracker_that_is_not_installed_is_an_error_with_the_line_that_installs_it(valign, model, pairs, tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_an_error_with_the_line_that_installs_it(
+    valign, model, pairs, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     command = ("align", model, "--method", "dpo", "--data", pairs, "--out", tmp_path / "out", "--track")
     assert "pip install 'valign[wandb]'" in valign.error(*command, "wandb", status=2)
@@ -293,7 +376,7 @@ def test_a_finished_run_can_be_watched(valign, aligned):
     assert (aligned / "run" / "watch.html").exists()
 
 
-# ----------------------------------------------------------------------------------------------------- exit statuses
+# ---------------------------------------------------------------------------------------------- exit statuses
 
 
 def test_a_bug_of_ours_ends_with_status_3_a_traceback_and_no_secret():

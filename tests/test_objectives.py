@@ -1,4 +1,4 @@
-"""Every training objective through the whole engine: its coefficients are the table's, its numbers the goldens.
+"""Every training objective through the whole engine: coefficients are the table's, numbers the goldens.
 
 A new method joins by standing in `methods.table.METHODS`. Losses on pairs are compared by themselves;
 another kind of feedback adds one entry to `COEFFICIENTS_OF` and one to `GOLDENS_OF`, and a test says so.

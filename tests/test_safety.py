@@ -52,7 +52,10 @@ def test_pickled_weights_are_refused_with_the_flag_that_allows_them(valign, mode
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    for command in (("generate", folder, "x"), ("evaluate", folder, "--data", "builtin:dilemmas", "--out", tmp_path / "e")):
+    for command in (
+        ("generate", folder, "x"),
+        ("evaluate", folder, "--data", "builtin:dilemmas", "--out", tmp_path / "e"),
+    ):
         said = valign.error(*command)
         assert "pickled (pytorch_model.bin)" in said
         assert "--allow-pickle" in said
@@ -64,7 +67,10 @@ def test_pickled_weights_are_refused_with_the_flag_that_allows_them(valign, mode
 def test_code_that_a_model_brings_runs_only_when_asked_for(valign, model, tmp_path):
     folder, mark = Path(shutil.copytree(model, tmp_path / "coded")), tmp_path / "ran"
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    config |= {
+        "model_type": "homemade",
+        "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
     assert "--trust-remote-code" in valign.error("generate", folder, "x")
@@ -89,7 +95,9 @@ def test_files_hold_data_and_never_run_code(valign, model, pairs, tmp_path, kind
     assert not mark.exists()
 
 
-def test_a_policy_file_that_names_a_function_runs_it_only_when_the_user_names_it(valign, model, tmp_path, monkeypatch):
+def test_a_policy_file_that_names_a_function_runs_it_only_when_the_user_names_it(
+    valign, model, tmp_path, monkeypatch
+):
     (tmp_path / "mine.py").write_text("def reward(prompt, response):\n    return len(response)\n")
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "best"
@@ -130,7 +138,9 @@ def test_what_models_say_is_escaped_in_pages(valign, model, lines, tmp_path, goa
 
 def test_credentials_never_reach_a_screen_or_a_file(valign, pairs, tmp_path, caplog):
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(f"name: x\nmodel: '{ENDPOINT}'\ndata: {pairs}\nmethod: dpo\nnotes: 'api_key={SECRET}'\n")
+    recipe.write_text(
+        f"name: x\nmodel: '{ENDPOINT}'\ndata: {pairs}\nmethod: dpo\nnotes: 'api_key={SECRET}'\n"
+    )
     printed = [
         valign("generate", ENDPOINT, "x", status=1),
         valign("generate", ENDPOINT, "x", "--json", status=1),
@@ -166,19 +176,48 @@ def test_what_a_model_said_is_printed_as_it_is(valign, model, monkeypatch):
 
     said, real = "the password: is a word, https://a:b@c is an address", LocalEngine.generate
     monkeypatch.setattr(
-        LocalEngine, "generate", lambda self, *a, **k: [[replace(s, text=said) for s in row] for row in real(self, *a, **k)]
+        LocalEngine,
+        "generate",
+        lambda self, *a, **k: [[replace(s, text=said) for s in row] for row in real(self, *a, **k)],
     )
     assert valign.json("generate", model, "x", "--max-new-tokens", 2)[0]["responses"][0]["text"] == said
     assert said in valign("generate", model, "x", "--max-new-tokens", 2).stdout
 
 
-def test_aligning_and_measuring_ask_for_no_network(valign, model, pairs, situations, goal, vowels, tmp_path, no_network):
+def test_aligning_and_measuring_ask_for_no_network(
+    valign, model, pairs, situations, goal, vowels, tmp_path, no_network
+):
     out = tmp_path / "out"
     valign("align", model, "--method", "dpo", "--data", pairs, "--out", out)
-    valign("evaluate", out, "--data", situations, "--reference", model, "--goal", goal, "--out", tmp_path / "e",
-           "--max-new-tokens", 4, "--kl-prompts", 2)  # fmt: skip
+    valign(
+        "evaluate",
+        out,
+        "--data",
+        situations,
+        "--reference",
+        model,
+        "--goal",
+        goal,
+        "--out",
+        tmp_path / "e",
+        "--max-new-tokens",
+        4,
+        "--kl-prompts",
+        2,
+    )
     valign("report", tmp_path / "e")
-    valign("align", model, "--method", "dpo", "--data", pairs, "--out", tmp_path / "lora", "--set", "adapter=lora")
+    valign(
+        "align",
+        model,
+        "--method",
+        "dpo",
+        "--data",
+        pairs,
+        "--out",
+        tmp_path / "lora",
+        "--set",
+        "adapter=lora",
+    )
 
 
 @pytest.mark.parametrize(("chosen", "off"), [(None, "True"), ("0", "False")])
@@ -186,5 +225,7 @@ def test_telemetry_is_off_before_a_library_could_read_the_switch(chosen, off):
     code = "import valign, huggingface_hub.constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
     env = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_TELEMETRY"}
     env |= {} if chosen is None else {"HF_HUB_DISABLE_TELEMETRY": chosen}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, env=env
+    )
     assert done.stdout.strip() == off

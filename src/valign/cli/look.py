@@ -25,7 +25,9 @@ def inspect_(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Counts, lengths, duplicates, balance of labels, what would be cut, first problems with line and field."""
+    """Counts, lengths, duplicates, balance of labels, what would be cut, first problems with line and
+    field.
+    """
     with errors(as_json):
         from valign.data import inspect
         from valign.pipeline.data import read_source
@@ -50,7 +52,10 @@ def convert(
     file: Annotated[str, typer.Argument(help="A file, builtin:NAME or hub:OWNER/NAME.")],
     out: Annotated[Path, typer.Argument(help="The JSONL file of groups to write.")],
     format: Format = None,
-    to: Annotated[str, typer.Option(help="groups (as read), pairs (from rankings or scores), unpaired (thumbs from pairs).")] = "groups",
+    to: Annotated[
+        str,
+        typer.Option(help="groups (as read), pairs (from rankings or scores), unpaired (thumbs from pairs)."),
+    ] = "groups",
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
@@ -71,11 +76,18 @@ def convert(
         data = read_source(Source(path=file, format=format, limit=limit))
         groups = [change[to](g) for g in data]
         write(groups, out)
-        counts = {"read": len(data), "written": len(groups), "dropped": len(data.report.dropped), "format": data.format}
+        counts = {
+            "read": len(data),
+            "written": len(groups),
+            "dropped": len(data.report.dropped),
+            "format": data.format,
+        }
         if as_json:
             print_json({"out": str(out), **counts})
             return
-        say(f"{file} is {data.format}: {counts['written']} groups written to {out}, {counts['dropped']} rows dropped")
+        say(
+            f"{file} is {data.format}: {counts['written']} groups written to {out}, {counts['dropped']} rows dropped"
+        )
         for line, field, reason in data.report.dropped[:5]:
             say(f"  line {line}, {field}: {reason}")
 
@@ -94,7 +106,18 @@ def models(
 
         found = models_at_hand(folder)
         if as_json:
-            print_json([{"name": m.name, "kind": m.kind, "where": str(m.where), "bytes": m.size_bytes, "note": m.note} for m in found])
+            print_json(
+                [
+                    {
+                        "name": m.name,
+                        "kind": m.kind,
+                        "where": str(m.where),
+                        "bytes": m.size_bytes,
+                        "note": m.note,
+                    }
+                    for m in found
+                ]
+            )
             return
         for m in found:
             say(f"{m.name}  [{m.kind}, {m.size_bytes / 1e6:.0f} MB]  {m.note}")
@@ -119,10 +142,14 @@ def merge(
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method: prints its settings with meaning and default.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method: prints its settings with meaning and default.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Say which can run for this model.")] = None,
     data: Annotated[str | None, typer.Option(help="Say which can learn from this data.")] = None,
-    goal: Annotated[str | None, typer.Option(help="A goal that is at hand: gives a reward and words.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="A goal that is at hand: gives a reward and words.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Every method, what it needs, and whether it can run for a model and data."""
@@ -136,7 +163,9 @@ def methods(
             if as_json:
                 print_json({"name": name, "title": chosen.title, "paper": chosen.paper, "settings": rows})
                 return
-            say(f"{chosen.name}: {chosen.title} ({chosen.family}; {chosen.paper})\nlearns from {chosen.feedback}; promise: {chosen.promise}\n")
+            say(
+                f"{chosen.name}: {chosen.title} ({chosen.family}; {chosen.paper})\nlearns from {chosen.feedback}; promise: {chosen.promise}\n"
+            )
             for row in rows:
                 say(f"  {row['name']} = {row['default']!r}\n      {row['meaning']}")
             return
@@ -152,7 +181,9 @@ def methods(
             return
         for row in rows:
             mark = "" if row["can_run"] is None else "yes  " if row["can_run"] else "no   "
-            say(f"{mark}{row['name']:<18} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}")
+            say(
+                f"{mark}{row['name']:<18} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}"
+            )
             if row["reason"]:
                 say(f"     {row['reason']}")
 
@@ -164,7 +195,9 @@ def _is_local(model: str | None) -> bool | None:
 
 
 def theory(
-    check: Annotated[bool, typer.Option("--check", help="Compute every identity and compare it with its bound.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compute every identity and compare it with its bound.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The identities that valign's methods rest on, with residual and bound."""
@@ -178,12 +211,25 @@ def theory(
         results = identities.check(progress=None if as_json else lambda r: say(_identity(r)))
         failed = [r for r in results if not r.ok]
         if as_json:
-            print_json([{"id": r.id, "statement": r.statement, "residual": r.residual, "bound": r.bound, "ok": r.ok,
-                         "note": r.note} for r in results])  # fmt: skip
+            print_json(
+                [
+                    {
+                        "id": r.id,
+                        "statement": r.statement,
+                        "residual": r.residual,
+                        "bound": r.bound,
+                        "ok": r.ok,
+                        "note": r.note,
+                    }
+                    for r in results
+                ]
+            )
         else:
             say(f"{len(results)} checked, {len(failed)} exceeded")
         if failed:
-            raise ValignError("identities exceed their bounds: " + ", ".join(r.id for r in failed), where="theory")
+            raise ValignError(
+                "identities exceed their bounds: " + ", ".join(r.id for r in failed), where="theory"
+            )
 
 
 def _identity(r: Any) -> str:

@@ -34,16 +34,22 @@ from valign.errors import UsageError
 
 def evaluate(
     model: Model,
-    data: Annotated[list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")],
+    data: Annotated[
+        list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")
+    ],
     out: Out,
-    reference: Annotated[str | None, typer.Option(help="The model before alignment: gives implicit rewards and the KL.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The model before alignment: gives implicit rewards and the KL.")
+    ] = None,
     goal: GoalOption = None,
     reward: RewardOption = None,
     beta: Annotated[float, typer.Option(help="Scale of implicit rewards.")] = 0.1,
     samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
-    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
+    kl_prompts: Annotated[
+        int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)
+    ] = 16,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -63,9 +69,20 @@ def evaluate(
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
         with Watch(quiet=as_json) as watch:
             measured, paths = evaluate_from_names(
-                model, data, out, reference=reference, goal=single(goal), reward=reward, beta=beta, sampling=sampling,
-                kl_prompts=kl_prompts, limit=limit, options=options, force=force, on_event=watch,
-            )  # fmt: skip
+                model,
+                data,
+                out,
+                reference=reference,
+                goal=single(goal),
+                reward=reward,
+                beta=beta,
+                sampling=sampling,
+                kl_prompts=kl_prompts,
+                limit=limit,
+                options=options,
+                force=force,
+                on_event=watch,
+            )
         if as_json:
             print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
             return
@@ -76,10 +93,16 @@ def evaluate(
 
 
 def profile(
-    model: Annotated[str, typer.Argument(help="The model whose values are measured.")] = "smollm2-135m-instruct",
-    goal: Annotated[str, typer.Option(help="The value goal to compare with: a target's name, schwartz10:..., or a file.")] = "hhh_like",
+    model: Annotated[
+        str, typer.Argument(help="The model whose values are measured.")
+    ] = "smollm2-135m-instruct",
+    goal: Annotated[
+        str, typer.Option(help="The value goal to compare with: a target's name, schwartz10:..., or a file.")
+    ] = "hhh_like",
     data: Annotated[str, typer.Option(help="Situations to respond to.")] = "builtin:dilemmas",
-    out: Annotated[Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses per situation.")] = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
@@ -97,7 +120,14 @@ def profile(
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
         with Watch(quiet=as_json) as watch:
             measured, paths = profile_from_names(
-                model, goal, data, sampling, out, limit=limit, options=LoadOptions(device, dtype), on_event=watch
+                model,
+                goal,
+                data,
+                sampling,
+                out,
+                limit=limit,
+                options=LoadOptions(device, dtype),
+                on_event=watch,
             )
         if as_json:
             print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
@@ -111,13 +141,17 @@ def profile(
 
 def generate(
     model: Model,
-    prompt: Annotated[list[str] | None, typer.Argument(help="What to ask; none: one prompt per line of standard input.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="What to ask; none: one prompt per line of standard input.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system turn before it.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
     n: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 1,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: the most probable token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="The smallest set of tokens with this probability; 1: all.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="The smallest set of tokens with this probability; 1: all.")
+    ] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="The k most probable tokens; 0: all.")] = 0,
     goal: GoalOption = None,
     reward: RewardOption = None,
@@ -141,9 +175,13 @@ def generate(
 
         asked = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         if not asked:
-            raise UsageError("there is no prompt", where="PROMPT", how='for example: valign generate MODEL "How are you?"')
+            raise UsageError(
+                "there is no prompt", where="PROMPT", how='for example: valign generate MODEL "How are you?"'
+            )
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
-        sampling = Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        sampling = Sampling(
+            n=n, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+        )
         prompts = [text(p) if raw else user(p, system=system) for p in asked]
         named = single(goal)
         with Watch(quiet=True) as watch:
@@ -152,18 +190,39 @@ def generate(
                                  reward=reward_named(reward) if reward else None)  # fmt: skip
             rows = policy.generate(prompts, sampling, progress=progress_of(watch)("responses"))
         if as_json:
-            print_json([{"prompt": p, "responses": [{"text": s.text, "finish": s.finish, "tokens": len(s.ids),
-                         "log_prob": float(s.raw.sum())} for s in row]} for p, row in zip(asked, rows)])  # fmt: skip
+            print_json(
+                [
+                    {
+                        "prompt": p,
+                        "responses": [
+                            {
+                                "text": s.text,
+                                "finish": s.finish,
+                                "tokens": len(s.ids),
+                                "log_prob": float(s.raw.sum()),
+                            }
+                            for s in row
+                        ],
+                    }
+                    for p, row in zip(asked, rows)
+                ]
+            )
             return
         for p, row in zip(asked, rows):
             for s in row:
-                say((f"> {p}\n" if len(asked) > 1 else "") + s.text + (" [cut]" if s.finish == "length" else ""))
+                say(
+                    (f"> {p}\n" if len(asked) > 1 else "")
+                    + s.text
+                    + (" [cut]" if s.finish == "length" else "")
+                )
 
 
 def report(
     source: Annotated[Path, typer.Argument(help="A report.json, a result.json, or a run's folder.")],
     out: Annotated[Path | None, typer.Option(help="Where the page goes; default: beside the source.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow a running or finished run in the terminal and as a page.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow a running or finished run in the terminal and as a page.")
+    ] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks (--watch).")] = 2.0,
     as_json: Json = False,
 ) -> None:

@@ -26,7 +26,9 @@ EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64 (auto: float32 weights).")]
+Dtype = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16, float16, float64 (auto: float32 weights).")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many groups of the data.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest response, in tokens.", min=1)]
@@ -34,14 +36,27 @@ Force = Annotated[bool, typer.Option("--force", help="Start again in a folder th
 Out = Annotated[Path, typer.Option(help="Output folder; run the same command again to continue there.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE. May be repeated.")]
 GoalOption = Annotated[
-    list[str] | None, typer.Option("--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file.")
+    list[str] | None,
+    typer.Option(
+        "--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file."
+    ),
 ]
 RewardOption = Annotated[
     str | None,
-    typer.Option("--reward", help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function."),
+    typer.Option(
+        "--reward",
+        help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function.",
+    ),
 ]
-Model = Annotated[str, typer.Argument(help="A model: smollm2-135m-instruct, a folder, a GGUF file, or a hub id.")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights. They can run code: only from people you trust.")]
+Model = Annotated[
+    str, typer.Argument(help="A model: smollm2-135m-instruct, a folder, a GGUF file, or a hub id.")
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Load pickled weights. They can run code: only from people you trust."
+    ),
+]
 TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model author's own code.")]
 
 
@@ -53,7 +68,9 @@ def console() -> Console:
 
 
 def say(text: str = "") -> None:
-    """One line for the reader, as it is: names that a user gave go through `hide` first, models' texts never."""
+    """One line for the reader, as it is: names that a user gave go through `hide` first, models' texts
+    never.
+    """
     typer.echo(text)
 
 
@@ -63,7 +80,9 @@ def print_json(content: Any) -> None:
 
 
 def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """KEY=VALUE options as a mapping; a leading "method." is allowed. Raises `UsageError` for anything else."""
+    """KEY=VALUE options as a mapping; a leading "method." is allowed. Raises `UsageError` for anything
+    else.
+    """
     from valign.pipeline.recipe import parse_value
 
     out: dict[str, Any] = {}
@@ -82,9 +101,13 @@ def single(goals: Sequence[str] | None) -> str | None:
     """The one goal that was named. A second one is an error, not a silent winner."""
     if goals and len(goals) > 1:
         raise UsageError(
-            f"{len(goals)} goals are named: {', '.join(goals)}", where="--goal",
-            how=["name one", "or join them in a goal file of level composite, each with its scorer and weight"],
-        )  # fmt: skip
+            f"{len(goals)} goals are named: {', '.join(goals)}",
+            where="--goal",
+            how=[
+                "name one",
+                "or join them in a goal file of level composite, each with its scorer and weight",
+            ],
+        )
     return goals[0] if goals else None
 
 
@@ -98,7 +121,13 @@ def errors(as_json: bool) -> Iterator[None]:
         _fail(error.what, error.where, error.how, as_json, error.exit_code)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        _fail("interrupted; what was finished is kept", "", ("run the same command again to continue",), as_json, INTERRUPTED)
+        _fail(
+            "interrupted; what was finished is kept",
+            "",
+            ("run the same command again to continue",),
+            as_json,
+            INTERRUPTED,
+        )
         raise typer.Exit(INTERRUPTED) from error
     except BrokenPipeError as error:
         sys.stderr.close()
@@ -154,7 +183,8 @@ def _plain(text: str) -> str:
 
 
 class Watch:
-    """Live progress of long work: hears the pipeline's and the loop's events and shows them on standard error.
+    """Live progress of long work: hears the pipeline's and the loop's events and shows them on standard
+    error.
 
     quiet   with --json: nothing but a bar, and that only in a terminal
     """
@@ -199,7 +229,9 @@ class Watch:
     def part(self, what: str) -> None:
         """A part of the work begins."""
         self.what, self.told = what, time.monotonic()
-        self.progress.reset(self.task, total=None, description=f"  {_plain(hide(what))}", note="", visible=True)
+        self.progress.reset(
+            self.task, total=None, description=f"  {_plain(hide(what))}", note="", visible=True
+        )
 
     def on_phase(self, f: Mapping[str, Any]) -> None:
         self.line(f"[bold]{_plain(str(f['name']))}[/] [dim]({f['index'] + 1} of {f['count']})[/]")
@@ -226,7 +258,11 @@ class Watch:
 
     def on_step(self, f: Mapping[str, Any]) -> None:
         shown = [f"loss {f['loss']:.4f}"] if f.get("loss") is not None else []
-        shown += [f"{name} {f[name]:.3f}" for name in ("reward", "kl", "correct", "chosen", "rejected") if f.get(name) is not None]
+        shown += [
+            f"{name} {f[name]:.3f}"
+            for name in ("reward", "kl", "correct", "chosen", "rejected")
+            if f.get(name) is not None
+        ]
         shown.append(f"{f.get('tokens_per_second') or 0:.0f} tokens/s")
         total, left = f["steps"], f["steps"] - f["step"]
         shown.append(f"about {_clock(left * f['seconds'])} left" if left else "done")

@@ -36,23 +36,25 @@ from valign.models.credentials import hidden, hide
 DEFAULT_MODEL = "smollm2-135m-instruct"
 Data = Annotated[
     list[str] | None,
-    typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."),
+    typer.Option(
+        "--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."
+    ),
 ]
 Track = Annotated[
     list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")
 ]
 
 
-def demo(
-    out: Out = Path("runs/demo"), set_: Set = None, force: Force = False, as_json: Json = False
-) -> None:
+def demo(out: Out = Path("runs/demo"), set_: Set = None, force: Force = False, as_json: Json = False) -> None:
     """Align the embedded model toward one value goal with one method of every family, and compare them."""
     with errors(as_json):
         _run("demo", out, set_, None, force, as_json)
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one that valign ships.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe: a YAML file, or the name of one that valign ships.")
+    ],
     data: Annotated[str | None, typer.Option(help="The data file, where the recipe says DATA.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: the recipe's.")] = None,
     set_: Set = None,
@@ -64,7 +66,9 @@ def run(
         _run(recipe, out, set_, data, force, as_json)
 
 
-def _run(recipe: str, out: Path | None, set_: Sequence[str] | None, data: str | None, force: bool, as_json: bool) -> None:
+def _run(
+    recipe: str, out: Path | None, set_: Sequence[str] | None, data: str | None, force: bool, as_json: bool
+) -> None:
     from valign.pipeline.compare import run_recipe
     from valign.pipeline.recipe import load_recipe
 
@@ -100,7 +104,9 @@ def align(
     goal: GoalOption = None,
     reward: RewardOption = None,
     set_: Set = None,
-    dev: Annotated[float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)] = 0.0,
+    dev: Annotated[
+        float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)
+    ] = 0.0,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -121,9 +127,20 @@ def align(
         with Watch(quiet=as_json) as watch, contextlib.ExitStack() as stack:
             listen = stack.enter_context(trackers(track or (), out, watch))
             aligned = align_from_names(
-                model, method, out, data=data or (), goal=single(goal), reward=reward, settings=settings(set_), dev=dev,
-                limit=limit, seed=seed, options=options, force=force, on_event=listen,
-            )  # fmt: skip
+                model,
+                method,
+                out,
+                data=data or (),
+                goal=single(goal),
+                reward=reward,
+                settings=settings(set_),
+                dev=dev,
+                limit=limit,
+                seed=seed,
+                options=options,
+                force=force,
+                on_event=listen,
+            )
         if as_json:
             made = {"policy": str(out), "card": aligned.policy.card(), "cost": aligned.cost.to_json()}
             print_json(hidden({**made, "notes": list(aligned.notes)}))
@@ -133,14 +150,21 @@ def align(
         if aligned.continued:
             say("this run was finished before; nothing was computed")
         say(f"aligned policy: {out}")
-        say(f"measure it:     valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation")
+        say(
+            f"measure it:     valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation"
+        )
 
 
 def compare(
     model: Annotated[str, typer.Argument(help="The model to align.")] = DEFAULT_MODEL,
-    methods: Annotated[list[str] | None, typer.Option("--method", help="A method; with settings: dpo,beta=0.2. May be repeated.")] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="A method; with settings: dpo,beta=0.2. May be repeated."),
+    ] = None,
     data: Data = None,
-    test: Annotated[str | None, typer.Option(help="Held-out data to measure on; default: a fifth of --data.")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Held-out data to measure on; default: a fifth of --data.")
+    ] = None,
     goal: GoalOption = None,
     out: Out = Path("runs/compare"),
     limit: Limit = None,
@@ -156,7 +180,15 @@ def compare(
         from valign.pipeline.door import comparison_recipe
 
         recipe = comparison_recipe(
-            model, methods or (), data=data or (), test=test, goal=single(goal), limit=limit, seed=seed, device=device, dtype=dtype
+            model,
+            methods or (),
+            data=data or (),
+            test=test,
+            goal=single(goal),
+            limit=limit,
+            seed=seed,
+            device=device,
+            dtype=dtype,
         )
         began = time.perf_counter()
         with Watch(quiet=as_json) as watch:

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 Path = Literal["row", "plain"]
 
 # model types whose shared trunk gives the numbers of each path alone: every name is a test (test_attention.py).
-# Anything else takes the plain path: a family may hide a window, a state or a second mask that no config field shows
+# Anything else takes the plain path: a family may hide a window, a state or a second mask that no config shows
 PROVEN = frozenset(
-    "apertus arcee biogpt bitnet codegen cohere cohere2 diffllama ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 gpt2 "
-    "gpt_bigcode gpt_neox gpt_oss gptj granite helium hunyuan_v1_dense llama ministral mistral mixtral nemotron olmo olmo2 "
-    "olmo3 olmoe opt persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2 xglm".split()
+    (
+        *("apertus", "arcee", "biogpt", "bitnet", "codegen", "cohere", "cohere2", "diffllama", "ernie4_5"),
+        *("exaone4", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neox"),
+        *("gpt_oss", "gptj", "granite", "helium", "hunyuan_v1_dense", "llama", "ministral", "mistral"),
+        *("mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3"),
+        *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm"),
+    )
 )
 NO_TREE = {
     "bloom": "position bias (ALiBi) is tied to columns, not to positions",

@@ -86,12 +86,13 @@ def load(path: Path) -> Saved:
         if not (path / name).is_file() or _sha256(path / name) != digest:
             raise ValignError("checkpoint is damaged: its sha256 does not match", where=str(path / name))
     tensors = [load_file(path / f"{n}.safetensors") for n in ("weights", "optimizer")]
-    return Saved(_step(path.with_name(path.name.removesuffix(REMOVED))), tensors[0], tensors[1], json.loads((path / "state.json").read_text()))
+    step = _step(path.with_name(path.name.removesuffix(REMOVED)))
+    return Saved(step, tensors[0], tensors[1], json.loads((path / "state.json").read_text()))
 
 
 def latest(folder: Path) -> tuple[Saved | None, list[str]]:
     """The newest checkpoint that verifies, and a note for every damaged one that was passed over."""
-    notes = []
+    notes: list[str] = []
     aside = sorted(folder.glob(f"step-*{REMOVED}"))  # whole if `save` died between its two renames
     for path in reversed([*aside, *complete(folder)]):
         try:

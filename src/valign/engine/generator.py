@@ -17,7 +17,7 @@ from torch import Tensor
 
 from valign.engine.attention import NO_TREE
 from valign.engine.sampling import draw, sampling_law, uniforms
-from valign.engine.scorer import causal_lm
+from valign.engine.scorer import causal_lm, positions_of
 from valign.errors import ValignError
 from valign.models.policy import Sample, Sampling
 
@@ -61,7 +61,7 @@ class Generator:
         config = causal_lm(model).config
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.forkable = str(getattr(text, "model_type", "")) not in NO_TREE or text.model_type in ("bloom", "falcon")
-        self.longest = int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", 1 << 30))
+        self.longest = positions_of(config)
 
     @torch.no_grad()
     def __call__(
@@ -151,8 +151,11 @@ class Generator:
         )
         if getattr(out, "past_key_values", None) is None:
             kind = causal_lm(self.model).config.model_type
-            raise ValignError(f"models of kind {kind!r} have no key-value cache to sample from", where="generator",
-                              how="they can be scored; sample from an attention model")  # fmt: skip
+            raise ValignError(
+                f"models of kind {kind!r} have no key-value cache to sample from",
+                where="generator",
+                how="they can be scored; sample from an attention model",
+            )
         logits, cache = out.logits[:, -1], out.past_key_values
         if self.forkable and which != list(range(len(lines))):
             index = torch.as_tensor(which, device=device)

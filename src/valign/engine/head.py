@@ -56,8 +56,8 @@ def token_log_probs(
 def wrapped_log_probs(
     head: torch.nn.Module, hidden: Tensor, allowed: Tensor | None, row: Tensor, target: Tensor, spec: HeadSpec
 ) -> Tensor:
-    """`token_log_probs` for a head that is more than its weight (an adapter on it, a quantized one): the module itself
-    is called, chunk by chunk, and called again for the gradient. Slower, same numbers.
+    """`token_log_probs` for a head that is more than its weight (an adapter on it, a quantized one): the module
+    itself is called, chunk by chunk, and called again for the gradient. Slower, same numbers.
 
     allowed  ids of the restricted vocabulary, which `target` counts in; None for all
     """
@@ -70,7 +70,10 @@ def wrapped_log_probs(
     n, chunk = len(hidden), spec.chunk or 1024
     starts = torch.searchsorted(row, torch.arange(0, n + chunk, chunk, device=row.device)).tolist()
     cuts = [(at, a, b) for at, a, b in zip(range(0, n, chunk), starts, starts[1:])]
-    parts = [checkpoint(part, hidden[at : at + chunk], row[a:b] - at, target[a:b], use_reentrant=False) for at, a, b in cuts]
+    parts = [
+        checkpoint(part, hidden[at : at + chunk], row[a:b] - at, target[a:b], use_reentrant=False)
+        for at, a, b in cuts
+    ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=_wide(hidden))
 
 

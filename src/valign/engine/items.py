@@ -51,7 +51,8 @@ def collate(items: Sequence[Item], scores: Scores) -> dict[str, Tensor]:
     for kind in ("rows", "values", "tokens"):
         names = [set(getattr(i, kind)) for i in items]
         if any(n != names[0] for n in names):
-            raise ValueError(f"some items have other {kind} than others: {sorted(set.union(*names) - set.intersection(*names))}")
+            odd = sorted(set.union(*names) - set.intersection(*names))
+            raise ValueError(f"some items have other {kind} than others: {odd}")
     device, dtype, width = scores.log_probs.device, scores.log_probs.dtype, scores.log_probs.shape[1]
     out = {"policy": scores.log_probs, "mask": scores.mask, "group": scores.group}
     offsets = np.concatenate([[0], np.cumsum([len(i.tree.leaves) for i in items])])

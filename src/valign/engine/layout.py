@@ -105,7 +105,7 @@ def _tree_row(tree: Tree, first_response: int) -> _Row:
 def _depth_first(parents: list[int]) -> tuple[Int, Int]:
     """Numbers such that A is B or an ancestor of B exactly when enter[A] <= enter[B] < exit[A]."""
     children: list[list[int]] = [[] for _ in parents]
-    roots = []
+    roots: list[int] = []
     for i, p in enumerate(parents):
         (roots if p < 0 else children[p]).append(i)
     enter, exit_ = np.zeros(len(parents), np.int64), np.zeros(len(parents), np.int64)
@@ -134,8 +134,8 @@ def _stack(rows: list[_Row], masks: list[NDArray[np.float32]], groups: list[int]
     for i, r in enumerate(rows):
         n = len(r.ids)
         ids[i, :n], pos[i, :n], enter[i, :n], exit_[i, :n], real[i, :n] = r.ids, r.pos, r.enter, r.exit, True
-        for at, target, response, column in r.reads:
-            parts = (at + i * length, target, np.full(len(at), response), column)
+        for at, token, owner, place in r.reads:
+            parts = (at + i * length, token, np.full(len(at), owner), place)
             for out, part in zip(reads, parts):
                 out.append(part.astype(np.int64))
     read, target, response, column = (np.concatenate(x) if x else np.zeros(0, np.int64) for x in reads)

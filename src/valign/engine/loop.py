@@ -251,7 +251,7 @@ class _Loop:
             )
 
     def _save(self) -> None:
-        if self.saved == self.state.step:  # an evaluation saved it: replacing a checkpoint is the one unsafe moment
+        if self.saved == self.state.step:  # an evaluation saved it; nothing is gained by writing it twice
             return
         names = {id(p): n for n, p in self.weights.items()}
         try:
@@ -320,8 +320,8 @@ class _Loop:
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for caught, handler in before.items():
+                signal.signal(caught, handler)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -35,7 +35,8 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float, schedule
 def adamw(model: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the trainable weights; norms, biases and embeddings are not decayed."""
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    decayed, plain = [], []
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
     for p in trainable(model).values():
         (plain if p.ndim < 2 or id(p) in embeddings else decayed).append(p)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -49,7 +49,7 @@ def _read(file: Path, items: Sequence[Item]) -> Any:
     except (OSError, SafetensorError, KeyError) as error:
         log.warning("%s cannot be read (%s): the reference is scored again", file, error)
         return None
-    return flat if len(flat) == sum(len(i.tree.response_ids(x)) for i in items for x in i.tree.leaves) else None
+    return flat if len(flat) == sum(len(r) for i in items for r in map(i.tree.response_ids, i.tree.leaves)) else None
 
 
 def _write(file: Path, flat: Any) -> None:

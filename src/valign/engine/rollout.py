@@ -54,9 +54,13 @@ class RolloutSampler:
 
     def __post_init__(self) -> None:
         s = self.sampling
-        if s.top_p < 1 or s.top_k or s.min_p or not s.temperature:  # ratios would not be those of the law that sampled
-            raise ValignError("training samples from the whole law of the policy", where="sampling",
-                              how="temperature > 0, top_p=1, top_k=0, min_p=0")  # fmt: skip
+        # under a truncated law the ratios would not be those of the law that sampled
+        if s.top_p < 1 or s.top_k or s.min_p or not s.temperature:
+            raise ValignError(
+                "training samples from the whole law of the policy",
+                where="sampling",
+                how="temperature > 0, top_p=1, top_k=0, min_p=0",
+            )
 
     def step(self, index: int) -> Step:
         """The items of one optimizer step. What the audit sampled for step 0 is not sampled again."""

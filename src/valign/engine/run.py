@@ -77,7 +77,7 @@ class RunFolder:
         if log.exists():
             data = log.read_bytes()
             if data and not data.endswith(b"\n"):
-                os.truncate(log, data.rfind(b"\n") + 1)  # never rewritten: a kill here must not lose the other lines
+                os.truncate(log, data.rfind(b"\n") + 1)  # a rewrite could be killed half-way
 
 
 def write_whole(path: Path, content: str) -> Path:

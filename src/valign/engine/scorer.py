@@ -24,7 +24,7 @@ from valign.engine.tree import Tree, from_paths
 from valign.errors import ValignError
 
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
-HEAD_SLACK = 0.2  # nats between two ways to compute a token's log-prob: bf16 rounding is below, another head far above
+HEAD_SLACK = 0.2  # nats between two ways to compute a log-prob: bf16 rounding is below, another head far above
 _ROUND = 16  # CPU kernels like few distinct shapes
 
 
@@ -85,7 +85,7 @@ class Scorer:
         self.spec = replace(head_spec(config, temperature), chunk=head_chunk)
         self.autocast = autocast
         self.allowed = None if allowed_tokens is None else torch.as_tensor(sorted(set(allowed_tokens)))
-        self.longest = _positions(config)
+        self.longest = positions_of(config)
         self._check_head(str(getattr(config.get_text_config(), "model_type", "")))
 
     @property
@@ -138,10 +138,11 @@ class Scorer:
         allowed = None if self.allowed is None else self.allowed.to(hidden.device)
         if allowed is not None:
             target = _places(allowed, target)
-        if type(head) is not torch.nn.Linear:  # an adapter on the head, or a quantized one: it is more than its weight
+        if type(head) is not torch.nn.Linear:  # an adapter on it, or quantized: it is more than its weight
             with self._cast(hidden.device):
                 return wrapped_log_probs(head, hidden, allowed, row, target, self.spec)
-        weight, bias = head.weight, head.bias
+        weight: Tensor = head.weight
+        bias: Tensor | None = head.bias
         if allowed is not None:
             weight, bias = weight[allowed], None if bias is None else bias[allowed]
         dtype = self.autocast or weight.dtype
@@ -234,6 +235,7 @@ def _places(allowed: Tensor, target: Tensor) -> Tensor:
     return place
 
 
-def _positions(config: Any) -> int:
+def positions_of(config: Any) -> int:
+    """The longest path a model was made for; very large where its config does not say."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 1 << 30)

@@ -32,12 +32,13 @@ from valign.models.loaded import LoadedModel
 from valign.models.policy import Cost, LocalPolicy, Sample, Sampling, Scored
 from valign.models.tiny import tiny_model
 from valign.theory.divergence import kl_from_logs
+from valign.theory.laws import log_softmax
 from valign.theory.worlds import SequenceWorld
 
 LETTERS = ".abcdn+-"  # ids 0..7 of the sequence world
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}.{% endif %}{% endfor %}"
 PATHS = 32  # prefixes are visited by so many paths of one tree
-VARIANTS = 24  # trees of one prompt, used in turn
+VARIANTS = 10  # trees of one prompt, used in turn
 MAX_KL = 0.01  # of the fitted reference to the analytic one
 
 
@@ -217,7 +218,7 @@ class Lab:
             self.children[parent].append(node)
         whole = self.prefixes.sum_up(self.world.reference_table())
         self.everything = [self.whole_tree(x, whole[x]) for x in range(16)]
-        self.start = self.fit(world_model(), self.world.log_reference, steps=200)
+        self.start = self.fit(world_model(), self.world.log_reference, steps=180)
         self.reference = self.enumerate(self.start)
         self.policy = LocalPolicy(self.start, LocalEngine(precision="full", rows=512))
 
@@ -277,7 +278,14 @@ class Lab:
         nodes = [n for below in self.children for n in below]
         steps = np.zeros((16, len(self.prefixes.prefixes)))
         steps[:, nodes] = [[float(a[0]) for a in row] for row in rows]
-        return self.prefixes.multiply_down(steps)
+        table = self.prefixes.multiply_down(steps)
+        assert np.abs(np.exp(table).sum(1) - 1).max() < 1e-4
+        return log_softmax(table)  # exact sums, or a KL of 0 would be 1e-7
+
+    def with_reference(self, items: Sequence[Item]) -> list[Item]:
+        """The items with the start model's log-probs."""
+        scored = TrimmedScorer(self.start).score([i.tree for i in items], budget=4 * 4800)
+        return [i.with_tokens(reference=row) for i, row in zip(items, scored)]
 
     # ------------------------------------------------------------------------------------------------- training
 

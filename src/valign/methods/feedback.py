@@ -17,24 +17,35 @@ from valign.data.group import Comparison, Demonstration, Group, Ranking, Score
 from valign.engine.audit import MAX_TRUNCATED, AuditLine
 from valign.engine.items import Item
 from valign.engine.prepare import Ledger, chat_tree, response_tree
+from valign.engine.tree import Tree
 from valign.errors import DataError
 from valign.models.chat import ChatTemplate
 
 
 @dataclass
 class Prepared:
-    """Items ready for the loop, with the ledger of what was left out and notes for the reader."""
+    """Items ready for the loop, with the ledger of what was left out and notes for the reader.
 
+    groups  how many were given        used  how many of them gave an item
+    """
+
+    groups: int
+    used: int = 0
     items: list[Item] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     notes: list[str] = field(default_factory=list)
+
+    def add(self, items: Sequence[Item]) -> None:
+        """The items of one group, if any."""
+        self.items += items
+        self.used += bool(items)
 
     def audit(self) -> list[AuditLine]:
         """What happened on the way, with a verdict on the share that was cut."""
         dropped = {reason: len(ids) for reason, ids in self.ledger.dropped.items()}
         share = self.ledger.cut_share
         return [
-            AuditLine("groups", bool(self.items), f"{len(self.items)} of {len(self.items) + sum(dropped.values())}", fatal=True),
+            AuditLine("groups", bool(self.items), f"{self.used} of {self.groups}", fatal=True),
             AuditLine("left out", not dropped, ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"),
             AuditLine("cut", share <= MAX_TRUNCATED, f"{share:.1%} of the responses", fatal=True),
             AuditLine("merged borders", True, str(self.ledger.merged)),
@@ -43,23 +54,27 @@ class Prepared:
 
 
 def demonstration_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> Prepared:
-    """One item per group: its demonstrated responses (the chosen side of comparisons where there are none)."""
-    out, converted = Prepared(), 0
+    """One item per group: its demonstrated responses (the chosen side of comparisons where there are none).
+
+    A demonstration of weight w counts as if it stood in the data w times: w is the loss weight of its tokens.
+    Responses of other weights of the same group are an item of their own.
+    """
+    out, converted = Prepared(len(groups)), 0
     for group in groups:
-        shown = {d.response: d.weight for d in group.of(Demonstration)}
+        shown, from_pairs = _shown(group)
+        converted += from_pairs
+        for i in [i for i in shown if not _said(group, i)]:
+            del shown[i]
+            out.ledger.drop("with an empty response", group.id)
         if not shown:
-            shown = {c.chosen: c.weight for c in _pairs(group) if not c.tie and c.probability > 0.5}
-            converted += bool(shown)
-        kept = _only(group, [i for i in shown if group.responses[i].text or group.responses[i].ids])
-        if not kept.responses:
-            out.ledger.drop("without a demonstration" if not shown else "with an empty response", group.id)
+            if group.id not in out.ledger.dropped.get("with an empty response", ()):
+                out.ledger.drop("without a demonstration", group.id)
             continue
-        if config.train_on == "all" and len(group.prompt) > 1:
-            trees = chat_tree(template, kept, longest=config.max_length, on_long=config.on_long, ledger=out.ledger)
-        else:
-            tree = response_tree(template, kept, longest=config.max_length, on_long=config.on_long, ledger=out.ledger)
-            trees = [] if tree is None else [tree]
-        out.items += [Item(t) for t in trees]
+        out.add([
+            Item(_weighted(tree, weight))
+            for weight in dict.fromkeys(shown.values())
+            for tree in _trees(_only(group, [i for i in shown if shown[i] == weight]), template, config, out.ledger)
+        ])  # fmt: skip
     if converted:
         out.notes.append(f"{converted} groups have comparisons: their chosen responses are the demonstrations")
     return out
@@ -67,7 +82,7 @@ def demonstration_items(groups: Sequence[Group], template: ChatTemplate, config:
 
 def pair_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> Prepared:
     """One item per group with all its pairs; each response is computed once, however many pairs it stands in."""
-    out = Prepared()
+    out = Prepared(len(groups))
     for group in groups:
         pairs = [c for c in _pairs(group) if _fit(c, group, out.ledger)]
         if not pairs:
@@ -81,16 +96,12 @@ def pair_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> 
         if tree is None:
             continue
         place = {i: n for n, i in enumerate(used)}
-        out.items.append(
-            Item(
-                tree,
-                rows={"pairs": np.array([[place[c.chosen], place[c.rejected]] for c in pairs])},
-                values={
-                    "label": np.array([0.5 if c.tie else c.probability for c in pairs]),
-                    "pair_weight": np.array([c.weight for c in pairs]),
-                },
-            )
-        )
+        rows = {"pairs": np.array([[place[c.chosen], place[c.rejected]] for c in pairs])}
+        values = {
+            "label": np.array([0.5 if c.tie else c.probability for c in pairs]),
+            "pair_weight": np.array([c.weight for c in pairs]),
+        }
+        out.add([Item(tree, rows, values)])
     return out
 
 
@@ -110,6 +121,34 @@ def prepare(feedback: str, groups: Sequence[Group], template: ChatTemplate, conf
     return out
 
 
+def _shown(group: Group) -> tuple[dict[int, float], bool]:
+    """(response -> weight, whether it comes from comparisons). Who demonstrates twice counts twice; a response that is
+    chosen many times is one demonstration."""
+    shown: dict[int, float] = {}
+    for d in group.of(Demonstration):
+        shown[d.response] = shown.get(d.response, 0.0) + d.weight
+    from_pairs = not shown
+    if from_pairs:
+        for c in _pairs(group):
+            if not c.tie and c.probability > 0.5:
+                shown[c.chosen] = max(shown.get(c.chosen, 0.0), c.weight)
+    shown = {i: w for i, w in shown.items() if w > 0}
+    return shown, from_pairs and bool(shown)
+
+
+def _trees(group: Group, template: ChatTemplate, config: Any, ledger: Ledger) -> list[Tree]:
+    if config.train_on == "all" and len(group.prompt) > 1:
+        return chat_tree(template, group, longest=config.max_length, on_long=config.on_long, ledger=ledger)
+    tree = response_tree(template, group, longest=config.max_length, on_long=config.on_long, ledger=ledger)
+    return [] if tree is None else [tree]
+
+
+def _weighted(tree: Tree, weight: float) -> Tree:
+    if weight == 1:
+        return tree
+    return replace(tree, segments=tuple(replace(s, loss=s.loss * np.float32(weight)) for s in tree.segments))
+
+
 def _pairs(group: Group) -> list[Comparison]:
     found = list(group.of(Comparison))
     if not found and any(group.of(Ranking)):
@@ -119,9 +158,13 @@ def _pairs(group: Group) -> list[Comparison]:
     return found
 
 
+def _said(group: Group, i: int) -> bool:
+    return bool(group.responses[i].text or group.responses[i].ids)
+
+
 def _fit(c: Comparison, group: Group, ledger: Ledger) -> bool:
     chosen, rejected = group.responses[c.chosen], group.responses[c.rejected]
-    if not (chosen.text or chosen.ids) or not (rejected.text or rejected.ids):
+    if not (_said(group, c.chosen) and _said(group, c.rejected)):
         ledger.drop("with an empty response", group.id)
         return False
     if chosen.text == rejected.text and chosen.ids == rejected.ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -90,12 +91,11 @@ def _typed(annotation: Any, value: Any, name: str) -> Any:
         if base == "bool":
             return _flag(value)
         if base == "int":
-            number = float(value)
-            if number != int(number):
-                raise ValueError("not a whole number")
-            return int(number)
+            return _whole(value)
         if base == "float":
-            return float(value)
+            return _number(value)
+        if base == "str":
+            return _text(value)
         if base.startswith("tuple"):
             return tuple(value)
     except (TypeError, ValueError) as error:
@@ -109,6 +109,25 @@ def _choices(kind: str) -> list[str]:
     if kind == "Schedule":
         return ["constant", "linear", "cosine"]
     return re.findall(r"['\"]([^'\"]+)['\"]", kind)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
+
+
+def _whole(value: Any) -> int:
+    if _number(value) != int(float(value)):
+        raise ValueError("a whole number")
+    return int(float(value))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | int | float):  # a command line may have read a text as a number
+        raise ValueError("a text")
+    return str(value)
 
 
 def _flag(value: Any) -> bool:

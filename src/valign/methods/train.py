@@ -71,7 +71,7 @@ def train_policy(
                         audit=prepared.audit(), on_event=on_event)  # fmt: skip
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
-                      digest=_digest(model), base=model.base or policy.id)  # fmt: skip
+                      digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip
     return Trained(LocalPolicy(trained, engine), outcome)
 
 

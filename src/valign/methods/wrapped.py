@@ -24,10 +24,11 @@ class Wrapped:
     extra: Cost = field(default_factory=Cost)
     family: Literal["context", "decoding"] = "context"
     source: Path | None = None  # the folder it was loaded from
+    name: str = ""  # what it is called; empty: its method and base
 
     @property
     def id(self) -> str:
-        return f"{self.method}({self.base.id})"
+        return self.name or f"{self.method}({self.base.id})"
 
     @property
     def kind(self) -> Literal["context", "decoding"]:

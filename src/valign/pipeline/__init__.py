@@ -1,1 +1,3 @@
-"""Recipe -> run -> report. Here the rooms below are put together; nothing is computed that they do not compute."""
+"""Recipe -> run -> report. Here the rooms below are put together; nothing is computed that they do not
+compute.
+"""

@@ -1,8 +1,9 @@
-"""Align one policy with one method into one folder. The folder is the aligned policy; `run/` inside it holds the log.
+"""Align one policy with one method into one folder. The folder is the aligned policy; `run/` inside it holds
+the log.
 
-    DIR/policy.json + weights   written last, whole: a folder without policy.json is not finished
-    DIR/run/request.json        what was asked for; asking for something else in the same folder is refused
-    DIR/run/log.jsonl           every step; DIR/run/checkpoints while training
+DIR/policy.json + weights   written last, whole: a folder without policy.json is not finished
+DIR/run/request.json        what was asked for; asking for something else in the same folder is refused
+DIR/run/log.jsonl           every step; DIR/run/checkpoints while training
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Job:
     groups: Sequence[Group]
     dev: Sequence[Group]
     reward_name: str
+    name: str
     tell: Listen
 
 
@@ -64,24 +66,31 @@ def align_policy(
     groups: Sequence[Group] = (),
     dev: Sequence[Group] = (),
     reward_name: str = "",
+    name: str = "",
     force: bool = False,
     on_event: Listen | None = None,
     reload: Callable[[Path], Policy] | None = None,
 ) -> Aligned:
-    """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept but the result).
+    """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept but
+    the result).
 
-    groups   feedback, or prompts, for methods that train        dev  held out for evaluation and early stopping
+    groups   feedback, or prompts, for methods that train        dev  held out for evaluation and early
+             stopping
     reward_name   by which the target's reward is found again when the folder of a wrapped policy is loaded
+    name     what the policy is called; default: its method and base, as in dpo(smollm2-135m-instruct)
     force    start again in a folder that holds another run
     reload   how to load a finished folder; default: as `load_policy` does
-    Raises `ValignError` for an option that the method would ignore, for a folder that holds another run, and where
+    Raises `ValignError` for an option that the method would ignore, for a folder that holds another run, and
+    where
     the disk refuses (the last checkpoint is then kept).
     """
     config = method.with_beta(method.configure(settings), target, settings)
     _refuse_ignored(method, config, target, dev)
     config, note = _within_positions(config, policy, method, asked_for="max_length" in settings)
     tell = on_event or (lambda event, fields: None)
-    job = _Job(policy, target, method, config, groups, dev, reward_name, tell)
+    job = _Job(
+        policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell
+    )
     notes = (note,) if note else ()
     if out is None:
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
@@ -113,40 +122,53 @@ def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy])
 def _run(job: _Job, run: RunFolder) -> Aligned:
     method, policy = job.method, job.policy
     if not method.trains:
-        assert method.wrap is not None
         with spent() as cost:
-            return Aligned(method.wrap(policy, job.target, job.config), cost)
+            return Aligned(_wrapped(job), cost)
     if not isinstance(policy, LocalPolicy):
         raise ValignError(f"{method.name} changes weights: it needs a local model", where=policy.id,
                           how="use an in-context or decoding method: `valign methods`")  # fmt: skip
     with spent() as cost:
         groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
         held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
-        trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell)
+        trained = train_policy(
+            method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell
+        )
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
-    # an adapter's base is loaded by its name, from any working directory; for weights it says where they came from
+    # an adapter's base is loaded by its name, from any working directory; for weights it says where they
+    # came from
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
-    made = replace(trained.policy, model=replace(trained.policy.model, base=base))
+    made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
     return Aligned(made, cost, (note,) if note else ())
 
 
 def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[Group]) -> None:
     """An option that would have no effect is an error."""
     if target.reward is not None and method.feedback != "reward":
-        raise ValignError(f"{method.name} learns from {method.feedback}: a reward has no effect", where="reward",
-                          how="leave it out, or choose a method that learns from rewards: `valign methods`")  # fmt: skip
+        raise ValignError(
+            f"{method.name} learns from {method.feedback}: a reward has no effect",
+            where="reward",
+            how="leave it out, or choose a method that learns from rewards: `valign methods`",
+        )
     if dev and (method.samples or not method.trains):
-        raise ValignError(f"{method.name} has no loss on held-out data: a dev split has no effect", where="dev",
-                          how="leave it out, and measure with valign evaluate")  # fmt: skip
+        raise ValignError(
+            f"{method.name} has no loss on held-out data: a dev split has no effect",
+            where="dev",
+            how="leave it out, and measure with valign evaluate",
+        )
     if not dev and method.trains:
         for name in ("patience", "eval_every"):
             if getattr(config, name, 0):
-                raise ValignError(f"{name} has no effect without a dev split", where=f"method.{name}",
-                                  how="add --dev 0.1 (command line), dev: (recipe) or dev=... (Python)")  # fmt: skip
+                raise ValignError(
+                    f"{name} has no effect without a dev split",
+                    where=f"method.{name}",
+                    how="add --dev 0.1 (command line), dev: (recipe) or dev=... (Python)",
+                )
 
 
 def _within_positions(config: Any, policy: Policy, method: Method, *, asked_for: bool) -> tuple[Any, str]:
-    """The config with `max_length` no longer than the model can read, and a note where that changes what was asked for."""
+    """The config with `max_length` no longer than the model can read, and a note where that changes what was
+    asked for.
+    """
     longest = policy.model.max_positions if isinstance(policy, LocalPolicy) else None
     if not method.trains or longest is None or config.max_length <= longest:
         return config, ""
@@ -164,7 +186,9 @@ def _request(job: _Job) -> dict[str, Any]:
         "base": job.policy.id,
         "base_sha256": job.policy.card().get("sha256"),
         "goal": target.goal.fingerprint() if target.goal is not None else None,
-        "reward": target.reward.fingerprint() if hasattr(target.reward, "fingerprint") else job.reward_name or None,
+        "reward": target.reward.fingerprint()
+        if hasattr(target.reward, "fingerprint")
+        else job.reward_name or None,
         "data": asked.digest(job.groups) if reads_data else None,
         "dev": asked.digest(job.dev) if method.trains else None,
     }
@@ -174,7 +198,11 @@ def _is_done(out: Path, request: Mapping[str, Any], base: Policy, force: bool) -
     """True if `out` holds the finished result of this very request. Raises if it holds something else."""
     source = base.model.source if isinstance(base, LocalPolicy) else None
     if source is not None and out.exists() and out.resolve() == source.resolve():
-        raise ValignError("the folder holds the very model that is to be aligned", where=str(out), how="choose another --out")
+        raise ValignError(
+            "the folder holds the very model that is to be aligned",
+            where=str(out),
+            how="choose another --out",
+        )
     stored = out / "run" / asked.FILE
     if not stored.exists() and not force and holds_a_model(out):
         raise ValignError("the folder holds another model", where=str(out), how=asked.HOW)
@@ -188,9 +216,18 @@ def _is_same(out: Path, request: Mapping[str, Any]) -> bool:
 
 
 def _as_made(job: _Job, reload: Callable[[Path], Policy], out: Path) -> Policy:
-    """The finished policy under the name it had when it was made, so that a continued run reports the same."""
+    """The finished policy under the name it had when it was made, so that a continued run reports the
+    same.
+    """
     if job.method.wrap is not None:
-        return job.method.wrap(job.policy, job.target, job.config)
+        return _wrapped(job)
     policy = reload(out)
     assert isinstance(policy, LocalPolicy)
-    return replace(policy, model=replace(policy.model, id=f"{job.method.name}({job.policy.id})"))
+    return replace(policy, model=replace(policy.model, id=job.name))
+
+
+def _wrapped(job: _Job) -> Policy:
+    assert job.method.wrap is not None
+    made: Any = job.method.wrap(job.policy, job.target, job.config)
+    made.name = job.name
+    return made  # type: ignore[no-any-return]

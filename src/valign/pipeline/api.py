@@ -24,13 +24,23 @@ if TYPE_CHECKING:
 Listen = Callable[[str, Mapping[str, Any]], None]
 
 
-def load(name: str | Path, *, device: str = "auto", dtype: str = "auto", allow_pickle: bool = False,
-         trust_remote_code: bool = False, goal: Goal | None = None, reward: Any = None) -> Policy:  # fmt: skip
+def load(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    goal: Goal | None = None,
+    reward: Any = None,
+) -> Policy:
     """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id.
 
     goal, reward  take the place of those stored with an in-context or decoding policy
     """
-    return load_policy(name, LoadOptions(device, dtype, allow_pickle, trust_remote_code), goal=goal, reward=reward)
+    return load_policy(
+        name, LoadOptions(device, dtype, allow_pickle, trust_remote_code), goal=goal, reward=reward
+    )
 
 
 def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
@@ -40,7 +50,9 @@ def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     return make_goal(spec, **target)
 
 
-def read(path: str | Path, *, format: str | None = None, split: str | None = None, limit: int | None = None) -> Dataset:
+def read(
+    path: str | Path, *, format: str | None = None, split: str | None = None, limit: int | None = None
+) -> Dataset:
     """Groups from a file in any known format, from "builtin:NAME" or from "hub:OWNER/NAME"."""
     from valign.pipeline.data import read_source
     from valign.pipeline.recipe import Source
@@ -49,14 +61,23 @@ def read(path: str | Path, *, format: str | None = None, split: str | None = Non
 
 
 def align(
-    policy: Policy, target: Target | Goal, method: str, data: Sequence[Group] = (), *, out: str | Path | None = None,
-    dev: Sequence[Group] = (), on_event: Listen | None = None, force: bool = False, **settings: Any,
-) -> Policy:  # fmt: skip
+    policy: Policy,
+    target: Target | Goal,
+    method: str,
+    data: Sequence[Group] = (),
+    *,
+    out: str | Path | None = None,
+    dev: Sequence[Group] = (),
+    on_event: Listen | None = None,
+    force: bool = False,
+    **settings: Any,
+) -> Policy:
     """`policy` aligned with `method` toward `target`; the one that was given stays as it is.
 
     data      feedback (or prompts, for methods that sample)       settings  the method's options
     out       a folder for the aligned policy and its run; without it nothing is kept on disk
-    Raises `ValignError` for an unknown method or option, and for data that hold nothing the method learns from.
+    Raises `ValignError` for an unknown method or option, and for data that hold nothing the method learns
+    from.
     """
     from valign.methods.table import method as named
     from valign.pipeline.align import align_policy
@@ -98,10 +119,17 @@ class Evaluation:
         from valign.report.write import write_report
 
         subjects = [
-            SubjectReport(policy=p.card(), results=m.results, samples=m.samples, cost=c.to_json(), base=i == 0,
-                          method=str(p.card().get("method") or ""), profile=profile_of(m, self.goal))
+            SubjectReport(
+                policy=p.card(),
+                results=m.results,
+                samples=m.samples,
+                cost=c.to_json(),
+                base=i == 0,
+                method=str(p.card().get("method") or ""),
+                profile=profile_of(m, self.goal),
+            )
             for i, (p, m, c) in enumerate(zip(self.policies, self.measured, self.costs))
-        ]  # fmt: skip
+        ]
         made = method_report(subjects, goal=goal_json(self.goal), title="evaluation")
         target = Path(path)
         if target.suffix != ".html":
@@ -120,10 +148,16 @@ class Evaluation:
 
 
 def evaluate(
-    policies: Policy | Sequence[Policy], goal: Goal | None = None, data: Sequence[Group] | None = None, *,
-    tax: Sequence[Group] = (), sampling: Sampling | None = None, kl_prompts: int = 16, limit: int | None = None,
+    policies: Policy | Sequence[Policy],
+    goal: Goal | None = None,
+    data: Sequence[Group] | None = None,
+    *,
+    tax: Sequence[Group] = (),
+    sampling: Sampling | None = None,
+    kl_prompts: int = 16,
+    limit: int | None = None,
     on_event: Listen | None = None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Measure policies on the same groups toward the same goal; the first one is the reference of the others.
 
     data      held-out groups; None: the built-in dilemmas' test split, for a value or principle goal
@@ -143,6 +177,8 @@ def evaluate(
     measured, costs = [], []
     for i, policy in enumerate(listed):
         with spent() as used:
-            measured.append(evaluate_policy(policy, listed[0] if i else None, plan, say=progress_of(on_event, policy.id)))
+            measured.append(
+                evaluate_policy(policy, listed[0] if i else None, plan, say=progress_of(on_event, policy.id))
+            )
         costs.append(used)
     return Evaluation(listed, measured, costs, goal)

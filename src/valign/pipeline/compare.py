@@ -1,10 +1,10 @@
 """Run a recipe: every method on the same data toward the same goal, measured the same way, in one report.
 
-    OUT/recipe.json               what was asked for, resolved
-    OUT/methods/NAME/             each aligned policy (a policy folder with its run inside)
-    OUT/evaluation/NAME.jsonl     every request of the evaluation: an interrupted run goes on where it was
-    OUT/evaluation/NAME/          result.json and samples.jsonl of each policy
-    OUT/report.json, report.html  the report
+OUT/recipe.json               what was asked for, resolved
+OUT/methods/NAME/             each aligned policy (a policy folder with its run inside)
+OUT/evaluation/NAME.jsonl     every request of the evaluation: an interrupted run goes on where it was
+OUT/evaluation/NAME/          result.json and samples.jsonl of each policy
+OUT/report.json, report.html  the report
 """
 
 from __future__ import annotations
@@ -68,10 +68,13 @@ class _Silent:
         """Nobody listens."""
 
 
-def run_recipe(recipe: Recipe, out: Path, *, on_event: Listen | None = None, force: bool = False) -> Comparison:
+def run_recipe(
+    recipe: Recipe, out: Path, *, on_event: Listen | None = None, force: bool = False
+) -> Comparison:
     """Align, measure, report. Run again with the same recipe and folder, it goes on where it was interrupted.
 
-    on_event  hears ("phase", {name, index, count}), ("progress", {done, total}), the loop's events, ("result", {...})
+    on_event  hears ("phase", {name, index, count}), ("progress", {done, total}), the loop's events,
+              ("result", {...})
     """
     return _Run(recipe, out, on_event or _Silent(), force).go()
 
@@ -131,10 +134,18 @@ class _Run:
         folder = self.out / "methods" / spec.title
         target = Target(self.goal, self.base)
         aligned = align_policy(
-            self.base, target, chosen, settings, folder, groups=groups if chosen.trains else (),
-            dev=self.dev if chosen.trains and not chosen.samples else (), force=self.force, on_event=self.tell,
+            self.base,
+            target,
+            chosen,
+            settings,
+            folder,
+            groups=groups if chosen.trains else (),
+            dev=self.dev if chosen.trains and not chosen.samples else (),
+            name=f"{spec.title}({self.base.id})",
+            force=self.force,
+            on_event=self.tell,
             reload=lambda path: load_policy(path, self.options, goal=self.goal),
-        )  # fmt: skip
+        )
         subject = self._measure(spec.title, aligned.policy, self.base, aligned.cost)
         subject.aligned, subject.method, subject.folder = aligned, chosen, folder
         subject.labels = len(groups) if chosen.feedback in ("pairs", "demonstrations") else 0
@@ -142,8 +153,12 @@ class _Run:
 
     def _measure(self, name: str, policy: Policy, reference: Policy | None, cost: Spent) -> Subject:
         spec = self.recipe.evaluate
-        sampling = Sampling(n=spec.samples, max_new_tokens=spec.max_new_tokens, temperature=spec.temperature,
-                            seed=self.recipe.seed)  # fmt: skip
+        sampling = Sampling(
+            n=spec.samples,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            seed=self.recipe.seed,
+        )
         plan = Plan(self.test, self.goal, self.tax, sampling, spec.kl_prompts, spec.beta)
         cached: Any = CachedPolicy(policy, self.out / "evaluation" / f"{name}.jsonl")
         if reference is not None:
@@ -169,7 +184,9 @@ class _Run:
             goal=goal,
             primary="order",
             ledger=[{**data_card(d), "n": len(d), "use": use} for use, d in self.sets],
-            provenance=provenance(self.base, goal=goal.get("id"), recipe=hidden(self.recipe.model_dump()), seed=self.recipe.seed),
+            provenance=provenance(
+                self.base, goal=goal.get("id"), recipe=hidden(self.recipe.model_dump()), seed=self.recipe.seed
+            ),
             title=self.recipe.name,
             created=time.strftime("%Y-%m-%d"),
         )
@@ -206,10 +223,16 @@ class _Run:
 
 
 def _total(training: Spent, evaluation: Spent) -> Spent:
-    """The price of a method is what aligning cost, and per response what answering costs; evaluation is everybody's."""
+    """The price of a method is what aligning cost, and per response what answering costs; evaluation is
+    everybody's.
+    """
     cost = Cost(evaluation.cost.calls, evaluation.cost.tokens_read, evaluation.cost.tokens_generated,
                 training.cost.tokens_trained, 0.0)  # fmt: skip
-    return Spent(training.seconds + evaluation.seconds, max(training.peak_memory_bytes, evaluation.peak_memory_bytes), cost)
+    return Spent(
+        training.seconds + evaluation.seconds,
+        max(training.peak_memory_bytes, evaluation.peak_memory_bytes),
+        cost,
+    )
 
 
 def _accuracies(measured: Measured) -> list[Result]:
@@ -218,11 +241,17 @@ def _accuracies(measured: Measured) -> list[Result]:
 
 def profile_of(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
     """The value profile as the report's circle draws it."""
-    rows = {r.metric.removeprefix("value.profile."): r for r in measured.results
-            if r.metric.startswith("value.profile.") and r.variant == "mean" and r.value is not None}  # fmt: skip
+    rows = {
+        r.metric.removeprefix("value.profile."): r
+        for r in measured.results
+        if r.metric.startswith("value.profile.") and r.variant == "mean" and r.value is not None
+    }
     if not rows or goal is None:
         return None
-    out: dict[str, Any] = {"values": {k: r.value for k, r in rows.items()}, "n": max(r.n for r in rows.values())}
+    out: dict[str, Any] = {
+        "values": {k: r.value for k, r in rows.items()},
+        "n": max(r.n for r in rows.values()),
+    }
     if all(r.interval is not None for r in rows.values()):
         out["low"] = {k: r.interval.low for k, r in rows.items() if r.interval}
         out["high"] = {k: r.interval.high for k, r in rows.items() if r.interval}
@@ -237,9 +266,9 @@ def goal_json(goal: Goal | None) -> dict[str, Any]:
     theory = getattr(goal, "theory", None)
     if theory is not None and hasattr(theory, "dimensions"):
         out["theory"] = theory.id
-        out["dimensions"] = [{"id": d.id, "name": d.name, "group": getattr(d, "group", "")} for d in theory.dimensions]
+        out["dimensions"] = [
+            {"id": d.id, "name": d.name, "group": getattr(d, "group", "")} for d in theory.dimensions
+        ]
         out["structure"] = getattr(theory, "structure", "")
         out["target"] = {d.id: float(t) for d, t in zip(theory.dimensions, goal.t) if t}  # type: ignore[attr-defined]
     return out
-
-

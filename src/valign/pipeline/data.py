@@ -1,4 +1,6 @@
-"""Data for a run: sources with weights, and feedback that follows from a goal where the data hold none of the needed kind."""
+"""Data for a run: sources with weights, and feedback that follows from a goal where the data hold none of
+the needed kind.
+"""
 
 from __future__ import annotations
 
@@ -69,11 +71,15 @@ def read_sources(
 
 
 def left_out(data: Dataset) -> str:
-    """How many rows of a source could not be read, and the first of them with line, field and reason; "" for none."""
+    """How many rows of a source could not be read, and the first of them with line, field and reason; "" for
+    none.
+    """
     dropped = data.report.dropped
     if not dropped:
         return ""
-    first = "; ".join(f"line {line}{', ' + field if field else ''}: {why}" for line, field, why in dropped[:SHOWN])
+    first = "; ".join(
+        f"line {line}{', ' + field if field else ''}: {why}" for line, field, why in dropped[:SHOWN]
+    )
     return f"{data.source}: {len(dropped)} of {data.report.rows} rows are left out ({first})"
 
 
@@ -83,8 +89,10 @@ def with_feedback(
     """Groups that hold what a method learns from, and a note on where it came from ("" = it was there).
 
     Feedback that the data hold is never replaced. Without it, pairs are the orders of the goal's utility, and
-    demonstrations the responses that it finds best: from the labels in the data where there are any, else from the
-    goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback says so itself.
+    demonstrations the responses that it finds best: from the labels in the data where there are any, else
+    from the
+    goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback says so
+    itself.
     """
     if feedback not in ("pairs", "demonstrations") or goal is None or any(_has(g, feedback) for g in groups):
         return list(groups), ""
@@ -94,7 +102,9 @@ def with_feedback(
             tell("measuring", {"subject": "", "what": f"scores of the data by goal {goal.id}"})
         utilities, origin = goal.utility(groups), "scores"
     make = _pairs if feedback == "pairs" else _best
-    return [make(g, u) for g, u in zip(groups, utilities)], f"{feedback} follow from the {origin} of goal {goal.id}"
+    return [
+        make(g, u) for g, u in zip(groups, utilities)
+    ], f"{feedback} follow from the {origin} of goal {goal.id}"
 
 
 def _has(group: Group, feedback: str) -> bool:

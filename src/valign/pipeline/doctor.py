@@ -1,4 +1,6 @@
-"""Is this installation whole? Every check says what it found and, where something is wrong, how to mend it."""
+"""Is this installation whole? Every check says what it found and, where something is wrong, how to mend
+it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ import os
 import shutil
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "scipy")
-EXTRAS = {"profanity_check": "classifiers", "vaderSentiment": "classifiers", "tensorboard": "tensorboard", "wandb": "wandb"}
+EXTRAS = {
+    "profanity_check": "classifiers",
+    "vaderSentiment": "classifiers",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
 ROOM = 3_000_000_000  # bytes that a full fine-tuning of the embedded model writes
 
 
@@ -49,7 +56,11 @@ def _memory() -> tuple[str, bool, str]:
     import psutil
 
     free = psutil.virtual_memory().available
-    return "memory", free > ROOM, f"{free / 1e9:.1f} GB free (full fine-tuning of the embedded model takes about 6 GB)"
+    return (
+        "memory",
+        free > ROOM,
+        f"{free / 1e9:.1f} GB free (full fine-tuning of the embedded model takes about 6 GB)",
+    )
 
 
 def _disk() -> tuple[str, bool, str]:

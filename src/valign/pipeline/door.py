@@ -32,6 +32,7 @@ from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
 
 Listen = Callable[[str, Mapping[str, Any]], None]
+TAX = [{"path": "builtin:instructions", "split": "test"}]  # what a comparison measures the alignment tax on
 TEST_SHARE = 0.2  # held out for measuring when the user names no test data
 
 
@@ -51,10 +52,21 @@ def source(text: str, limit: int | None = None) -> Source:
 
 
 def align_from_names(
-    model: str, method: str, out: Path, *, data: Sequence[str] = (), goal: str | None = None, reward: str | None = None,
-    settings: Mapping[str, Any], dev: float = 0.0, limit: int | None = None, seed: int = 0,
-    options: LoadOptions | None = None, force: bool = False, on_event: Listen | None = None,
-) -> Aligned:  # fmt: skip
+    model: str,
+    method: str,
+    out: Path,
+    *,
+    data: Sequence[str] = (),
+    goal: str | None = None,
+    reward: str | None = None,
+    settings: Mapping[str, Any],
+    dev: float = 0.0,
+    limit: int | None = None,
+    seed: int = 0,
+    options: LoadOptions | None = None,
+    force: bool = False,
+    on_event: Listen | None = None,
+) -> Aligned:
     """What `valign align` does. Names and settings are checked before a model is loaded."""
     chosen = method_named(method)
     settings = {**({"seed": seed} if chosen.trains and "seed" not in settings else {}), **settings}
@@ -77,10 +89,21 @@ def align_from_names(
 
 
 def evaluate_from_names(
-    model: str, data: Sequence[str], out: Path, *, reference: str | None = None, goal: str | None = None,
-    reward: str | None = None, beta: float = 0.1, sampling: Sampling, kl_prompts: int = 16, limit: int | None = None,
-    options: LoadOptions | None = None, force: bool = False, on_event: Listen | None = None,
-) -> tuple[Measured, Mapping[str, Path]]:  # fmt: skip
+    model: str,
+    data: Sequence[str],
+    out: Path,
+    *,
+    reference: str | None = None,
+    goal: str | None = None,
+    reward: str | None = None,
+    beta: float = 0.1,
+    sampling: Sampling,
+    kl_prompts: int = 16,
+    limit: int | None = None,
+    options: LoadOptions | None = None,
+    force: bool = False,
+    on_event: Listen | None = None,
+) -> tuple[Measured, Mapping[str, Path]]:
     """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on.
 
     A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
@@ -105,7 +128,9 @@ def evaluate_from_names(
                 tell("warning", {"text": "this evaluation was finished before; nothing was computed"})
                 return done
         elif finished and not force and not (out / asked.FILE).exists():
-            raise ValignError("the folder holds results of something else", where=str(out / RESULT), how=asked.HOW)
+            raise ValignError(
+                "the folder holds results of something else", where=str(out / RESULT), how=asked.HOW
+            )
         (out / RESULT).unlink(missing_ok=True)  # whoever reads it must not take it for this evaluation's
         run.write(asked.FILE, asked.text(request))
         cached: Any = CachedPolicy(policy, out / "requests.jsonl")
@@ -124,10 +149,16 @@ def profile_from_names(
     """What `valign profile` does; with `out`, answers are logged there and an interrupted profile goes on."""
     made = make_goal(goal)
     if made.level != "value":
-        raise ValignError(f"the goal is of level {made.level}", where="--goal", how="a profile needs a value goal, such as hhh_like")
+        raise ValignError(
+            f"the goal is of level {made.level}",
+            where="--goal",
+            how="a profile needs a value goal, such as hhh_like",
+        )
     tell = on_event or _nobody
     split = "test" if data == "builtin:dilemmas" else None
-    groups, _ = read_sources([source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell)
+    groups, _ = read_sources(
+        [source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell
+    )
     if out is None:
         return _profile(load_policy(model, options), groups, made, sampling, tell), {}
     from valign.evaluation.cached import CachedPolicy
@@ -142,7 +173,9 @@ def profile_from_names(
         return measured, {**paths, **one_model(policy, measured, made, out)}
 
 
-def _profile(policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen) -> Measured:
+def _profile(
+    policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen
+) -> Measured:
     measured = Measured()
     judge(policy, Plan(groups, goal, sampling=sampling), groups, measured, progress_of(tell))
     return measured
@@ -169,19 +202,31 @@ def _identity(policy: Policy) -> str:
 
 
 def comparison_recipe(
-    model: str, methods: Sequence[str], *, data: Sequence[str], test: str | None, goal: str | None, limit: int | None,
-    seed: int, device: str, dtype: str,
-) -> Recipe:  # fmt: skip
+    model: str,
+    methods: Sequence[str],
+    *,
+    data: Sequence[str],
+    test: str | None,
+    goal: str | None,
+    limit: int | None,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> Recipe:
     """The recipe of `valign compare`. Without --data the built-in dilemmas are used with the demo's goal."""
     if not methods:
-        raise UsageError("no method is named", where="--method", how="for example: --method dpo --method urial")
+        raise UsageError(
+            "no method is named", where="--method", how="for example: --method dpo --method urial"
+        )
     if not data:
         data, test = ["builtin:dilemmas#train"], test or "builtin:dilemmas#test"
         goal = goal or "schwartz10:benevolence=1,universalism=1,power=-1"
     sources = [source(d, limit).model_dump() for d in data]
     if test is None:
         if len(sources) > 1:
-            raise UsageError("held-out data must be named with several sources", where="--test", how="--test FILE")
+            raise UsageError(
+                "held-out data must be named with several sources", where="--test", how="--test FILE"
+            )
         n = len(read_source(Source(**sources[0])))
         cut = max(1, round(n * (1 - TEST_SHARE)))
         held = {**sources[0], "rows": f"{cut}:{n}"}
@@ -190,12 +235,18 @@ def comparison_recipe(
         held = source(test, limit).model_dump()
     return parse(
         {
-            "name": "compare", "model": model, "goal": goal, "data": sources, "methods": [_method(m) for m in methods],
-            "evaluate": {"data": [held], "tax": [{"path": "builtin:instructions", "split": "test"}]},
-            "seed": seed, "device": device, "dtype": dtype,
+            "name": "compare",
+            "model": model,
+            "goal": goal,
+            "data": sources,
+            "methods": [_method(m) for m in methods],
+            "evaluate": {"data": [held], "tax": TAX},
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
         },
         "valign compare",
-    )  # fmt: skip
+    )
 
 
 def _method(text: str) -> dict[str, Any]:
@@ -207,7 +258,9 @@ def _method(text: str) -> dict[str, Any]:
     for pair in rest:
         key, sep, value = pair.partition("=")
         if not sep:
-            raise UsageError(f"{pair!r} is not KEY=VALUE", where=f"--method {text}", how="for example dpo,beta=0.2")
+            raise UsageError(
+                f"{pair!r} is not KEY=VALUE", where=f"--method {text}", how="for example dpo,beta=0.2"
+            )
         out[key] = parse_value(value)
     return out
 
@@ -218,13 +271,19 @@ def _training_data(
     from valign.data import split
 
     if dev and (method.samples or not method.trains):
-        raise UsageError(f"method {method.name!r} has no loss on held-out data: --dev has no effect", where="--dev",
-                         how="leave it out, and measure with valign evaluate")  # fmt: skip
+        raise UsageError(
+            f"method {method.name!r} has no loss on held-out data: --dev has no effect",
+            where="--dev",
+            how="leave it out, and measure with valign evaluate",
+        )
     if not method.trains:
         return [], []
     if not data:
-        raise UsageError(f"method {method.name!r} trains: it needs data", where="--data",
-                         how="--data FILE, or --data builtin:dilemmas#train")  # fmt: skip
+        raise UsageError(
+            f"method {method.name!r} trains: it needs data",
+            where="--data",
+            how="--data FILE, or --data builtin:dilemmas#train",
+        )
     groups, _ = read_sources([source(d, limit) for d in data], seed, tell)
     if not dev:
         return groups, []
@@ -249,5 +308,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-

@@ -30,7 +30,8 @@ class Plan:
     groups       held-out groups: with comparisons, labels, choices, checks, or prompts alone
     goal         gives labels and utilities; None: only what needs none
     tax          tasks with checks, for the alignment tax
-    sampling     of the responses that are judged; kl_prompts: how many prompts estimate the KL (temperature 1), 0: none
+    sampling     of the responses that are judged; kl_prompts: how many prompts estimate the KL (temperature
+                 1), 0: none
     beta         scale of implicit rewards
     """
 
@@ -51,7 +52,9 @@ class Measured:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
+def evaluate_policy(
+    policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None
+) -> Measured:
     """Everything of `plan` that fits. `reference` is the policy before alignment (implicit rewards, KL).
 
     Raises `ValignError` when nothing can be measured on these groups.
@@ -63,7 +66,9 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     if same:
         out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
     if pairs:
-        found = measure.measure_preference(policy, reference, pairs, beta=plan.beta, progress=say("preferences"))
+        found = measure.measure_preference(
+            policy, reference, pairs, beta=plan.beta, progress=say("preferences")
+        )
         out.results += [replace(r, notes=(*r.notes, *out.notes)) for r in found]
     if plan.goal is not None and ranked and _labelled(plan.goal, ranked):
         # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
@@ -84,11 +89,18 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
         from valign.rewards.rules import check
 
         greedy = Sampling(temperature=0, max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
-        out.results += measure.measure_instructions(policy, tasks, check, greedy, progress=say("instructions"))
+        out.results += measure.measure_instructions(
+            policy, tasks, check, greedy, progress=say("instructions")
+        )
     if not out.results:
-        raise ValignError("nothing can be measured on these groups", where="data",
-                          how=["comparisons, labels or choices are needed, or a goal that scores responses (--goal)",
-                               "`valign data inspect FILE` shows what the file holds"])  # fmt: skip
+        raise ValignError(
+            "nothing can be measured on these groups",
+            where="data",
+            how=[
+                "comparisons, labels or choices are needed, or a goal that scores responses (--goal)",
+                "`valign data inspect FILE` shows what the file holds",
+            ],
+        )
     return out
 
 
@@ -138,21 +150,31 @@ def _can_score(goal: Goal) -> bool:
 def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
     kind = str(groups[0].meta.get("format", ""))
     progress = say("choices")
-    for name, run in (("bbq", measure.measure_bbq), ("persona", measure.measure_persona), ("safetext", measure.measure_safetext)):
+    for name, run in (
+        ("bbq", measure.measure_bbq),
+        ("persona", measure.measure_persona),
+        ("safetext", measure.measure_safetext),
+    ):
         if kind.startswith(name):
             return list(run(policy, groups, progress=progress))
-    return [measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")]
+    return [
+        measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")
+    ]
 
 
 def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
-    """Responses to the groups' prompts, judged by the goal: its utility, the value profile, and the samples."""
+    """Responses to the groups' prompts, judged by the goal: its utility, the value profile, and the
+    samples.
+    """
     from valign.evaluation.measure.common import cluster_of, sample_groups
     from valign.evaluation.provenance import provenance
 
     goal = plan.goal
     assert goal is not None
     _, sampled = sample_groups(policy, groups, plan.sampling, say("responses"))
-    about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
+    about = provenance(
+        policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()}
+    )
     utilities = goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
     if goal.level == "value":
@@ -170,12 +192,26 @@ def _utility_result(
     from valign.evaluation.result import Item
 
     items = [
-        Item(f"{g.id}#{k}", cluster_of(g), None if np.isnan(u) else float(u), "judge_error" if np.isnan(u) else None)
+        Item(
+            f"{g.id}#{k}",
+            cluster_of(g),
+            None if np.isnan(u) else float(u),
+            "judge_error" if np.isnan(u) else None,
+        )
         for g, row in zip(groups, utilities)
         for k, u in enumerate(row)
     ]
-    return summarize(items, metric="goal.utility", variant=goal.id, subject=policy.id, level=goal.level, unit="score",
-                     direction="up", cluster_unit="prompt", provenance=about)  # fmt: skip
+    return summarize(
+        items,
+        metric="goal.utility",
+        variant=goal.id,
+        subject=policy.id,
+        level=goal.level,
+        unit="score",
+        direction="up",
+        cluster_unit="prompt",
+        provenance=about,
+    )
 
 
 def _sample(group: Group, utility: Any, values: Any, goal: Goal) -> dict[str, Any]:
@@ -198,14 +234,26 @@ def _number(x: Any) -> float | None:
 
 
 def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
-    """KL to the reference from samples at temperature 1; best-of-n, whose law has no token form, states its bound."""
+    """KL to the reference from samples at temperature 1; best-of-n, whose law has no token form, states its
+    bound.
+    """
     n = getattr(getattr(policy, "config", None), "n", None)
     if policy.kind == "decoding" and n is not None:
         from valign.theory.best_of_n import best_of_n_kl_bound
 
-        return [Result(metric="kl.policy_reference", variant="best_of_n_bound", subject=policy.id, level="cost", unit="nats",
-                  direction="down", value=float(best_of_n_kl_bound(n)), n=0,
-                  notes=("an upper bound from n alone: log n - (n-1)/n",))]  # fmt: skip
+        return [
+            Result(
+                metric="kl.policy_reference",
+                variant="best_of_n_bound",
+                subject=policy.id,
+                level="cost",
+                unit="nats",
+                direction="down",
+                value=float(best_of_n_kl_bound(n)),
+                n=0,
+                notes=("an upper bound from n alone: log n - (n-1)/n",),
+            )
+        ]
     sampling = Sampling(max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
     return measure.measure_kl(policy, reference, groups, sampling, progress=say("KL"))
 
@@ -220,8 +268,11 @@ def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:
     try:
         return {"samples": written, "results": write_results(measured.results, folder / RESULT)}
     except OSError as error:
-        raise ValignError(f"cannot write: {error.strerror}", where=str(folder / RESULT),
-                          how="make room and run the same command again: nothing is measured twice") from error  # fmt: skip
+        raise ValignError(
+            f"cannot write: {error.strerror}",
+            where=str(folder / RESULT),
+            how="make room and run the same command again: nothing is measured twice",
+        ) from error
 
 
 def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:

@@ -18,8 +18,10 @@ MANIFEST = "policy.json"
 class LoadOptions:
     """How models are loaded, as the user asked for it.
 
-    dtype   number format of the weights; "auto" here means float32 weights, multiplied in bf16 where the device does so
-            natively: policies that are compared share one number format, and trained ones keep what they learned
+    dtype   number format of the weights; "auto" here means float32 weights, multiplied in bf16 where the
+            device does so
+            natively: policies that are compared share one number format, and trained ones keep what they
+            learned
     """
 
     device: str = "auto"
@@ -33,7 +35,8 @@ def load_policy(
 ) -> Policy:
     """A policy: the embedded default, a folder, a GGUF file, a hub id, or a folder that a method wrote.
 
-    goal, reward  take the place of those stored with a wrapped policy (it may need them to choose among samples)
+    goal, reward  take the place of those stored with a wrapped policy (it may need them to choose among
+                  samples)
     Raises `ModelError` for whatever is wrong with it, a run that is not finished included.
     """
     from valign.engine.local import LocalEngine
@@ -56,7 +59,9 @@ def load_policy(
     return LocalPolicy(model, LocalEngine(precision=precision))
 
 
-def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any) -> Policy:
+def _wrapped(
+    folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any
+) -> Policy:
     from valign.methods.table import method
     from valign.methods.target import Target
 
@@ -72,7 +77,9 @@ def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, go
     if reward is None and manifest.get("reward"):
         reward = _stored_reward(str(manifest["reward"]), folder)
     base = load_policy(manifest["base"], options)
-    wrapped: Any = chosen.wrap(base, Target(goal, base, reward=reward), chosen.configure(manifest.get("config") or {}))
+    wrapped: Any = chosen.wrap(
+        base, Target(goal, base, reward=reward), chosen.configure(manifest.get("config") or {})
+    )
     wrapped.source = folder
     return wrapped  # type: ignore[no-any-return]
 
@@ -83,8 +90,11 @@ def _stored_reward(name: str, folder: Path) -> Any:
     from valign.rewards.registry import make
 
     if name.startswith(PREFIX):
-        raise ModelError(f"this policy chooses by the function {name}, and no file runs code", where=str(folder / MANIFEST),
-                         how=f"if you trust it, name it yourself: --reward {name}")  # fmt: skip
+        raise ModelError(
+            f"this policy chooses by the function {name}, and no file runs code",
+            where=str(folder / MANIFEST),
+            how=f"if you trust it, name it yourself: --reward {name}",
+        )
     return make(name)
 
 

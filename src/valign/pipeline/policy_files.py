@@ -1,4 +1,6 @@
-"""The files of an aligned policy in its folder: moved in whole, policy.json last; removed when a run starts again."""
+"""The files of an aligned policy in its folder: moved in whole, policy.json last; removed when a run starts
+again.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,33 @@ from valign.models.policy import Cost, LocalPolicy, Policy
 from valign.pipeline.meter import Spent
 
 MANIFEST, COST, PARTIAL = "policy.json", "cost.json", "policy.partial"
-# everything that saving a model or an adapter writes: a leftover adapter beside full weights would be loaded on top
+# everything that saving a model or an adapter writes: a leftover adapter beside full weights would be loaded
+# on top
 OURS = (
-    MANIFEST, "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.*", "merges.txt",
-)  # fmt: skip
+    MANIFEST,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.*",
+    "merges.txt",
+)
 WEIGHTS = (MANIFEST, "*.safetensors", "config.json", "adapter_config.json", "*.gguf")
 
 
 def keep(
-    policy: Policy, out: Path, *, method: str, config: Mapping[str, Any], goal: Mapping[str, Any] | None, reward: str = ""
+    policy: Policy,
+    out: Path,
+    *,
+    method: str,
+    config: Mapping[str, Any],
+    goal: Mapping[str, Any] | None,
+    reward: str = "",
 ) -> Policy:
     """Put the policy's files into `out`; policy.json comes last, so that a folder with one is whole.
 
@@ -43,17 +62,25 @@ def keep(
         shutil.rmtree(out / "run" / "checkpoints", ignore_errors=True)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValignError(f"the policy cannot be written: {reason}", where=str(out),
-                          how="the last checkpoint is kept: make room and run the same command again") from error  # fmt: skip
+        raise ValignError(
+            f"the policy cannot be written: {reason}",
+            where=str(out),
+            how="the last checkpoint is kept: make room and run the same command again",
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return policy
 
 
 def _save(
-    policy: Policy, partial: Path, out: Path, method: str, config: Mapping[str, Any], goal: Mapping[str, Any] | None,
+    policy: Policy,
+    partial: Path,
+    out: Path,
+    method: str,
+    config: Mapping[str, Any],
+    goal: Mapping[str, Any] | None,
     reward: str,
-) -> Policy:  # fmt: skip
+) -> Policy:
     if isinstance(policy, LocalPolicy):
         from valign.models.gguf import quiet
         from valign.models.policy_folder import save_model
@@ -64,7 +91,9 @@ def _save(
     policy.save(partial)
     if reward:
         manifest = json.loads((partial / MANIFEST).read_text(encoding="utf-8"))
-        (partial / MANIFEST).write_text(json.dumps({**manifest, "reward": reward}, indent=1, ensure_ascii=False), "utf-8")
+        (partial / MANIFEST).write_text(
+            json.dumps({**manifest, "reward": reward}, indent=1, ensure_ascii=False), "utf-8"
+        )
     return policy
 
 

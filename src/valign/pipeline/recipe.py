@@ -1,12 +1,12 @@
 """Recipes: what a run does, as YAML. Every key is known or refused; nothing in a recipe runs code.
 
-    name: hh-harmless
-    model: smollm2-135m-instruct
-    goal: preference
-    data: {path: pairs.jsonl.gz, rows: "0:800"}
-    method: {name: dpo, beta: 0.1}
-    evaluate: {data: {path: pairs.jsonl.gz, rows: "800:1200"}}
-    out: runs/hh
+name: hh-harmless
+model: smollm2-135m-instruct
+goal: preference
+data: {path: pairs.jsonl.gz, rows: "0:800"}
+method: {name: dpo, beta: 0.1}
+evaluate: {data: {path: pairs.jsonl.gz, rows: "800:1200"}}
+out: runs/hh
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Source(_Strict):
         try:
             return int(first or 0), int(last) if last else (n if sep else int(first) + 1)
         except ValueError as error:
-            raise UsageError(f"rows = {self.rows!r} is not FIRST:LAST", where="data.rows", how='for example "0:800"') from error
+            raise UsageError(
+                f"rows = {self.rows!r} is not FIRST:LAST", where="data.rows", how='for example "0:800"'
+            ) from error
 
 
 def _sources(value: Any) -> Any:
@@ -115,7 +117,9 @@ class Recipe(_Strict):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
-    """A recipe from a YAML file (or a built-in name), with `--set` overrides and the data file of the command line."""
+    """A recipe from a YAML file (or a built-in name), with `--set` overrides and the data file of the
+    command line.
+    """
     from valign.goals.files import read_yaml
 
     file = find_recipe(path)
@@ -123,27 +127,41 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), data: str | Non
     for override in overrides:
         set_key(content, override)
     if data is not None and not _asks(content):
-        raise UsageError("the recipe names its data itself: --data has no effect", where=str(file),
-                         how="change it with --set data.path=FILE, or write path: DATA in the recipe")  # fmt: skip
+        raise UsageError(
+            "the recipe names its data itself: --data has no effect",
+            where=str(file),
+            how="change it with --set data.path=FILE, or write path: DATA in the recipe",
+        )
     return parse(_place(content, data, str(file)), str(file))
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from a mapping. Raises `UsageError` naming each key that is wrong, with the nearest known one."""
+    """A recipe from a mapping. Raises `UsageError` naming each key that is wrong, with the nearest known
+    one.
+    """
     try:
         recipe = Recipe.model_validate(dict(content))
     except ValidationError as error:
-        raise UsageError("the recipe is not valid", where=where, how=[_say(e) for e in error.errors()]) from error
+        raise UsageError(
+            "the recipe is not valid", where=where, how=[_say(e) for e in error.errors()]
+        ) from error
     if not recipe.all_methods:
-        raise UsageError("the recipe names no method", where=where, how="method: {name: dpo} or methods: [...]")
+        raise UsageError(
+            "the recipe names no method", where=where, how="method: {name: dpo} or methods: [...]"
+        )
     titles = [m.title for m in recipe.all_methods]
     for title in titles:  # each becomes a folder's name
         if title != Path(title).name or title in ("", ".", "..", "base"):
-            raise UsageError(f"{title!r} cannot name a method", where=f"{where}: methods",
-                             how='a label holds no slash, and "base" is the model before alignment')  # fmt: skip
+            raise UsageError(
+                f"{title!r} cannot name a method",
+                where=f"{where}: methods",
+                how='a label holds no slash, and "base" is the model before alignment',
+            )
     twice = sorted({t for t in titles if titles.count(t) > 1})
     if twice:
-        raise UsageError(f"two methods are called {', '.join(twice)}", where=f"{where}: methods", how="give each a label")
+        raise UsageError(
+            f"two methods are called {', '.join(twice)}", where=f"{where}: methods", how="give each a label"
+        )
     return recipe
 
 
@@ -161,10 +179,14 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def set_key(content: dict[str, Any], override: str) -> None:
-    """Apply one KEY=VALUE. `method.beta=0.2` reaches the one method, `methods.dpo.beta=0.2` the one of that name."""
+    """Apply one KEY=VALUE. `method.beta=0.2` reaches the one method, `methods.dpo.beta=0.2` the one of that
+    name.
+    """
     key, sep, text = override.partition("=")
     if not sep or not key:
-        raise UsageError(f"{override!r} is not KEY=VALUE", where="--set", how="for example --set method.beta=0.2")
+        raise UsageError(
+            f"{override!r} is not KEY=VALUE", where="--set", how="for example --set method.beta=0.2"
+        )
     value = parse_value(text)
     node: Any = content
     *path, last = _of_methods(content, key.split("."), key)
@@ -182,19 +204,29 @@ def set_key(content: dict[str, Any], override: str) -> None:
         if not isinstance(node, (dict, list)):
             raise UsageError(f"{part!r} holds a value, not keys", where=f"--set {key}")
     if isinstance(node, list):
-        raise UsageError("this key is a list", where=f"--set {key}", how="name the entry: methods.NAME.KEY=VALUE")
+        raise UsageError(
+            "this key is a list", where=f"--set {key}", how="name the entry: methods.NAME.KEY=VALUE"
+        )
     node[last] = value
 
 
 def _of_methods(content: Mapping[str, Any], parts: list[str], key: str) -> list[str]:
     """`method.KEY` where the recipe has `methods`: their only one, or an error that names them."""
     listed = content.get("methods")
-    if parts[0] != "method" or len(parts) < 2 or content.get("method") is not None or not isinstance(listed, list):
+    if (
+        parts[0] != "method"
+        or len(parts) < 2
+        or content.get("method") is not None
+        or not isinstance(listed, list)
+    ):
         return parts
-    names = [str(m.get("label") or m.get("name")) for m in listed if isinstance(m, dict)]
+    names = [_names(m)[0] for m in listed if _names(m)]
     if len(names) != 1:
-        raise UsageError("the recipe has several methods", where=f"--set {key}",
-                         how=f"name one: methods.NAME.{parts[-1]}=VALUE, NAME one of {', '.join(names)}")  # fmt: skip
+        raise UsageError(
+            "the recipe has several methods",
+            where=f"--set {key}",
+            how=f"name one: methods.NAME.{parts[-1]}=VALUE, NAME one of {', '.join(names)}",
+        )
     return ["methods", names[0], *parts[1:]]
 
 
@@ -209,11 +241,20 @@ def parse_value(text: str) -> Any:
 
 
 def _named(items: list[Any], name: str, key: str) -> Any:
-    for item in items:
-        if isinstance(item, dict) and name in (item.get("label"), item.get("name")):
-            return item
-    known = [str(i.get("label") or i.get("name")) for i in items if isinstance(i, dict)]
+    """The entry of that label or name, as a mapping that can be changed."""
+    for i, item in enumerate(items):
+        if name in _names(item):
+            items[i] = {"name": item} if isinstance(item, str) else item
+            return items[i]
+    known = [_names(i)[0] for i in items if _names(i)]
     raise UsageError(f"there is no {name!r}", where=f"--set {key}", how=f"known: {', '.join(known)}")
+
+
+def _names(item: Any) -> list[str]:
+    """Label and name of an entry of `methods`, the label first."""
+    if isinstance(item, str):
+        return [item]
+    return [str(item[k]) for k in ("label", "name") if item.get(k)] if isinstance(item, dict) else []
 
 
 def _place(content: Any, data: str | None, where: str) -> Any:
@@ -224,7 +265,9 @@ def _place(content: Any, data: str | None, where: str) -> Any:
         return [_place(v, data, where) for v in content]
     if content == PLACEHOLDER:
         if data is None:
-            raise UsageError("the recipe leaves the data file to the command line", where=where, how="--data FILE")
+            raise UsageError(
+                "the recipe leaves the data file to the command line", where=where, how="--data FILE"
+            )
         return data
     return content
 

@@ -16,6 +16,8 @@ from valign.goals.base import Goal
 from valign.models.policy import Policy
 from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
+UNSIGNED = 10.0  # seconds for which a lock without a name counts as one that is being written
+
 
 def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
     """The page of a report.json, of a result.json, or of the folder that holds one."""
@@ -65,21 +67,30 @@ def follow(source: Path, every: float, out: Path | None = None) -> Iterator[tupl
             write_whole(page, watch_page(run))
             yield run_summary(run), page
         elif not running:
-            raise ValignError("there is no log of a run", where=str(source), how="name a folder that valign align or run wrote")
+            raise ValignError(
+                "there is no log of a run",
+                where=str(source),
+                how="name a folder that valign align or run wrote",
+            )
         if not running:
             return
         time.sleep(every)
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process that is alive owns the folder, or the `run` in it. What another host owns counts as alive."""
+    """Whether a process that is alive owns the folder, or the `run` in it. What another host owns counts as
+    alive.
+    """
     import psutil
 
     for lock in (folder / "lock", folder / "run" / "lock"):
         try:
-            host, pid = lock.read_text().split()
-        except (OSError, ValueError):
+            owner, age = lock.read_text().split(), time.time() - lock.stat().st_mtime
+        except OSError:
             continue
+        if len(owner) != 2:  # caught between making the lock and signing it
+            return age < UNSIGNED
+        host, pid = owner
         if host != socket.gethostname() or psutil.pid_exists(int(pid)):
             return True
     return False
@@ -100,17 +111,24 @@ def _find(source: Path) -> Path:
         file = source / name if name else source
         if file.is_file():
             return file
-    raise ValignError("there is no report.json and no result.json", where=str(source),
-                      how=["valign evaluate or valign run write them", "follow a training run with --watch"])  # fmt: skip
+    raise ValignError(
+        "there is no report.json and no result.json",
+        where=str(source),
+        how=["valign evaluate or valign run write them", "follow a training run with --watch"],
+    )
 
 
 def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"not JSON: {error}", where=str(file), how="name a report.json or a result.json") from error
+        raise DataError(
+            f"not JSON: {error}", where=str(file), how="name a report.json or a result.json"
+        ) from error
     if not isinstance(content, dict):
-        raise DataError("neither a report nor results", where=str(file), how="name a report.json or a result.json")
+        raise DataError(
+            "neither a report nor results", where=str(file), how="name a report.json or a result.json"
+        )
     return content
 
 
@@ -122,7 +140,9 @@ def _samples(file: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise DataError(f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again") from error
+            raise DataError(
+                f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again"
+            ) from error
     return rows
 
 

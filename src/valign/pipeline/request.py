@@ -36,7 +36,8 @@ def text(request: Mapping[str, Any]) -> str:
 
 
 def is_repeated(out: Path, file: Path, request: Mapping[str, Any], *, force: bool, lost: bool) -> bool:
-    """Whether `file` in `out` holds this very request. False where there is none, and where `force` starts again.
+    """Whether `file` in `out` holds this very request. False where there is none, and where `force` starts
+    again.
 
     lost  whether starting again would lose work: without that another request is no reason to refuse
     Raises `ValignError` listing what changed when it holds another one.
@@ -51,7 +52,9 @@ def is_repeated(out: Path, file: Path, request: Mapping[str, Any], *, force: boo
         raise ValignError(f"cannot be read: {error}", where=str(file), how=HOW) from error
     changed = changes(before, plain(request))
     if changed and lost and not force:
-        raise ValignError(f"the folder holds a run with other settings: {', '.join(changed)}", where=str(out), how=HOW)
+        raise ValignError(
+            f"the folder holds a run with other settings: {', '.join(changed)}", where=str(out), how=HOW
+        )
     return not changed and not force
 
 

@@ -1,7 +1,8 @@
-"""Trackers: the numbers of a run, sent to a tool that the user names. Nothing is sent anywhere unless asked for.
+"""Trackers: the numbers of a run, sent to a tool that the user names. Nothing is sent anywhere unless asked
+for.
 
-One small interface: `log(step, numbers)` and `close()`. Each tracker is an extra, imported only here. A tracker that
-fails on the way is left out with a warning: it never costs a run its result.
+One small interface: `log(step, numbers)` and `close()`. Each tracker is an extra, imported only here. A
+tracker that fails on the way is left out with a warning: it never costs a run its result.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ TRACKERS: dict[str, Callable[[Any, str, Path], Tracker]] = {
 def trackers(names: Sequence[str], out: Path, listen: Listen) -> Iterator[Listen]:
     """A listener that also tells the named trackers about every step and evaluation.
 
-    They start with the first number, so that a run that is refused leaves nothing with them. Raises `UsageError` at once
+    They start with the first number, so that a run that is refused leaves nothing with them. Raises
+    `UsageError` at once
     for one that is unknown or not installed, with the line that installs it.
     """
     sink = _Sink({name: _module(name) for name in dict.fromkeys(names)}, out, listen)
@@ -98,7 +100,9 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(MODULES[name])
     except ImportError as error:
-        raise UsageError(f"{name} is not installed", where="--track", how=f"pip install 'valign[{name}]'") from error
+        raise UsageError(
+            f"{name} is not installed", where="--track", how=f"pip install 'valign[{name}]'"
+        ) from error
 
 
 class _Sink:
@@ -110,7 +114,9 @@ class _Sink:
         self.listen(event, fields)
         if event not in ("step", "eval"):
             return
-        numbers = {f"{event}/{k}": float(v) for k, v in fields.items() if isinstance(v, (int, float)) and k != "step"}
+        numbers = {
+            f"{event}/{k}": float(v) for k, v in fields.items() if isinstance(v, (int, float)) and k != "step"
+        }
         for name, module in self.waiting.items():
             made = self._try(name, partial(TRACKERS[name], module, self.out.name, self.out))
             if made is not None:

@@ -7,7 +7,7 @@ KL term stands. The sampling law is the policy itself; one update per rollout, s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from valign.theory.policy_gradient import group_advantage, rloo_advantage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-Floats = "NDArray[np.float64]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +36,7 @@ class RolloutConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.group_size >= 2, "group_size", self.group_size, "at least 2: advantages compare samples of one prompt")
+        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(self.temperature > 0, "temperature", self.temperature, "positive: greedy samples are all equal")
         require(self.beta >= 0, "beta", self.beta, "0 or more")
 
@@ -48,6 +47,10 @@ class GRPOConfig(RolloutConfig):
 
     beta: float = 0.04  # weight of the KL term
     clip: float = 0.2  # ratios leave [1 - clip, 1 + clip] without gradient
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.clip < 1, "clip", self.clip, "in (0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,3 @@ def rloo_advantage_of(
 ) -> NDArray[np.float64]:
     """R_i - mean_{j != i} R_j with R = r - beta * log pi/pi_ref: unbiased for the KL-regularized objective (I19a)."""
     return rloo_advantage(rewards - config.beta * log_ratio)
-
-
-KLRow = Literal["in_reward", "k3_token"]

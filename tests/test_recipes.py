@@ -1,0 +1,260 @@
+"""Recipes: what they may say, how the command line changes them, and what a run of one leaves."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from valign.errors import ValignError
+from valign.pipeline.recipe import Recipe, find_recipe, load_recipe, parse_value
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+SEVERAL = "name: x\nmethods: [{name: dpo}, {name: dpo, label: wide, beta: 0.5}, urial]\n"
+
+
+# ----------------------------------------------------------------------------------------------- what it says
+
+
+@pytest.mark.parametrize("name", ["demo", "hh_harmless"])
+def test_the_recipes_that_ship_are_whole(name):
+    from valign.methods.table import method
+
+    loaded = load_recipe(name, data="pairs.jsonl" if name == "hh_harmless" else None)
+    assert loaded.all_methods
+    for spec in loaded.all_methods:
+        method(spec.name).configure(spec.settings)
+
+
+def test_set_reaches_the_one_method_or_the_one_that_is_named(recipe):
+    one = load_recipe(
+        recipe("name: x\nmethod: dpo\n"), ["method.beta=0.2", "evaluate.samples=3", "data=a.jsonl"]
+    )
+    assert (one.all_methods[0].settings, one.evaluate.samples) == ({"beta": 0.2}, 3)
+    assert [s.path for s in one.data] == ["a.jsonl"]
+    single = load_recipe(recipe("name: x\nmethods: [{name: dpo}]\n"), ["method.beta=0.2"])
+    assert single.all_methods[0].settings == {"beta": 0.2}
+    several = load_recipe(recipe(SEVERAL), ["methods.wide.beta=0.3", "methods.dpo.epochs=2"])
+    assert [m.settings for m in several.all_methods] == [{"epochs": 2}, {"beta": 0.3}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "says"),
+    [
+        ("name: x\nmodle: y\nmethod: dpo\n", [], ["modle: unknown key", "did you mean 'model'"]),
+        ("name: x\nmethod: dpo\nevaluate: {sample: 3}\n", [], ["evaluate.sample: unknown key", "'samples'"]),
+        ("name: x\nmethod: dpo\ndata: {path: a, wieght: 2}\n", [], ["wieght: unknown key", "'weight'"]),
+        ("name: x\nmethod: dpo\n", ["evaluate.betta=3"], ["evaluate.betta: unknown key", "'beta'"]),
+        ("name: x\nmethod: dpo\n", ["methd.beta=3"], ["methd: unknown key", "'method'"]),
+        ("name: x\nmethod: dpo\nevaluate: {samples: 0}\n", [], ["evaluate.samples", "greater than or equal to 1"]),
+        ("name: x\n", [], ["names no method"]),
+        ("name: x\nname: y\nmethod: dpo\n", [], ["'name' is given twice"]),
+        ("name: [x\n", [], ["not one YAML document"]),
+        ("- dpo\n", [], ["must hold one mapping"]),
+        ("name: x\nmethods: [dpo, dpo]\n", [], ["two methods are called dpo", "label"]),
+        ("name: x\nmethods: [{name: dpo, label: base}]\n", [], ["cannot name a method"]),
+        (SEVERAL, ["method.beta=1"], ["several methods", "dpo, wide, urial"]),
+        (SEVERAL, ["methods.grpo.beta=1"], ["there is no 'grpo'", "dpo, wide"]),
+        (SEVERAL, ["methods.beta=1"], ["this key is a list"]),
+        ("name: x\nmethod: dpo\n", ["beta"], ["not KEY=VALUE"]),
+        ("name: x\nmethod: dpo\n", ["name.beta=3"], ["holds a value"]),
+        ("name: x\nmethod: dpo\ndata: DATA\n", [], ["leaves the data file", "--data FILE"]),
+    ],
+)  # fmt: skip
+def test_what_a_recipe_must_not_say_is_an_error_that_names_it(recipe, text, overrides, says):
+    with pytest.raises(ValignError) as error:
+        load_recipe(recipe(text), overrides)
+    for part in says:
+        assert part in str(error.value)
+
+
+def test_data_of_the_command_line_goes_where_the_recipe_asks_for_it(recipe):
+    asks = recipe(
+        "name: x\nmethod: dpo\ndata: {path: DATA, rows: '0:8'}\nevaluate: {data: {path: DATA, rows: '8:12'}}\n"
+    )
+    loaded = load_recipe(asks, data="mine.jsonl")
+    assert [(s.path, s.rows) for s in (*loaded.data, *(loaded.evaluate.data or ()))] == [
+        ("mine.jsonl", "0:8"),
+        ("mine.jsonl", "8:12"),
+    ]
+    with pytest.raises(ValignError, match="--data has no effect"):
+        load_recipe(recipe("name: x\nmethod: dpo\ndata: other.jsonl\n"), data="mine.jsonl")
+
+
+def test_an_unknown_recipe_lists_those_that_ship():
+    with pytest.raises(ValignError, match="demo, hh_harmless"):
+        find_recipe("dem")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("2E3", 2000.0),
+        ("3", 3),
+        ("0.5", 0.5),
+        ("true", True),
+        ("false", False),
+        ("null", None),
+        ("", None),
+        ("{benevolence: 1}", {"benevolence": 1}),
+        ("[1, 2]", [1, 2]),
+        ("one two", "one two"),
+        ("e", "e"),
+        ("a: b: c", "a: b: c"),
+    ],
+)
+def test_values_of_the_command_line_are_read_as_yaml_with_plain_numbers(text, value):
+    read = parse_value(text)
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_a_recipe_is_frozen_and_goes_through_json():
+    loaded = load_recipe("demo")
+    assert Recipe.model_validate(json.loads(json.dumps(loaded.model_dump()))) == loaded
+
+
+# ----------------------------------------------------------------------------------------------- what it does
+
+
+@pytest.fixture
+def several(valign, model, pairs, situations, goal, vowels, recipe, tmp_path):
+    """(command, output) of a recipe with three families toward one goal; data are mixed by weight."""
+    path = recipe(
+        f"name: three\nmodel: {model}\ngoal: '{goal}'\n"
+        f"data: [{{path: {pairs}, weight: 0.5}}, {{path: {pairs}, rows: '0:6', weight: 0.25}}]\n"
+        f"dev: {{path: {pairs}, limit: 3}}\n"
+        "methods: [{name: dpo, batch_size: 6, eval_every: 1}, {name: value_instruction, label: words}, {name: best_of_n, n: 2}]\n"
+        f"evaluate: {{data: {situations}, kl_prompts: 2, max_new_tokens: 4}}\nout: {tmp_path / 'out'}\n"
+    )
+    return ("run", path), tmp_path / "out"
+
+
+def test_a_recipe_runs_to_one_report_and_goes_on_with_one_more_method(valign, several, whole):
+    command, out = several
+    report = valign.json(*command)
+    assert [s["label"] for s in report["subjects"]] == ["base", "dpo", "words", "best_of_n"]
+    assert {p.name for p in out.iterdir()} >= {
+        "recipe.json",
+        "report.json",
+        "report.html",
+        "methods",
+        "evaluation",
+    }
+    for name in ("dpo", "words", "best_of_n"):
+        assert (out / "methods" / name / "policy.json").exists()
+        found = {
+            r["metric"]
+            for r in json.loads((out / "evaluation" / name / "result.json").read_text())["results"]
+        }
+        assert {"goal.utility", "misalignment.M"} <= found
+    trained = [
+        json.loads(x) for x in (out / "methods" / "dpo" / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    assert any(e["event"] == "eval" for e in trained)
+    whole(out)
+
+    before = (out / "methods" / "dpo" / "model.safetensors").stat().st_mtime_ns
+    done = valign(*command, "--set", "methods.best_of_n.label=best of two")  # a method that is not there yet
+    assert "training" not in done.stderr
+    assert (out / "methods" / "dpo" / "model.safetensors").stat().st_mtime_ns == before
+    assert (out / "methods" / "best of two" / "policy.json").exists()
+
+
+def test_a_changed_method_is_refused_and_the_folder_still_says_what_it_holds(valign, several):
+    command, out = several
+    valign(*command)
+    stored = (out / "recipe.json").read_text()
+    said = valign.error(*command, "--set", "methods.dpo.beta=0.3")
+    assert "beta (0.1 -> 0.3)" in said
+    assert (out / "recipe.json").read_text() == stored
+    valign(*command, "--set", "methods.dpo.beta=0.3", "--force")
+    assert (out / "recipe.json").read_text() != stored
+
+
+def test_options_that_a_method_does_not_have_are_found_before_anything_is_loaded(valign, recipe, pairs):
+    path = recipe(f"name: x\nmodel: nowhere\ndata: {pairs}\nmethod: {{name: dpo, betta: 1}}\n")
+    assert "did you mean: beta" in valign.error("run", path, status=2)
+
+
+def test_compare_needs_no_recipe(valign, model, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("valign.pipeline.door.TAX", [])
+    report = valign.json(
+        "compare",
+        model,
+        "--method",
+        "dpo,batch_size=4",
+        "--method",
+        "dpo,beta=0.3,label=firm",
+        "--data",
+        pairs,
+        "--out",
+        tmp_path / "out",
+    )
+    assert [s["label"] for s in report["subjects"]] == ["base", "dpo", "firm"]
+    assert {d["use"]: d["n"] for d in report["ledger"]} == {"training": 10, "evaluation": 2}
+    assert "no method" in valign.error("compare", model, "--data", pairs, status=2)
+
+
+# --------------------------------------------------------------------------------------------------- watching
+
+
+def test_a_running_run_is_watched_until_it_ends(valign, model, pairs, tmp_path, monkeypatch):
+    from valign.engine.sampler import DataSampler
+
+    real = DataSampler.step
+
+    def slowly(self, index):
+        time.sleep(0.3)
+        return real(self, index)
+
+    monkeypatch.setattr(DataSampler, "step", slowly)
+    out = tmp_path / "out"
+    command = ("align", model, "--method", "dpo", "--data", pairs, "--out", out, "--set", "batch_size=3")
+    runner = threading.Thread(target=lambda: valign.quiet(*command))
+    runner.start()
+    try:
+        while not (out / "run" / "lock").exists():
+            time.sleep(0.01)
+        seen = [s["step"] for s, _ in _follow(out)]
+    finally:
+        runner.join()
+    assert seen[-1] == 4
+    assert len(set(seen)) > 1
+
+
+def _follow(folder: Path):
+    from valign.pipeline.reports import follow
+
+    return follow(folder, every=0.05)
+
+
+def test_a_run_that_was_killed_is_not_watched_for_ever(valign, tmp_path):
+    import socket
+    import subprocess
+    import sys
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_text(f"{socket.gethostname()} {dead.pid}")
+    (tmp_path / "run" / "log.jsonl").write_text(
+        '{"event": "step", "step": 1, "steps": 9, "time": 1.0, "seconds": 1}\n'
+    )
+    assert valign.json("report", tmp_path, "--watch")["step"] == 1
+    assert "no log of a run" in valign.error("report", tmp_path / "nowhere", "--watch")
