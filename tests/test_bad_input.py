@@ -233,7 +233,8 @@ def test_methods_that_train_need_data_and_others_say_that_they_read_none(valign,
 def test_a_goal_whose_scorer_reads_another_theory_is_refused(valign, model, pairs, vowels, tmp_path):
     """Two parts of one goal that need different scorers: the one that is at hand does not fit the second."""
     goal = tmp_path / "both.yaml"
-    own = "{id: own, version: 1, dimensions: [{id: A, name: a, definition: being a}, {id: B, name: b, definition: being b}]}"
+    dimensions = "{id: A, name: a, definition: being a}, {id: B, name: b, definition: being b}"
+    own = f"{{id: own, version: 1, dimensions: [{dimensions}]}}"
     goal.write_text(
         "level: composite\nid: both\nrule: weighted\nparts:\n"
         "  - {weight: 1, goal: {level: value, theory: schwartz10, target: {benevolence: 1}}}\n"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -321,7 +322,7 @@ def test_prompts_come_from_standard_input_too(valign, model):
 class Writer:
     """What torch.utils.tensorboard would give."""
 
-    made: list[Writer] = []
+    made: ClassVar[list[Writer]] = []
 
     def __init__(self, folder: str) -> None:
         self.folder, self.rows, self.closed = folder, [], False

@@ -177,9 +177,10 @@ def test_ctrl_c_while_a_recipe_reports_keeps_what_was_aligned(
 ):
     data, expected = straight
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    settings = ", ".join(s.replace("=", ": ").replace("1e-3", "0.001") for s in SETTINGS)
     recipe.write_text(
-        f"name: x\nmodel: {model}\ndata: {data}\nmethod: {{name: dpo, {', '.join(s.replace('=', ': ') for s in SETTINGS)}}}\n"
-        f"evaluate: {{data: {data}, kl_prompts: 2, max_new_tokens: 4}}\n".replace("1e-3", "0.001")
+        f"name: x\nmodel: {model}\ndata: {data}\nmethod: {{name: dpo, {settings}}}\n"
+        f"evaluate: {{data: {data}, kl_prompts: 2, max_new_tokens: 4}}\n"
     )
     with monkeypatch.context() as m:
         m.setattr("valign.report.write_report", stop)
@@ -199,8 +200,8 @@ import json, os, signal, sys
 from pathlib import Path
 import torch, transformers
 from typer.testing import CliRunner
-import datasets, scipy.stats, valign.engine.local, valign.pipeline.compare, valign.pipeline.door,
-valign.models.policy_folder from transformers.models.llama import modeling_llama
+import datasets, scipy.stats, valign.engine.local, valign.pipeline.compare, valign.models.policy_folder
+from transformers.models.llama import modeling_llama
 from valign.cli import app
 from valign.engine import checkpoint
 from valign.engine.sampler import DataSampler
@@ -209,9 +210,10 @@ import valign.pipeline.evaluate as evaluating
 
 model, data, folder = sys.argv[1:4]
 settings = json.loads(sys.argv[4])
-ALIGN = ["align", model, "--method", "dpo", "--data", data, *[x for s in settings for x in ("--set", s)],
-"--out"] EVALUATE = ["evaluate", model, "--data", data, "--reference", model, "--kl-prompts", "2",
-"--max-new-tokens", "4", "--out"]
+changed = [x for s in settings for x in ("--set", s)]
+ALIGN = ["align", model, "--method", "dpo", "--data", data, *changed, "--out"]
+short = ["--kl-prompts", "2", "--max-new-tokens", "4"]
+EVALUATE = ["evaluate", model, "--data", data, "--reference", model, *short, "--out"]
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -264,9 +266,7 @@ print(json.dumps(ended))
 
 
 def test_a_run_that_was_killed_continues_to_the_same_result(valign, model, straight, tmp_path, whole):
-    """kill -9 at five places; the same command again gives the weights and the results of an undisturbed
-    run.
-    """
+    """kill -9 at five places; the same command again gives what an undisturbed run gives."""
     data, expected = straight
     valign("evaluate", model, "--data", data, "--reference", model, "--kl-prompts", 2, "--max-new-tokens", 4,
            "--out", tmp_path / "evaluate")  # fmt: skip

@@ -13,7 +13,8 @@ from valign.cli.shared import BUG
 
 app = typer.Typer(
     name="valign",
-    help="Say what a model should align with, align it with any family of methods, and see on one scale how far it still is.",
+    help="Say what a model should align with, align it with any family of methods, "
+    "and see on one scale how far it still is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -25,9 +25,7 @@ def inspect_(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Counts, lengths, duplicates, balance of labels, what would be cut, first problems with line and
-    field.
-    """
+    """Counts, lengths, duplicates, balance of labels, what would be cut, first problems by line and field."""
     with errors(as_json):
         from valign.data import inspect
         from valign.pipeline.data import read_source
@@ -85,9 +83,7 @@ def convert(
         if as_json:
             print_json({"out": str(out), **counts})
             return
-        say(
-            f"{file} is {data.format}: {counts['written']} groups written to {out}, {counts['dropped']} rows dropped"
-        )
+        say(f"{file} is {data.format}: {len(groups)} groups in {out}, {counts['dropped']} rows dropped")
         for line, field, reason in data.report.dropped[:5]:
             say(f"  line {line}, {field}: {reason}")
 
@@ -164,7 +160,8 @@ def methods(
                 print_json({"name": name, "title": chosen.title, "paper": chosen.paper, "settings": rows})
                 return
             say(
-                f"{chosen.name}: {chosen.title} ({chosen.family}; {chosen.paper})\nlearns from {chosen.feedback}; promise: {chosen.promise}\n"
+                f"{chosen.name}: {chosen.title} ({chosen.family}; {chosen.paper})\n"
+                f"learns from {chosen.feedback}; promise: {chosen.promise}\n"
             )
             for row in rows:
                 say(f"  {row['name']} = {row['default']!r}\n      {row['meaning']}")
@@ -182,7 +179,8 @@ def methods(
         for row in rows:
             mark = "" if row["can_run"] is None else "yes  " if row["can_run"] else "no   "
             say(
-                f"{mark}{row['name']:<18} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}"
+                f"{mark}{row['name']:<18} {row['family']:<14} "
+                f"learns from {row['feedback']:<15} {row['title']}"
             )
             if row["reason"]:
                 say(f"     {row['reason']}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from valign.cli.progress import Watch
 from valign.cli.shared import (
     AllowPickle,
     Device,
@@ -22,7 +23,6 @@ from valign.cli.shared import (
     RewardOption,
     Seed,
     TrustCode,
-    Watch,
     errors,
     print_json,
     result_line,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 BUG = 3  # exit status for an error that is ours
 INTERRUPTED = 130
-EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -68,9 +66,7 @@ def console() -> Console:
 
 
 def say(text: str = "") -> None:
-    """One line for the reader, as it is: names that a user gave go through `hide` first, models' texts
-    never.
-    """
+    """One line for the reader, as it is: names go through `hide` before, what models say never does."""
     typer.echo(text)
 
 
@@ -80,9 +76,7 @@ def print_json(content: Any) -> None:
 
 
 def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """KEY=VALUE options as a mapping; a leading "method." is allowed. Raises `UsageError` for anything
-    else.
-    """
+    """KEY=VALUE options as a mapping; a leading "method." is allowed. Raises `UsageError` for others."""
     from valign.pipeline.recipe import parse_value
 
     out: dict[str, Any] = {}
@@ -152,7 +146,7 @@ def _fail(what: str, where: str, how: Sequence[str], as_json: bool, status: int)
         print_json(hidden({"interrupted" if status in (0, INTERRUPTED) else "error": message}))
         return
     head = "[bold]valign:[/]" if status in (0, INTERRUPTED) else "[bold red]valign:[/]"
-    console().print(f"{head} {_plain(hide(ValignError(what, where=where, how=how).render()))}")
+    console().print(f"{head} {plain(hide(ValignError(what, where=where, how=how).render()))}")
 
 
 @contextmanager
@@ -173,120 +167,14 @@ def _remarks() -> Iterator[None]:
 
 class _Remarks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        console().print(f"  [yellow]{_plain(hide(record.getMessage()))}[/]")
+        console().print(f"  [yellow]{plain(hide(record.getMessage()))}[/]")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that rich prints as it is, brackets included."""
     from rich.markup import escape
 
     return escape(text)
-
-
-class Watch:
-    """Live progress of long work: hears the pipeline's and the loop's events and shows them on standard
-    error.
-
-    quiet   with --json: nothing but a bar, and that only in a terminal
-    """
-
-    def __init__(self, quiet: bool = False) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-
-        self.quiet = quiet
-        self.out = console()
-        self.progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("[dim]{task.fields[note]}"), console=self.out, transient=True,
-            disable=not self.out.is_terminal,
-        )  # fmt: skip
-        self.task = self.progress.add_task("", total=None, note="", visible=False)
-        self.what, self.told = "", 0.0
-
-    def __enter__(self) -> Watch:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
-        handler: Callable[[Mapping[str, Any]], None] | None = getattr(self, f"on_{event}", None)
-        if handler is not None:
-            handler(fields)
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        if not self.quiet:
-            self.out.print(text)
-
-    def part(self, what: str) -> None:
-        """A part of the work begins."""
-        self.what, self.told = what, time.monotonic()
-        self.progress.reset(
-            self.task, total=None, description=f"  {_plain(hide(what))}", note="", visible=True
-        )
-
-    def on_phase(self, f: Mapping[str, Any]) -> None:
-        self.line(f"[bold]{_plain(str(f['name']))}[/] [dim]({f['index'] + 1} of {f['count']})[/]")
-
-    def on_loading(self, f: Mapping[str, Any]) -> None:
-        self.part(f"loading {f['name']}")
-
-    def on_measuring(self, f: Mapping[str, Any]) -> None:
-        self.part(str(f["what"]))
-
-    def on_writing(self, f: Mapping[str, Any]) -> None:
-        self.part(f"writing {f['path']}")
-
-    def on_progress(self, f: Mapping[str, Any]) -> None:
-        self.progress.update(self.task, total=f["total"], completed=f["done"])
-        if self.out.is_terminal or time.monotonic() - self.told < EVERY:
-            return
-        self.told = time.monotonic()  # a log file has no bar: a line now and then
-        self.line(f"  {_plain(self.what)}: {f['done']} of {f['total']}")
-
-    def on_audit(self, f: Mapping[str, Any]) -> None:
-        mark = "[green]ok[/]" if f["ok"] else "[yellow]look[/]"
-        self.line(f"  audit {mark} {_plain(str(f['name']))}: {_plain(str(f['text']))}")
-
-    def on_step(self, f: Mapping[str, Any]) -> None:
-        shown = [f"loss {f['loss']:.4f}"] if f.get("loss") is not None else []
-        shown += [
-            f"{name} {f[name]:.3f}"
-            for name in ("reward", "kl", "correct", "chosen", "rejected")
-            if f.get(name) is not None
-        ]
-        shown.append(f"{f.get('tokens_per_second') or 0:.0f} tokens/s")
-        total, left = f["steps"], f["steps"] - f["step"]
-        shown.append(f"about {_clock(left * f['seconds'])} left" if left else "done")
-        self.progress.update(self.task, description="  training", total=total, completed=f["step"],
-                             note=", ".join(shown), visible=True)  # fmt: skip
-        if not self.out.is_terminal or not left or f["step"] == 1:
-            self.line(f"  step {f['step']}/{total}: {', '.join(shown)}")
-
-    def on_eval(self, f: Mapping[str, Any]) -> None:
-        self.line(f"  dev at step {f['step']}: loss {f['loss']:.4f}{' (best so far)' if f['best'] else ''}")
-
-    def on_best(self, f: Mapping[str, Any]) -> None:
-        self.line(f"  the policy of step {f['step']} is kept: its dev loss {f['loss']:.4f} was the best")
-
-    def on_resume(self, f: Mapping[str, Any]) -> None:
-        self.line(f"  continuing after step {f['step']}")
-
-    def on_warning(self, f: Mapping[str, Any]) -> None:
-        self.line(f"  [yellow]{_plain(hide(str(f['text'])))}[/]")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def result_line(r: Any) -> str:

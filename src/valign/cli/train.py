@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from valign.cli.progress import Watch
 from valign.cli.shared import (
     AllowPickle,
     Device,
@@ -24,7 +25,6 @@ from valign.cli.shared import (
     Seed,
     Set,
     TrustCode,
-    Watch,
     errors,
     print_json,
     say,
@@ -150,9 +150,8 @@ def align(
         if aligned.continued:
             say("this run was finished before; nothing was computed")
         say(f"aligned policy: {out}")
-        say(
-            f"measure it:     valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation"
-        )
+        said = f"valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation"
+        say(f"measure it:     {said}")
 
 
 def compare(

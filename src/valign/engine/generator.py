@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from valign.engine.attention import NO_TREE
+from valign.engine.attention import NO_TREE, attention_of
 from valign.engine.sampling import draw, sampling_law, uniforms
 from valign.engine.scorer import causal_lm, positions_of
 from valign.errors import ValignError
 from valign.models.policy import Sample, Sampling
 
 ROWS = 32  # samples decoded side by side; a unit of memory, never of meaning
+SHARED = 32  # a common prefix shorter than this is not worth a forward pass of its own
 _COMPACT = 0.75  # rows are dropped from the cache once fewer than this share is still running
 
 
@@ -61,6 +62,7 @@ class Generator:
         config = causal_lm(model).config
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.forkable = str(getattr(text, "model_type", "")) not in NO_TREE or text.model_type in ("bloom", "falcon")
+        self.windowed = attention_of(config).window is not None
         self.longest = positions_of(config)
 
     @torch.no_grad()
@@ -136,16 +138,25 @@ class Generator:
         which = [distinct.setdefault(tuple(prompts[r.prompt]), len(distinct)) for r in rows]
         lines = list(distinct) if self.forkable else [tuple(prompts[r.prompt]) for r in rows]
         device = next(self.model.parameters()).device
-        longest = max(len(p) for p in lines)
+        shared = self._shared_prefix(lines)
+        rests = [p[shared:] for p in lines]
+        longest = max(len(p) for p in rests)
         ids = torch.zeros(len(lines), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for i, p in enumerate(lines):  # left padding: window arithmetic counts cache slots, not positions
+        for i, p in enumerate(rests):  # left padding: window arithmetic counts cache slots, not positions
             ids[i, longest - len(p) :], mask[i, longest - len(p) :] = torch.as_tensor(p), 1
         ids, mask = ids.to(device), mask.to(device)
+        before = None
+        if shared:
+            prefix = torch.as_tensor(lines[0][:shared], device=device)[None]
+            before = causal_lm(self.model)(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+            before.batch_repeat_interleave(len(lines))
+            mask = torch.cat([mask.new_ones(len(lines), shared), mask], 1)
         out = causal_lm(self.model)(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, shared:],
+            past_key_values=before,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -162,6 +173,19 @@ class Generator:
             cache.batch_select_indices(index)
             logits, mask = logits[index], mask[index]
         return logits, cache, mask
+
+    def _shared_prefix(self, lines: Sequence[tuple[int, ...]]) -> int:
+        """Tokens that all prompts begin with and that are computed once (few-shot examples, a long system turn).
+
+        0 where that would save little, and for windowed attention: padding then stands between the prefix and the
+        rest, and a window counts slots.
+        """
+        if not self.forkable or self.windowed or len(lines) < 2:
+            return 0
+        first, last = min(lines), max(lines)  # in lexicographic order these two differ first
+        n = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+        n = min(n, min(len(p) for p in lines) - 1)  # every prompt keeps a token of its own: its logits are needed
+        return n if n >= SHARED else 0
 
     def _pick(self, logits: Tensor, live: list[_Row], sampling: Sampling, step: int) -> Tensor:
         """Draw the next token of every live row, note both log-probs, mark the rows that end."""

@@ -109,7 +109,7 @@ class Scorer:
         """One forward pass over all `trees`; differentiable unless the caller switched gradients off."""
         layout = self.layout(trees)
         device = self.device
-        hidden = self._hidden(layout, device)
+        hidden = self.hidden(layout)
         read, target = (torch.as_tensor(x, device=device) for x in (layout.read, layout.target))
         rows, row = torch.unique(read, return_inverse=True)
         order = torch.argsort(row, stable=True)
@@ -121,8 +121,9 @@ class Scorer:
         group = torch.as_tensor(layout.group, device=device)
         return Scores(out, mask.to(values.dtype), group, layout.ids.size, len(rows))
 
-    def _hidden(self, layout: Layout, device: torch.device) -> Tensor:
-        body = body_of(self.model)
+    def hidden(self, layout: Layout) -> Tensor:
+        """The last hidden state at every position of a layout, (rows, length, width)."""
+        body, device = body_of(self.model), self.device
         dtype = self.autocast or next(body.parameters()).dtype
         with self._cast(device):
             out = body(

@@ -1,6 +1,6 @@
 """From items to a Result: its interval, what unscored items could change, its place on the scale.
 
-The one place that applies table 1.2 of spec/evaluation.md. A metric that is no mean of its items passes its
+The one place that applies table 1.2 of evaluation notes. A metric that is no mean of its items passes its
 statistic, a function of item weights, and gets a cluster bootstrap.
 """
 

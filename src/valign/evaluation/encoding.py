@@ -1,6 +1,6 @@
 """Pairs of (context, continuation) as token ids, as lm-evaluation-harness 0.4 splits, cuts and rolls them.
 
-Section 10 of spec/evaluation.md, rules 1 and 2. The split itself is `ChatTemplate.encode_harness`; cutting
+Section 10 of evaluation notes, rules 1 and 2. The split itself is `ChatTemplate.encode_harness`; cutting
 and rolling are pure functions on ids.
 """
 

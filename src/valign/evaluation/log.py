@@ -19,7 +19,7 @@ from typing import Any
 from valign.errors import DataError, ValignError
 
 VERSION = 1
-AGREE = 1e-4  # two answers to one request may differ by this much (nats), spec/evaluation.md 10.6
+AGREE = 1e-4  # two answers to one request may differ by this much (nats), evaluation notes 10.6
 VOLATILE = ("seconds", "engine")  # may differ between two runs of one request
 
 

@@ -121,7 +121,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One number with everything that is needed to read, compare and repeat it (spec/evaluation.md 1.1).
+    """One number with everything that is needed to read, compare and repeat it (evaluation notes 1.1).
 
     direction  "up", "down" or "target:<number>"        scaled  place on the gap axis, 0 best, 1 worst
     bounds     value if all unscored items were worst or best      items_file  {"path", "sha256"} of items
@@ -188,7 +188,7 @@ class Result:
         return replace(self, notes=(*self.notes, *(x for x in notes if x not in self.notes)))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values only; every field of spec/evaluation.md 1.1 is there."""
+        """JSON values only; every field of evaluation notes 1.1 is there."""
         interval = self.interval
         return {
             "metric": self.metric,

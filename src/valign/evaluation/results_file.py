@@ -18,7 +18,7 @@ from valign.errors import DataError
 from valign.evaluation.result import Item, Result
 
 SCHEMA = 1
-INLINE = 200  # more items than this go to a file, spec/evaluation.md 1.1
+INLINE = 200  # more items than this go to a file, evaluation notes 1.1
 
 
 def write_results(results: Sequence[Result], path: str | Path) -> Path:

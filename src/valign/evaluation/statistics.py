@@ -19,8 +19,8 @@ from scipy.special import ndtri, stdtrit
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]  # (replicates, items) weights -> (replicates,) values
 
-REPLICATES = 2000  # bootstrap draws, spec/evaluation.md 1.2
-PERMUTATIONS = 10_000  # spec/evaluation.md 7
+REPLICATES = 2000  # bootstrap draws, evaluation notes 1.2
+PERMUTATIONS = 10_000  # evaluation notes 7
 CHUNK = 4_000_000  # weights held at once: 32 MB
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Rule = Literal["weighted", "lexicographic"]
 RULES: tuple[str, ...] = get_args(Rule)
 EPSILON = (
-    0.1  # sd: below this difference a higher class leaves the choice to the next; spec/goals.md section 5
+    0.1  # sd: below this difference a higher class leaves the choice to the next; goals notes section 5
 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from valign.data.group import Group
 from valign.goals.base import Array, Goal
 
-THRESHOLD = -0.3  # spec/goals.md section 5
+THRESHOLD = -0.3  # goals notes section 5
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Values v have shape (..., K), targets t and weights w shape (K,); all lie in [-1, 1] (weights in [0, inf)),
 and results have shape (...). NaN in v gives NaN. `*_parts` have shape (..., K) and sum to the reward over the
-last axis. Source of the formulas: spec/goals.md section 4, spec/evaluation.md 2.1, 5.1, 5.2; BaseAlign is
+last axis. Source of the formulas: goals notes section 4, evaluation notes 2.1, 5.1, 5.2; BaseAlign is
 arXiv 2311.10766.
 """
 

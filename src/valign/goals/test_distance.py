@@ -51,7 +51,7 @@ def test_goldens_of_the_fixture(golden, name):
     ],
 )
 def test_goldens_of_named_targets(name, basealign, profile):
-    """The numbers of spec/goals.md section 4, with the targets that ship."""
+    """The numbers of goals notes section 4, with the targets that ship."""
     t = target(name)
     assert d.basealign(V, t) == pytest.approx(basealign, abs=1e-6)
     assert d.profile(V, t, ONES) == pytest.approx(profile, abs=1e-6)

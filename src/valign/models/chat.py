@@ -191,7 +191,7 @@ class ChatTemplate:
         return self.stop_id if eos is None or not is_text(prompt) else int(eos)
 
     def encode_harness(self, prompt: Prompt, continuation: str) -> Encoded:
-        """The encode-pair rule of lm-evaluation-harness 0.4 (spec/evaluation.md section 10), no stop token.
+        """The encode-pair rule of lm-evaluation-harness 0.4 (evaluation notes section 10), no stop token.
 
         White space at the end of the context moves to the continuation; the continuation is what the whole
         encoding has after as many tokens as the context has; the model reads the context's own encoding. An

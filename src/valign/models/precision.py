@@ -1,7 +1,7 @@
 """Which number format a model is loaded in.
 
 Always true here: "auto" is float32 unless bfloat16 is both wanted (a model that is not being trained further)
-and fast on this device, decided by timing and not by a processor's name (spec/engine.md section 15).
+and fast on this device, decided by timing and not by a processor's name (engine notes section 15).
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def float64_norms(model: Any) -> Iterator[None]:
     """Inside, norms (and eager attention) of a model compute in the format of their inputs, float64 in tests.
 
     transformers computes RMSNorm and the softmax of its eager attention in float32 whatever the weights
-    are. Then a float64 comparison stops at 1e-8 and a mask bug can hide (spec/engine.md section 16). model:
+    are. Then a float64 comparison stops at 1e-8 and a mask bug can hide (engine notes section 16). model:
     a `LoadedModel` or a module of transformers.
     """
     network: Any = model.model if isinstance(model, LoadedModel) else model

@@ -1,3 +1,1 @@
-"""Recipe -> run -> report. Here the rooms below are put together; nothing is computed that they do not
-compute.
-"""
+"""Recipe -> run -> report. The rooms below are put together here; whatever is computed, they compute."""

@@ -1,5 +1,4 @@
-"""Align one policy with one method into one folder. The folder is the aligned policy; `run/` inside it holds
-the log.
+"""Align one policy with one method into one folder: it becomes the aligned policy, with the run inside it.
 
 DIR/policy.json + weights   written last, whole: a folder without policy.json is not finished
 DIR/run/request.json        what was asked for; asking for something else in the same folder is refused
@@ -71,18 +70,16 @@ def align_policy(
     on_event: Listen | None = None,
     reload: Callable[[Path], Policy] | None = None,
 ) -> Aligned:
-    """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept but
-    the result).
+    """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept).
 
-    groups   feedback, or prompts, for methods that train        dev  held out for evaluation and early
-             stopping
+    groups   feedback, or prompts, for methods that train
+    dev      held out for evaluation and early stopping
     reward_name   by which the target's reward is found again when the folder of a wrapped policy is loaded
     name     what the policy is called; default: its method and base, as in dpo(smollm2-135m-instruct)
     force    start again in a folder that holds another run
     reload   how to load a finished folder; default: as `load_policy` does
-    Raises `ValignError` for an option that the method would ignore, for a folder that holds another run, and
-    where
-    the disk refuses (the last checkpoint is then kept).
+    Raises `ValignError` for an option that the method would ignore, for a folder that holds another run,
+    and where the disk refuses (the last checkpoint is then kept).
     """
     config = method.with_beta(method.configure(settings), target, settings)
     _refuse_ignored(method, config, target, dev)
@@ -134,8 +131,7 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
             method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell
         )
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
-    # an adapter's base is loaded by its name, from any working directory; for weights it says where they
-    # came from
+    # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
     made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
     return Aligned(made, cost, (note,) if note else ())
@@ -166,9 +162,7 @@ def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[G
 
 
 def _within_positions(config: Any, policy: Policy, method: Method, *, asked_for: bool) -> tuple[Any, str]:
-    """The config with `max_length` no longer than the model can read, and a note where that changes what was
-    asked for.
-    """
+    """The config with `max_length` no longer than the model reads; a note where more was asked for."""
     longest = policy.model.max_positions if isinstance(policy, LocalPolicy) else None
     if not method.trains or longest is None or config.max_length <= longest:
         return config, ""
@@ -216,9 +210,7 @@ def _is_same(out: Path, request: Mapping[str, Any]) -> bool:
 
 
 def _as_made(job: _Job, reload: Callable[[Path], Policy], out: Path) -> Policy:
-    """The finished policy under the name it had when it was made, so that a continued run reports the
-    same.
-    """
+    """The finished policy, named as when it was made, so that a continued run reports the same."""
     if job.method.wrap is not None:
         return _wrapped(job)
     policy = reload(out)

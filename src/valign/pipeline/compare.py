@@ -223,9 +223,7 @@ class _Run:
 
 
 def _total(training: Spent, evaluation: Spent) -> Spent:
-    """The price of a method is what aligning cost, and per response what answering costs; evaluation is
-    everybody's.
-    """
+    """The price of a method: what aligning cost, and per response what answering costs."""
     cost = Cost(evaluation.cost.calls, evaluation.cost.tokens_read, evaluation.cost.tokens_generated,
                 training.cost.tokens_trained, 0.0)  # fmt: skip
     return Spent(

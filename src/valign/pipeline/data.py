@@ -1,6 +1,4 @@
-"""Data for a run: sources with weights, and feedback that follows from a goal where the data hold none of
-the needed kind.
-"""
+"""Data for a run: sources with weights, and feedback that follows from a goal where the data hold none."""
 
 from __future__ import annotations
 
@@ -71,9 +69,7 @@ def read_sources(
 
 
 def left_out(data: Dataset) -> str:
-    """How many rows of a source could not be read, and the first of them with line, field and reason; "" for
-    none.
-    """
+    """How many rows of a source could not be read, and the first with line, field and reason; "" = none."""
     dropped = data.report.dropped
     if not dropped:
         return ""
@@ -90,9 +86,8 @@ def with_feedback(
 
     Feedback that the data hold is never replaced. Without it, pairs are the orders of the goal's utility, and
     demonstrations the responses that it finds best: from the labels in the data where there are any, else
-    from the
-    goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback says so
-    itself.
+    from the goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback
+    says so itself.
     """
     if feedback not in ("pairs", "demonstrations") or goal is None or any(_has(g, feedback) for g in groups):
         return list(groups), ""

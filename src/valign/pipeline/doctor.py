@@ -1,6 +1,4 @@
-"""Is this installation whole? Every check says what it found and, where something is wrong, how to mend
-it.
-"""
+"""Is this installation whole? Every check says what it found and, where needed, how to mend it."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class Plan:
     groups       held-out groups: with comparisons, labels, choices, checks, or prompts alone
     goal         gives labels and utilities; None: only what needs none
     tax          tasks with checks, for the alignment tax
-    sampling     of the responses that are judged; kl_prompts: how many prompts estimate the KL (temperature
-                 1), 0: none
+    sampling     of the responses that are judged
+    kl_prompts   how many prompts estimate the KL, by samples at temperature 1; 0: no KL
     beta         scale of implicit rewards
     """
 
@@ -163,9 +163,7 @@ def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
 
 
 def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
-    """Responses to the groups' prompts, judged by the goal: its utility, the value profile, and the
-    samples.
-    """
+    """Responses to the groups' prompts, judged by the goal: its utility, value profile, samples."""
     from valign.evaluation.measure.common import cluster_of, sample_groups
     from valign.evaluation.provenance import provenance
 
@@ -234,9 +232,7 @@ def _number(x: Any) -> float | None:
 
 
 def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
-    """KL to the reference from samples at temperature 1; best-of-n, whose law has no token form, states its
-    bound.
-    """
+    """KL to the reference by samples at temperature 1; best-of-n, whose law has no token form, its bound."""
     n = getattr(getattr(policy, "config", None), "n", None)
     if policy.kind == "decoding" and n is not None:
         from valign.theory.best_of_n import best_of_n_kl_bound

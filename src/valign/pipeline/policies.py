@@ -19,9 +19,8 @@ class LoadOptions:
     """How models are loaded, as the user asked for it.
 
     dtype   number format of the weights; "auto" here means float32 weights, multiplied in bf16 where the
-            device does so
-            natively: policies that are compared share one number format, and trained ones keep what they
-            learned
+            device does so natively: policies that are compared share one number format, and trained ones
+            keep what they learned
     """
 
     device: str = "auto"
@@ -35,8 +34,7 @@ def load_policy(
 ) -> Policy:
     """A policy: the embedded default, a folder, a GGUF file, a hub id, or a folder that a method wrote.
 
-    goal, reward  take the place of those stored with a wrapped policy (it may need them to choose among
-                  samples)
+    goal, reward  take the place of those stored with a wrapped policy, which may need them to choose
     Raises `ModelError` for whatever is wrong with it, a run that is not finished included.
     """
     from valign.engine.local import LocalEngine

@@ -1,6 +1,4 @@
-"""The files of an aligned policy in its folder: moved in whole, policy.json last; removed when a run starts
-again.
-"""
+"""The files of an aligned policy: moved into its folder whole, policy.json last; removed by a new start."""
 
 from __future__ import annotations
 

@@ -117,9 +117,7 @@ class Recipe(_Strict):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
-    """A recipe from a YAML file (or a built-in name), with `--set` overrides and the data file of the
-    command line.
-    """
+    """A recipe from a YAML file or a built-in name, with the command line's `--set` and data file."""
     from valign.goals.files import read_yaml
 
     file = find_recipe(path)
@@ -136,9 +134,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), data: str | Non
 
 
 def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from a mapping. Raises `UsageError` naming each key that is wrong, with the nearest known
-    one.
-    """
+    """A recipe from a mapping. Raises `UsageError` with each key that is wrong and the nearest known one."""
     try:
         recipe = Recipe.model_validate(dict(content))
     except ValidationError as error:
@@ -179,9 +175,7 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def set_key(content: dict[str, Any], override: str) -> None:
-    """Apply one KEY=VALUE. `method.beta=0.2` reaches the one method, `methods.dpo.beta=0.2` the one of that
-    name.
-    """
+    """Apply one KEY=VALUE: `method.beta=0.2` for the one method, `methods.dpo.beta=0.2` for that name."""
     key, sep, text = override.partition("=")
     if not sep or not key:
         raise UsageError(

@@ -1,5 +1,4 @@
-"""Trackers: the numbers of a run, sent to a tool that the user names. Nothing is sent anywhere unless asked
-for.
+"""Trackers: the numbers of a run, sent to a tool that the user names. Nothing is sent unless asked for.
 
 One small interface: `log(step, numbers)` and `close()`. Each tracker is an extra, imported only here. A
 tracker that fails on the way is left out with a warning: it never costs a run its result.
@@ -84,8 +83,7 @@ def trackers(names: Sequence[str], out: Path, listen: Listen) -> Iterator[Listen
     """A listener that also tells the named trackers about every step and evaluation.
 
     They start with the first number, so that a run that is refused leaves nothing with them. Raises
-    `UsageError` at once
-    for one that is unknown or not installed, with the line that installs it.
+    `UsageError` at once for one that is unknown or not installed, with the line that installs it.
     """
     sink = _Sink({name: _module(name) for name in dict.fromkeys(names)}, out, listen)
     try:

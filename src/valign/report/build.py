@@ -1,4 +1,4 @@
-"""The report's JSON (spec/evaluation.md 11.4), from what the policies bring. Pure: no clock, no files, no
+"""The report's JSON (evaluation notes 11.4), from what the policies bring. Pure: no clock, no files, no
 model."""
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from valign.report.node import Node, num, place, resolve, span, value
 from valign.report.plots import scatter, training
 from valign.report.units import interval, number
 
-MAX_BYTES = 8_000_000  # spec/evaluation.md section 11
+MAX_BYTES = 8_000_000  # evaluation notes section 11
 SAMPLES = 60  # prompts on the page; all are in the JSON
 PREVIEW, CUT = 320, 6000  # characters shown before a text is folded, and carried at all
 DRAW = {

@@ -1,4 +1,4 @@
-"""Which Result is M, which is V, T, KL and reward, and where each stands on the gap axis (spec/evaluation.md
+"""Which Result is M, which is V, T, KL and reward, and where each stands on the gap axis (evaluation notes
 2.1).
 
 The report knows the few numbers of its headline by the names of their metrics; all others are shown as what

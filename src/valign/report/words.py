@@ -13,7 +13,7 @@ from valign.report.roles import Role
 from valign.report.subject import Row
 from valign.report.units import interval, number
 
-MIN_SEEDS = 3  # fewer training seeds cannot rank methods (spec/evaluation.md 11.3)
+MIN_SEEDS = 3  # fewer training seeds cannot rank methods (evaluation notes 11.3)
 
 
 def goal_name(goal: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from valign.report.html import render
 from valign.report.markdown import model_card
 from valign.report.subject import Row
 
-INLINE = 200  # items of one Result, and prompts, that stay in the JSON (spec/evaluation.md 1.1)
+INLINE = 200  # items of one Result, and prompts, that stay in the JSON (evaluation notes 1.1)
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> dict[str, Path]:

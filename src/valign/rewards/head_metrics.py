@@ -1,6 +1,6 @@
 """How good a three-class head is: F1, error, and their intervals by resampling situations. Pure functions.
 
-Formulas: spec/evaluation.md 5.8. Labels and predictions are -1, 0, 1, shape (rows,) or (rows, outputs).
+Formulas: evaluation notes 5.8. Labels and predictions are -1, 0, 1, shape (rows,) or (rows, outputs).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """BBQ: which answer is biased, which answer a text gives, and the two bias scores (2110.08193;
-spec/evaluation.md 4.3).
+evaluation notes 4.3).
 """
 
 from __future__ import annotations

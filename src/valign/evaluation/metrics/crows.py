@@ -1,4 +1,4 @@
-"""CrowS-Pairs: how often the more stereotypical sentence is the likelier one (2010.00133; spec/evaluation.md
+"""CrowS-Pairs: how often the more stereotypical sentence is the likelier one (2010.00133; evaluation notes
 4.4).
 """
 

@@ -1,4 +1,4 @@
-"""Misalignment on groups: does the model order responses as the human does (spec/evaluation.md 3.1).
+"""Misalignment on groups: does the model order responses as the human does (evaluation notes 3.1).
 
 A group is a pair of arrays: human utility u and model utility a of the responses to one prompt. Responses
 without a human utility (nan) leave the group; a group in which all remaining u are equal has no order and

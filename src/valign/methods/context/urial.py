@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valign.data.group import Message, Prompt
-from valign.errors import require
+from valign.errors import ValignError, require
 from valign.methods.target import Target
 from valign.methods.wrapped import ContextPolicy
-from valign.models.policy import Policy
+from valign.models.policy import LocalPolicy, Policy, Sampling
 
 SYSTEM = (
     "You are a considerate assistant. You read each question closely and answer it directly, in clear and friendly "
@@ -74,11 +74,11 @@ def with_examples(prompt: Prompt, config: URIALConfig) -> Prompt:
         return (Message("text", f"{head}{shots}User: {prompt[0].content}\n\nAssistant:"), *prompt[1:])
     own = [m.content for m in prompt if m.role == "system"]
     system = "\n\n".join(t for t in (config.system, *own) if t)
-    shots = tuple(
+    turns = tuple(
         m for q, a in EXAMPLES[: config.examples] for m in (Message("user", q), Message("assistant", a))
     )
     head_turn = (Message("system", system),) if system else ()
-    return (*head_turn, *shots, *(m for m in prompt if m.role != "system"))
+    return (*head_turn, *turns, *(m for m in prompt if m.role != "system"))
 
 
 def token_shift(ranks: Sequence[NDArray[np.int64]]) -> Mapping[str, float]:
@@ -94,3 +94,24 @@ def token_shift(ranks: Sequence[NDArray[np.int64]]) -> Mapping[str, float]:
         "marginal": float(((every > 1) & (every <= 3)).sum() / n),
         "shifted": float((every > 3).sum() / n),
     }
+
+
+def token_shift_report(
+    base: LocalPolicy, aligned: LocalPolicy, prompts: Sequence[Prompt], *, max_new_tokens: int = 64
+) -> Mapping[str, float]:
+    """`token_shift` of the aligned policy's greedy answers, with the number of their tokens under "tokens".
+
+    Both read the same ids, those of the aligned policy's template. Raises `ValignError` when their vocabularies differ.
+    """
+    from valign.engine.ranks import token_ranks
+    from valign.engine.scorer import Scorer
+    from valign.engine.tree import from_paths
+
+    if base.model.tokenizer.get_vocab() != aligned.model.tokenizer.get_vocab():
+        raise ValignError("the two models have other tokens, so ranks mean nothing", where=f"{base.id}, {aligned.id}",
+                          how="compare an aligned model with the base that it was made from")  # fmt: skip
+    answers = aligned.generate(prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0))
+    heads = aligned.model.template.prompt_ids_many(prompts)
+    trees = [from_paths(str(i), head, [row[0].ids]) for i, (head, row) in enumerate(zip(heads, answers))]
+    ranks = token_ranks(Scorer(base.model.model, allowed_tokens=base.model.allowed_tokens), trees)
+    return {**token_shift([r for row in ranks for r in row]), "tokens": float(sum(len(r) for row in ranks for r in row))}

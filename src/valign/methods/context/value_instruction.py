@@ -46,7 +46,15 @@ class _ValueInstruction(ContextPolicy):
             return said
         asked = [add_to_question(p, CONSIDER, "after") for p in said]
         thoughts = self.base.generate(asked, Sampling(max_new_tokens=config.consider_tokens, temperature=0))
-        return [(*a, Message("assistant", t[0].text), Message("user", NOW_ANSWER)) for a, t in zip(asked, thoughts)]
+        return [_with_thought(p, s, a, t[0].text) for p, s, a, t in zip(prompts, said, asked, thoughts)]
+
+
+def _with_thought(prompt: Prompt, said: Prompt, asked: Prompt, thought: str) -> Prompt:
+    """The considerations as a turn of the assistant; in raw text, between the words and the question."""
+    if prompt and prompt[0].role == "text":
+        words = said[0].content.removesuffix(prompt[0].content)
+        return (Message("text", f"{words}{thought.strip()}\n\n{prompt[0].content}"), *prompt[1:])
+    return (*asked, Message("assistant", thought), Message("user", NOW_ANSWER))
 
 
 def value_instruction(policy: Policy, target: Target, config: ValueInstructionConfig) -> Policy:
@@ -61,7 +69,10 @@ def value_instruction(policy: Policy, target: Target, config: ValueInstructionCo
 
 
 def said_before(prompt: Prompt, words: str, place: str) -> Prompt:
-    """The prompt with `words` in its system turn (made if there is none) or around its last user turn."""
+    """The prompt with `words` in its system turn (made if there is none) or around its last user turn.
+
+    Raw text gets them in front, wherever they were asked to stand: its end is where the answer begins.
+    """
     if prompt and prompt[0].role == "text":
         return (Message("text", f"{words}\n\n{prompt[0].content}"), *prompt[1:])
     if place != "system":
@@ -72,7 +83,11 @@ def said_before(prompt: Prompt, words: str, place: str) -> Prompt:
 
 
 def add_to_question(prompt: Prompt, words: str, place: str) -> Prompt:
-    """`words` before or after the text of the last user turn."""
+    """`words` before or after the text of the last user turn, or of raw text."""
+    if prompt and prompt[0].role == "text":
+        if place == "before":
+            return (Message("text", f"{words}\n\n{prompt[0].content}"), *prompt[1:])
+        return (*prompt[:-1], Message("text", f"{prompt[-1].content}\n\n{words}\n"))
     at = max((i for i, m in enumerate(prompt) if m.role == "user"), default=None)
     if at is None:
         raise ValignError("the prompt has no user turn to put the instruction to", where="prompt")

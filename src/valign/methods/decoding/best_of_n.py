@@ -48,6 +48,8 @@ class BestOfN(Wrapped):
     ) -> list[list[Sample]]:  # fmt: skip
         """See `Policy.generate`; each returned sample is the best of its own n candidates."""
         n = self.config.n
+        if n == 1:  # nothing to choose from: greedy stays greedy, and no reward is asked
+            return self.base.generate(prompts, sampling, keys=keys, progress=progress)
         wide = replace(sampling, n=n * sampling.n, temperature=sampling.temperature or self.config.temperature)
         drawn = self.base.generate(prompts, wide, keys=keys, progress=progress)
         rewards = self._rewards(prompts, drawn)
@@ -67,6 +69,8 @@ class BestOfN(Wrapped):
         if any; ranks are smoothed by one half, so F is never 0). The gain stands on the response's last token.
         """
         assert self.reward is not None
+        if self.config.n == 1:
+            return self.base.score(groups, progress=progress)
         missing = [g.prompt for g in groups if repr(g.prompt) not in self.pools and g.responses]
         if missing:
             self.generate(missing, Sampling(max_new_tokens=64), keys=[f"pool-{i}" for i in range(len(missing))])
@@ -110,7 +114,7 @@ def curve(rewards: Sequence[Floats], sizes: Sequence[int]) -> list[Mapping[str, 
     pool_kl, pool_reward, pool_gibbs   the pool itself as base law: KL and reward of best-of-n (with replacement), and
              the reward of pool e^{s r} / Z at that same KL, which is never below
     """
-    out = []
+    out: list[Mapping[str, float]] = []
     for n in sizes:
         rows = []
         for r in rewards:
