@@ -44,13 +44,13 @@ def trained(policy, folder, name, groups, target=None, **settings):
 
 def interval(gains):
     """Mean with its 95 % t interval."""
-    e = statistics.mean_t(np.asarray(gains, float))
+    e = statistics.t_cluster(np.asarray(gains, float))
     return e.value, e.low, e.high
 
 
 def test_sft_lowers_the_loss_of_held_out_demonstrations(smollm2, tmp_path):
-    train, dev = (shortest(builtin("demonstrations", split), n) for split, n in (("train", 12), ("dev", 6)))
-    settings = {"batch_size": 8, "epochs": 2} if WHOLE else {"batch_size": 4}
+    train, dev = (shortest(builtin("demonstrations", split), n) for split, n in (("train", 6), ("dev", 5)))
+    settings = {"batch_size": 8, "epochs": 2} if WHOLE else {"batch_size": 2}
     found = trained(smollm2, tmp_path, "sft", train, learning_rate=2e-5, **settings)
     before, after = ([row[0].mean for row in p.score(dev)] for p in (smollm2, found.policy))
     gain, low, high = interval(np.subtract(after, before))
@@ -73,8 +73,8 @@ def preferences(split, n, goal):
 def test_dpo_orders_held_out_pairs(smollm2, tmp_path):
     """Implicit-reward margin of pairs of other situations: 0 at start, above 0 after."""
     goal = make_goal("hhh_like")
-    train, dev = preferences("train", 12, goal), preferences("dev", 8, goal)
-    settings = {"batch_size": 16, "epochs": 2} if WHOLE else {"batch_size": 4}
+    train, dev = preferences("train", 9, goal), preferences("dev", 6, goal)
+    settings = {"batch_size": 16, "epochs": 2} if WHOLE else {"batch_size": 3}
     found = trained(smollm2, tmp_path, "dpo", train, Target(goal), learning_rate=2e-5, beta=0.1, **settings)
     before, after = (np.array([[s.log_prob for s in row] for row in p.score(dev)]) for p in (smollm2, found.policy))
     margin = 0.1 * (after - before) @ [1, -1]

@@ -51,6 +51,12 @@ def auc(positive: Array, negative: Array) -> float:
     return float(np.mean((gap > 0) + 0.5 * (gap == 0)))
 
 
+def majority(gold: Array) -> Array:
+    """(outputs,) the most frequent class of each output (column): what a blind guesser would always say."""
+    counts = np.stack([(gold == c).sum(0) for c in CLASSES])
+    return np.asarray(np.array(CLASSES)[counts.argmax(0)])
+
+
 def mean_over(metric: Callable[[Array, Array], float], gold: Array, predicted: Array) -> float:
     """The metric of each output (column), averaged; outputs where it is undefined are left out."""
     each = [metric(gold[:, k], predicted[:, k]) for k in range(gold.shape[1])]

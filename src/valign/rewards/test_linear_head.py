@@ -125,6 +125,7 @@ def test_macro_f1_golden(golden):
 def test_small_metrics():
     gold, values = np.array([1.0, -1, 0, 1]), np.array([0.2, 0.1, -0.9, -0.3])
     assert m.sign_accuracy(gold, values) == pytest.approx(1 / 3)
+    assert m.majority(np.array([[1.0, 0], [1, -1], [0, 0]])).tolist() == [1, 0]
     assert m.auc(np.array([2.0, 1]), np.array([1.0, 0])) == pytest.approx(3.5 / 4)
     assert np.isnan(m.auc(np.array([]), np.array([1.0]))) and np.isnan(m.sign_accuracy(0 * gold, values))
     assert np.isnan(m.macro_f1(np.array([]), np.array([]))) and np.isnan(m.nonzero_f1(0 * gold, 0 * gold))

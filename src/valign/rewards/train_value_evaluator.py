@@ -132,14 +132,14 @@ def judge(head: LinearHead, rows: Rows, draws: int = 2000) -> dict[str, Any]:
     """Every number of the card for one part of the data, each with a 95 % interval over situations."""
     labels, clusters = rows.labels, rows.clusters
     values = head(rows.states)
-    called, zeros = head.classes(values), np.zeros_like(labels)
+    called, usual = head.classes(values), np.tile(m.majority(labels), (len(labels), 1))
 
     def over(metric: Callable[[Array, Array], float], found: Array) -> dict[str, Any]:
         return with_interval(lambda i: m.mean_over(metric, labels[i], found[i]), clusters, draws)
 
     def one(k: int) -> dict[str, Any]:
         f1 = with_interval(lambda i: m.macro_f1(labels[i, k], called[i, k]), clusters, draws)
-        base = m.macro_f1(labels[:, k], zeros[:, k])
+        base = m.macro_f1(labels[:, k], usual[:, k])
         counts = {"plus": int((labels[:, k] > 0).sum()), "minus": int((labels[:, k] < 0).sum())}
         return {
             "macro_f1": f1,
@@ -152,12 +152,12 @@ def judge(head: LinearHead, rows: Rows, draws: int = 2000) -> dict[str, Any]:
         "responses": len(labels),
         "situations": len(set(clusters)),
         "macro_f1": over(m.macro_f1, called),
-        "majority_macro_f1": round(m.mean_over(m.macro_f1, labels, zeros), 4),
+        "majority_macro_f1": round(m.mean_over(m.macro_f1, labels, usual), 4),
         "nonzero_f1": over(m.nonzero_f1, called),
         "accuracy": round(float((called == labels).mean()), 4),
-        "majority_accuracy": round(float((labels == 0).mean()), 4),
+        "majority_accuracy": round(float((labels == usual).mean()), 4),
         "mean_absolute_error": over(lambda g, p: float(np.abs(g - p).mean()), values),
-        "majority_mean_absolute_error": round(float(np.abs(labels).mean()), 4),
+        "majority_mean_absolute_error": round(float(np.abs(labels - usual).mean()), 4),
         "sign_accuracy": over(m.sign_accuracy, values),
         "auc_plus_minus": over(lambda g, p: m.auc(p[g > 0], p[g < 0]), values),
         "per_output": {name: one(k) for k, name in enumerate(head.names)},
