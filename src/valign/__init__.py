@@ -41,7 +41,7 @@ _HOMES = {
     "Result": "valign.evaluation.result",
     "ValignError": "valign.errors",
 }
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset

@@ -37,7 +37,12 @@ class TrainConfig:
     seed: int = 0  # of the order of the data, of rollouts and of a fresh adapter
 
     def __post_init__(self) -> None:
-        require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        require(
+            self.learning_rate is None or self.learning_rate > 0,
+            "learning_rate",
+            self.learning_rate,
+            "a positive number",
+        )
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require(self.epochs > 0, "epochs", self.epochs, "a positive number")
         require(self.max_steps >= 0, "max_steps", self.max_steps, "0 (as epochs says) or more")

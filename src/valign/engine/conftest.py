@@ -101,9 +101,7 @@ def distance(a: Any, b: Any) -> float:
         return distance(list(a.values()), [b[k] for k in a]) if set(a) == set(b) else float("inf")
     if isinstance(a, list | tuple):
         return max(map(distance, a, b), default=0.0) if len(a) == len(b) else float("inf")
-    x, y = (
-        v.detach().double().numpy() if isinstance(v, Tensor) else np.asarray(v, np.float64) for v in (a, b)
-    )
+    x, y = (v.detach().double().numpy() if isinstance(v, Tensor) else np.asarray(v, np.float64) for v in (a, b))
     gap = float(np.max(np.abs(x - y), initial=0.0)) if x.shape == y.shape else float("inf")
     return gap if gap == gap else float("inf")
 

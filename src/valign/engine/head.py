@@ -71,8 +71,7 @@ def wrapped_log_probs(
     starts = torch.searchsorted(row, torch.arange(0, n + chunk, chunk, device=row.device)).tolist()
     cuts = [(at, a, b) for at, a, b in zip(range(0, n, chunk), starts, starts[1:])]
     parts = [
-        checkpoint(part, hidden[at : at + chunk], row[a:b] - at, target[a:b], use_reentrant=False)
-        for at, a, b in cuts
+        checkpoint(part, hidden[at : at + chunk], row[a:b] - at, target[a:b], use_reentrant=False) for at, a, b in cuts
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=_wide(hidden))
 

@@ -142,4 +142,6 @@ def _stack(rows: list[_Row], masks: list[NDArray[np.float32]], groups: list[int]
     mask = np.zeros((len(masks), max((len(m) for m in masks), default=0)), np.float32)
     for i, m in enumerate(masks):
         mask[i, : len(m)] = m
-    return Layout(ids, pos, enter, exit_, real, read, target, response, column, mask, np.asarray(groups, np.int64), plain)
+    return Layout(
+        ids, pos, enter, exit_, real, read, target, response, column, mask, np.asarray(groups, np.int64), plain
+    )

@@ -92,7 +92,9 @@ class LocalEngine:
         if not group.choices:
             return response_tree(model.template, group)
         paths = [model.template.encode_harness(group.prompt, r.text) for r in group.responses]
-        trunk = paths[0].ids[: paths[0].n_prompt]  # the model reads the context's own encoding: the same for every choice
+        trunk = paths[0].ids[
+            : paths[0].n_prompt
+        ]  # the model reads the context's own encoding: the same for every choice
         return from_paths(group.id, trunk, [p.ids[p.n_prompt :] for p in paths])
 
     @contextlib.contextmanager
@@ -111,5 +113,3 @@ class LocalEngine:
         finally:
             for p, flag in zip(model.model.parameters(), asked):
                 p.requires_grad_(flag)
-
-

@@ -180,7 +180,9 @@ class _Loop:
         """Weights stay as they are; the groups' ids are kept for a look."""
         self.state.bad += 1
         ids = [i.tree.id for i in step.items]
-        self.run.write(f"bad/step-{self.state.step}.json", json.dumps({"loss": str(loss), "norm": str(norm), "groups": ids}))
+        self.run.write(
+            f"bad/step-{self.state.step}.json", json.dumps({"loss": str(loss), "norm": str(norm), "groups": ids})
+        )
         self._tell("warning", text=f"step {self.state.step}: loss {loss}, gradient norm {norm}; no update was made")
         if self.state.bad >= BAD_STEPS:
             self.state.bad = 0
@@ -256,7 +258,11 @@ class _Loop:
         names = {id(p): n for n, p in self.weights.items()}
         try:
             checkpoint.save(
-                self.run.checkpoints, self.state.step, self.weights, state_tensors(self.optimizer, names), vars(self.state)
+                self.run.checkpoints,
+                self.state.step,
+                self.weights,
+                state_tensors(self.optimizer, names),
+                vars(self.state),
             )
         except OSError as error:
             self._tell("warning", text=f"checkpoint not written ({error.strerror}); the last good one is kept")

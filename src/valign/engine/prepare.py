@@ -66,9 +66,7 @@ def response_tree(
     return _tree(group.id, paths, longest if over else None, on_long, ledger)
 
 
-def chat_tree(
-    template: ChatTemplate, group: Group, *, longest: int, on_long: OnLong, ledger: Ledger
-) -> list[Tree]:
+def chat_tree(template: ChatTemplate, group: Group, *, longest: int, on_long: OnLong, ledger: Ledger) -> list[Tree]:
     """The trees that train every assistant turn of the conversations that end in the group's responses."""
     trees = []
     for i, r in enumerate(group.responses):

@@ -55,7 +55,9 @@ def _ranks(scorer: Scorer, trees: Sequence[Tree]) -> Ranks:
     chunk = scorer.spec.chunk or max(1, CHUNK_BYTES // (8 * vocabulary))
     for first in range(0, len(read), chunk):
         here = (row >= first) & (row < first + chunk)
-        z = _logits(scorer, head, picked[first : first + chunk])[torch.as_tensor(row[here] - first, device=hidden.device)]
+        z = _logits(scorer, head, picked[first : first + chunk])[
+            torch.as_tensor(row[here] - first, device=hidden.device)
+        ]
         own = z.gather(1, torch.as_tensor(layout.target[here], device=z.device)[:, None])
         out[layout.response[here], layout.column[here]] = (z > own).sum(1).cpu().numpy() + 1
     return out

@@ -97,8 +97,12 @@ class RolloutSampler:
         gap = self._sampler_gap()
         ends = step.meters["truncated"]
         return [
-            AuditLine("reward varies", spread > 0, f"standard deviation {spread:.4g} over the first rollouts", fatal=True),
-            AuditLine("responses end by themselves", ends < 1, f"{1 - ends:.0%} within {self.sampling.max_new_tokens} tokens"),
+            AuditLine(
+                "reward varies", spread > 0, f"standard deviation {spread:.4g} over the first rollouts", fatal=True
+            ),
+            AuditLine(
+                "responses end by themselves", ends < 1, f"{1 - ends:.0%} within {self.sampling.max_new_tokens} tokens"
+            ),
             AuditLine("sampler = trainer", gap < 0.1, f"mean token difference {gap:.2g} nats"),
         ]
 
@@ -108,7 +112,9 @@ class RolloutSampler:
         scored = self.engine.scorer(self.model, self.sampling.temperature).score(
             [t for t, _ in rows], budget=self.budget
         )
-        gaps = [np.abs(a - s.law).mean() for (_, row), group in zip(rows, scored) for a, s in zip(group, row) if len(s.ids)]
+        gaps = [
+            np.abs(a - s.law).mean() for (_, row), group in zip(rows, scored) for a, s in zip(group, row) if len(s.ids)
+        ]
         return float(np.mean(gaps)) if gaps else 0.0
 
     def _order(self, index: int) -> list[int]:
@@ -120,24 +126,30 @@ class RolloutSampler:
     def _sample(self, chosen: Sequence[Group], index: int) -> list[list[Sample]]:
         sampling = Sampling(**{**vars(self.sampling), "seed": address(self.seed, "rollout", index)})
         with torch.no_grad():
-            samples = self.engine.generate(self.model, [g.prompt for g in chosen], sampling, keys=[g.id for g in chosen])
+            samples = self.engine.generate(
+                self.model, [g.prompt for g in chosen], sampling, keys=[g.id for g in chosen]
+            )
         prompts = self.model.template.prompt_ids_many([g.prompt for g in chosen])
-        self._last = [
-            (from_paths(g.id, p, [s.ids for s in row]), row) for g, p, row in zip(chosen, prompts, samples)
-        ]
+        self._last = [(from_paths(g.id, p, [s.ids for s in row]), row) for g, p, row in zip(chosen, prompts, samples)]
         return samples
 
     def _check(self, rollouts: Sequence[Group], rewards: Sequence[Floats]) -> None:
         for g, r in zip(rollouts, rewards):
             if r.shape != (len(g.responses),):
-                raise ValignError(f"the reward gave {r.shape} numbers for {len(g.responses)} responses", where=f"group {g.id}")
+                raise ValignError(
+                    f"the reward gave {r.shape} numbers for {len(g.responses)} responses", where=f"group {g.id}"
+                )
         bad = float(np.mean([not np.isfinite(x) for r in rewards for x in r]))
         if bad > MAX_UNSCORED:
             raise ValignError(f"the reward is not finite on {bad:.1%} of the samples", where="reward",
                               how="look at the reward's inputs; up to 1 % are left out and counted")  # fmt: skip
 
     def _meters(
-        self, samples: Sequence[Sequence[Sample]], rewards: Sequence[Floats], items: Sequence[Item], ratios: Sequence[Floats]
+        self,
+        samples: Sequence[Sequence[Sample]],
+        rewards: Sequence[Floats],
+        items: Sequence[Item],
+        ratios: Sequence[Floats],
     ) -> dict[str, float]:
         flat = [s for row in samples for s in row]
         every = np.concatenate(rewards)
@@ -159,7 +171,9 @@ class RolloutSampler:
 
 
 def _with_samples(group: Group, samples: Sequence[Sample]) -> Group:
-    responses = tuple(Response(text=s.text, id=str(i), source="policy", ids=s.ids, finish=s.finish) for i, s in enumerate(samples))
+    responses = tuple(
+        Response(text=s.text, id=str(i), source="policy", ids=s.ids, finish=s.finish) for i, s in enumerate(samples)
+    )
     return Group(id=group.id, prompt=group.prompt, responses=responses, cluster=group.cluster, meta=group.meta)
 
 

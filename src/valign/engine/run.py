@@ -1,8 +1,8 @@
 """A run's folder: one owner, an append-only log, files that are whole or absent.
 
-    run.json      what was asked for (the resolved recipe), versions
-    log.jsonl     one line per event, only ever appended; a broken last line is cut when the run goes on
-    lock          host and pid of the process that owns the folder
+run.json      what was asked for (the resolved recipe), versions
+log.jsonl     one line per event, only ever appended; a broken last line is cut when the run goes on
+lock          host and pid of the process that owns the folder
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValignError(f"cannot make the folder: {error.strerror}", where=str(path), how="choose another --out") from error
+            raise ValignError(
+                f"cannot make the folder: {error.strerror}", where=str(path), how="choose another --out"
+            ) from error
 
     def __enter__(self) -> RunFolder:
         self._lock()
@@ -62,7 +64,9 @@ class RunFolder:
         except FileExistsError:
             owner = lock.read_text().split()
         except OSError as error:
-            raise ValignError(f"cannot write here: {error.strerror}", where=str(self.path), how="choose another --out") from error
+            raise ValignError(
+                f"cannot write here: {error.strerror}", where=str(self.path), how="choose another --out"
+            ) from error
         if len(owner) == 2 and owner[0] == socket.gethostname() and not _alive(int(owner[1])):
             lock.write_text(mine)  # its owner was killed; the folder is ours to continue
             return
@@ -93,7 +97,9 @@ def write_whole(path: Path, content: str) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise ValignError(f"cannot write: {error.strerror}", where=str(path), how="free space or choose another --out") from error
+        raise ValignError(
+            f"cannot write: {error.strerror}", where=str(path), how="free space or choose another --out"
+        ) from error
     return path
 
 

@@ -42,7 +42,9 @@ def address(*parts: object) -> int:
 class DataSampler:
     """Steps of `batch` items drawn by a seeded permutation for each epoch; the last step of an epoch may be smaller."""
 
-    def __init__(self, items: Sequence[Item], *, batch: int, epochs: float = 1, max_steps: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, items: Sequence[Item], *, batch: int, epochs: float = 1, max_steps: int = 0, seed: int = 0
+    ) -> None:
         self.items, self.batch, self.seed = list(items), batch, seed
         self.per_epoch = -(-len(self.items) // batch)
         whole = max(1, round(self.per_epoch * epochs)) if self.items else 0

@@ -188,7 +188,9 @@ class Scorer:
             for i in batch:
                 for leaf in trees[i].leaves:
                     n = len(trees[i].response_ids(leaf))
-                    out[i].append(values[at, :n].astype(np.float64 if scores.log_probs.dtype == torch.float64 else np.float32))
+                    out[i].append(
+                        values[at, :n].astype(np.float64 if scores.log_probs.dtype == torch.float64 else np.float32)
+                    )
                     at += 1
             done += len(batch)
             if progress is not None:

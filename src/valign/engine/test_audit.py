@@ -39,9 +39,7 @@ def test_nothing_scored_is_refused():
 def test_a_trained_prompt_is_refused():
     """Loss weights before a response's first token are a mistake of the mask."""
     root = Segment(np.array([1, 7, 8, STOP], np.int32), -1, "prompt", np.array([0, 1, 1, 1], np.float32), 0)
-    found = line(
-        audit_items([Item(Tree("g", (root,), (Leaf(0, 4, 0, 2),)))], [STOP]), "prompt tokens in the loss"
-    )
+    found = line(audit_items([Item(Tree("g", (root,), (Leaf(0, 4, 0, 2),)))], [STOP]), "prompt tokens in the loss")
     assert not found.ok and found.fatal and found.text == "1"
 
 

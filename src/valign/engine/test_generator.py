@@ -15,9 +15,7 @@ from valign.models.policy import Sampling
 
 
 def generator(policy, rows=32, **more):
-    return Generator(
-        policy.model, stop_ids=policy.template.stop_ids, decode=policy.template.decode, rows=rows, **more
-    )
+    return Generator(policy.model, stop_ids=policy.template.stop_ids, decode=policy.template.decode, rows=rows, **more)
 
 
 def some_prompts(n, seed=0, longest=24):
@@ -140,9 +138,7 @@ def test_a_stop_text_ends_a_sample(tiny):
 
 def test_a_stop_token_is_kept_and_a_cut_sample_has_none(tiny):
     policy = tiny()
-    samples = [
-        s for row in generator(policy)(some_prompts(8), Sampling(n=16, max_new_tokens=12)) for s in row
-    ]
+    samples = [s for row in generator(policy)(some_prompts(8), Sampling(n=16, max_new_tokens=12)) for s in row]
     stopped = [s for s in samples if s.finish == "stop"]
     assert stopped and len(stopped) < len(samples)
     assert all(s.ids[-1] == 2 and 2 not in s.ids[:-1] for s in stopped)
@@ -153,9 +149,7 @@ def test_a_stop_token_is_kept_and_a_cut_sample_has_none(tiny):
 def test_each_distinct_prompt_is_prefilled_once(tiny):
     """The prompt goes through the body once for all its samples."""
     policy, seen = tiny(), []
-    hook = policy.model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].shape)
-    )
+    hook = policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     try:
         generator(policy)([[7, 8, 9]] * 2 + [[7, 9]], Sampling(n=4, max_new_tokens=2))
     finally:
@@ -165,9 +159,7 @@ def test_each_distinct_prompt_is_prefilled_once(tiny):
 
 def test_progress_is_told(tiny):
     told = []
-    generator(tiny(), rows=4)(
-        some_prompts(3), Sampling(n=3, max_new_tokens=2), progress=lambda *x: told.append(x)
-    )
+    generator(tiny(), rows=4)(some_prompts(3), Sampling(n=3, max_new_tokens=2), progress=lambda *x: told.append(x))
     assert told == [(4, 9), (8, 9), (9, 9)]
 
 

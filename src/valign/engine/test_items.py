@@ -40,9 +40,7 @@ def test_rows_values_and_tokens_find_their_place(tiny):
     assert out["reference"].shape == out["policy"].shape == out["mask"].shape
     for row, (i, k) in enumerate([(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3), (3, 0), (3, 1), (3, 2)]):
         n = 1 + (i + k) % 5
-        assert (
-            out["reference"][row, :n].tolist() == [10.0 * i + k] * n and not out["reference"][row, n:].any()
-        )
+        assert out["reference"][row, :n].tolist() == [10.0 * i + k] * n and not out["reference"][row, n:].any()
         assert out["mask"][row].sum() == n
 
 
@@ -78,9 +76,7 @@ def test_an_objective_takes_its_settings_by_name():
     out = bound({"policy": torch.ones(2, 3), "mask": torch.ones(2, 3), "unused": torch.ones(1)})
     assert out.losses.tolist() == [4.5, 4.5]
     with pytest.raises(ValueError, match="declared pair"):
-        Objective(loss, {"beta": 1, "extra": 0}, "pair")(
-            {"policy": torch.ones(2, 3), "mask": torch.ones(2, 3)}
-        )
+        Objective(loss, {"beta": 1, "extra": 0}, "pair")({"policy": torch.ones(2, 3), "mask": torch.ones(2, 3)})
 
 
 def test_weights_of_units_multiply_losses():

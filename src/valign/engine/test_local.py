@@ -96,9 +96,7 @@ def test_generation_leaves_the_trainable_flags_alone(tiny, monkeypatch):
     engine.generate(policy, [user("a")], Sampling(max_new_tokens=2))
     with pytest.raises(Exception, match="positions"):
         engine.generate(policy, [user("a" * 600)], Sampling(max_new_tokens=2))
-    assert [p is some for p in policy.model.parameters()] == [
-        p.requires_grad for p in policy.model.parameters()
-    ]
+    assert [p is some for p in policy.model.parameters()] == [p.requires_grad for p in policy.model.parameters()]
 
 
 def test_narrow_products_stay_close(tiny, monkeypatch):
@@ -108,10 +106,7 @@ def test_narrow_products_stay_close(tiny, monkeypatch):
     monkeypatch.setattr(room, "bfloat16_is_fast", lambda _: True)
     policy = tiny(dtype="float32")
     narrow, wide = LocalEngine("auto"), LocalEngine("full")
-    a, b = (
-        np.concatenate([s.log_probs for row in e.score(policy, groups()) for s in row])
-        for e in (narrow, wide)
-    )
+    a, b = (np.concatenate([s.log_probs for row in e.score(policy, groups()) for s in row]) for e in (narrow, wide))
     assert 0 < np.abs(a - b).max() < 0.5
     (row,) = narrow.generate(policy, [user("hello")], Sampling(n=4, max_new_tokens=9))
     back = Group(id="x", prompt=user("hello"), responses=tuple(Response(s.text, ids=s.ids) for s in row))

@@ -75,9 +75,7 @@ def named(events, name):
 
 
 @pytest.mark.parametrize("unit", ["token", "response", "pair"])
-def test_micro_batches_change_no_gradient(
-    tiny, pairs, objectives, tmp_path, monkeypatch, worst, gradients, unit
-):
+def test_micro_batches_change_no_gradient(tiny, pairs, objectives, tmp_path, monkeypatch, worst, gradients, unit):
     """E10, E5: the gradient of a step under micro-batches of 1, 2 and all groups equals one big batch:
     1e-12.
     """
@@ -148,9 +146,7 @@ def test_an_adapter_moves_and_its_base_stays(tiny, pairs, objectives, tmp_path):
     base = attach_lora(tiny(fresh=True), r=2)
     unfreeze_adapter(base)
     before = weights(base.model)
-    _, events = run(
-        tmp_path, base.model, pairs(8), objectives["token"], replace(CONFIG, learning_rate=None, warmup=0)
-    )
+    _, events = run(tmp_path, base.model, pairs(8), objectives["token"], replace(CONFIG, learning_rate=None, warmup=0))
     after = weights(base.model)
     moved = {n for n in after if not torch.equal(after[n], before[n])}
     assert moved and all("lora_" in n for n in moved)
@@ -183,9 +179,7 @@ def test_a_refused_run_changes_nothing(tiny, pairs, objectives, tmp_path):
 def test_a_finding_that_is_not_fatal_is_told_and_goes_on(tiny, pairs, objectives, tmp_path):
     line = AuditLine("left out", False, "3 too long")
     out, events = run(tmp_path, tiny(fresh=True).model, pairs(4), objectives["token"], audit=[line])
-    assert out.steps == 2 and {"name": "left out", "ok": False, "text": "3 too long"} in named(
-        events, "audit"
-    )
+    assert out.steps == 2 and {"name": "left out", "ok": False, "text": "3 too long"} in named(events, "audit")
 
 
 def test_a_step_without_a_scored_token_names_its_groups(tiny, pairs, objectives, tmp_path):
@@ -316,9 +310,7 @@ def test_a_full_disk_while_saving_warns_and_goes_on(tiny, pairs, objectives, tmp
         return real(folder, step, *args)
 
     monkeypatch.setattr(checkpoint, "save", full_twice)
-    out, events = run(
-        tmp_path, tiny(fresh=True).model, pairs(8), objectives["token"], replace(CONFIG, epochs=3)
-    )
+    out, events = run(tmp_path, tiny(fresh=True).model, pairs(8), objectives["token"], replace(CONFIG, epochs=3))
     assert out.steps == 6 and calls == [2, 4, 6]
     assert sum("No space left" in w["text"] for w in named(events, "warning")) == 2
     assert [p.name for p in checkpoint.complete(tmp_path / "checkpoints")] == ["step-000006"]
@@ -345,9 +337,7 @@ def test_a_signal_finishes_the_step_and_saves(tiny, pairs, objectives, tmp_path,
             os.kill(os.getpid(), number)
 
     handler = signal.getsignal(number)
-    with pytest.raises(
-        Interrupted, match=r"after step 3 of 6; everything is saved[\s\S]*same command"
-    ) as stopped:
+    with pytest.raises(Interrupted, match=r"after step 3 of 6; everything is saved[\s\S]*same command") as stopped:
         run(tmp_path / "b", halved, items, objectives["token"], config, listen=listen)
     assert stopped.value.exit_code == 0 and signal.getsignal(number) is handler
     fresh = tiny(fresh=True).model
@@ -401,9 +391,7 @@ def test_patience_stops_and_keeps_the_best(tiny, pairs, objectives, tmp_path):
             trail[fields["step"]] = weights(model)
 
     config = replace(CONFIG, epochs=40, learning_rate=3e-2, eval_every=1, patience=3, schedule="constant")
-    out, events = run(
-        tmp_path, model, pairs(4), objectives["token"], config, listen=listen, dev=pairs(6, seed=5)
-    )
+    out, events = run(tmp_path, model, pairs(4), objectives["token"], config, listen=listen, dev=pairs(6, seed=5))
     evals = named(events, "eval")
     best = min(range(len(evals)), key=lambda i: evals[i]["loss"])
     assert out.stopped_early and out.steps == best + 1 + 3 < 40
@@ -412,12 +400,7 @@ def test_patience_stops_and_keeps_the_best(tiny, pairs, objectives, tmp_path):
     # killed after the last checkpoint, before its policy was written: the same end, not one more step
     again = tiny(fresh=True).model
     later, events = run(tmp_path, again, pairs(4), objectives["token"], config, dev=pairs(6, seed=5))
-    assert (
-        not named(events, "step")
-        and later.steps == out.steps
-        and later.stopped_early
-        and later.best == out.best
-    )
+    assert not named(events, "step") and later.steps == out.steps and later.stopped_early and later.best == out.best
     assert equal(weights(again), trail[best + 1])
 
 

@@ -52,8 +52,7 @@ def test_the_prompt_is_cut_at_its_left(tiny):
     """on_long=cut_prompt_left: responses stay whole, every response counts as cut."""
     template, ledger = tiny().template, Ledger()
     tree, whole = (
-        response_tree(template, group(), longest=n, on_long="cut_prompt_left", ledger=ledger)
-        for n in (18, 99)
+        response_tree(template, group(), longest=n, on_long="cut_prompt_left", ledger=ledger) for n in (18, 99)
     )
     assert tree.longest == 18
     for (path, first, loss), (full, full_first, full_loss) in zip(parts(tree), parts(whole)):
@@ -70,11 +69,7 @@ def test_the_response_is_cut_without_its_stop_token(tiny):
     tree = response_tree(template, group(), longest=16, on_long="cut_response", ledger=ledger)
     (short, _, _), (long, _, loss) = parts(tree)
     assert short == parts(whole)[0][0] and short[-1] == template.stop_id
-    assert (
-        long == parts(whole)[1][0][:16]
-        and long[-1] != template.stop_id
-        and len(loss) == 16 - tree.leaves[1].first
-    )
+    assert long == parts(whole)[1][0][:16] and long[-1] != template.stop_id and len(loss) == 16 - tree.leaves[1].first
     assert ledger.cut == {"response": ["g"]} and ledger.cut_share == 1 / 2
 
 

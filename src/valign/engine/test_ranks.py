@@ -63,9 +63,7 @@ def test_the_most_probable_token_has_rank_one_and_progress_is_told(tiny, trees):
     from valign.engine.tree import from_paths
 
     forest[0] = from_paths("greedy", head.tolist(), [[best]])
-    found = token_ranks(
-        Scorer(model), forest, budget=1, progress=lambda done, total: told.append((done, total))
-    )
+    found = token_ranks(Scorer(model), forest, budget=1, progress=lambda done, total: told.append((done, total)))
     assert found[0][0].tolist() == [1]
     assert told == [(i + 1, 6) for i in range(6)]
     assert all(not p.requires_grad or p.grad is None for p in model.parameters())

@@ -154,11 +154,7 @@ def last_lines(folder: Path) -> dict[int, Any]:
     from valign.engine.run import read_log
 
     timed = ("time", "seconds", "tokens_per_second")
-    return {
-        e["step"]: {k: v for k, v in e.items() if k not in timed}
-        for e in read_log(folder)
-        if e["event"] == "step"
-    }
+    return {e["step"]: {k: v for k, v in e.items() if k not in timed} for e in read_log(folder) if e["event"] == "step"}
 
 
 def kill_later(pid: int, folder: Path, rng: random.Random) -> None:
@@ -199,13 +195,8 @@ def test_a_run_killed_at_random_moments_ends_bitwise_the_same(server, tmp_path, 
     assert kills >= 2 and (killed / "end.json").exists()
     a, b = (json.loads((f / "end.json").read_text()) for f in (straight, killed))
     assert a == b and a["steps"] == STEPS
-    assert last_lines(straight) == last_lines(killed) and set(last_lines(straight)) == set(
-        range(1, STEPS + 1)
-    )
-    states = [
-        load_file(f / "checkpoints" / f"step-{STEPS:06d}" / "optimizer.safetensors")
-        for f in (straight, killed)
-    ]
+    assert last_lines(straight) == last_lines(killed) and set(last_lines(straight)) == set(range(1, STEPS + 1))
+    states = [load_file(f / "checkpoints" / f"step-{STEPS:06d}" / "optimizer.safetensors") for f in (straight, killed)]
     assert states[0] and all((states[0][n] == states[1][n]).all() for n in states[0])
 
 

@@ -21,8 +21,7 @@ ENGINE = LocalEngine(precision="full")
 def vowels(groups):
     """A reward that any text has."""
     return [
-        np.array([sum(c in "aeiou" for c in r.text) - 0.1 * len(r.ids) for r in g.responses], float)
-        for g in groups
+        np.array([sum(c in "aeiou" for c in r.text) - 0.1 * len(r.ids) for r in g.responses], float) for g in groups
     ]
 
 
@@ -75,9 +74,7 @@ def test_a_step_is_a_function_of_its_index(tiny, prompts):
     policy, groups = tiny(), prompts(6)
 
     def ids(sampler, index):
-        return [
-            [i.tree.response_ids(leaf).tolist() for leaf in i.tree.leaves] for i in sampler.step(index).items
-        ]
+        return [[i.tree.response_ids(leaf).tolist() for leaf in i.tree.leaves] for i in sampler.step(index).items]
 
     first = rollouts(policy, groups)
     assert ids(first, 1) == ids(rollouts(policy, groups), 1) != ids(first, 0)

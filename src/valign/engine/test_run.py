@@ -26,9 +26,7 @@ def test_a_second_run_is_refused(tmp_path):
     """The lock names host and pid of the owner; the folder is free again when the owner leaves."""
     with RunFolder(tmp_path):
         with (
-            pytest.raises(
-                ValignError, match=rf"{socket.gethostname()}, pid {os.getpid()}[\s\S]*another --out"
-            ),
+            pytest.raises(ValignError, match=rf"{socket.gethostname()}, pid {os.getpid()}[\s\S]*another --out"),
             RunFolder(tmp_path),
         ):
             pass

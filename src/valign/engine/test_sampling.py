@@ -78,9 +78,7 @@ def test_draws_follow_the_law(more):
     sampling = Sampling(seed=3, **more)
     logits = torch.tensor([[0.4, -0.6, 1.1, 0.0]], dtype=torch.float64)
     rows = sampling_law(logits, sampling)
-    u = np.array(
-        [uniforms(3, str(k), 0, 1)[0] for k in range(20_000)]
-    )  # one address each, as a generator has
+    u = np.array([uniforms(3, str(k), 0, 1)[0] for k in range(20_000)])  # one address each, as a generator has
     tokens = draw(rows.expand(len(u), -1), torch.as_tensor(u)).numpy()
     p = rows[0].exp().numpy()
     counts = np.bincount(tokens, minlength=4)

@@ -21,9 +21,7 @@ def scored(scorer, trees):
     """One differentiable forward pass; the rows cut to their responses."""
     out = scorer(trees)
     lengths = [len(t.response_ids(leaf)) for t in trees for leaf in t.leaves]
-    assert not any(row[n:].any() for row, n in zip(out.log_probs, lengths)), (
-        "numbers stand outside the responses"
-    )
+    assert not any(row[n:].any() for row, n in zip(out.log_probs, lengths)), "numbers stand outside the responses"
     return [row[:n] for row, n in zip(out.log_probs, lengths)]
 
 
@@ -43,10 +41,7 @@ def test_sharing_changes_no_log_prob(tiny, oracle, worst, trees, kind, path):
     """E2: every path x model against the oracle: 1e-10 in float64."""
     model, forest = tiny(kind).model, trees(12)
     with torch.no_grad():
-        assert (
-            worst(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)])
-            < 1e-10
-        )
+        assert worst(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)]) < 1e-10
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -101,10 +96,7 @@ def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, tr
     plain = gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest)))
     policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     policy.model.train()
-    assert (
-        worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain)
-        < 1e-12
-    )
+    assert worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain) < 1e-12
 
 
 def test_temperature_divides_logits(tiny, oracle, worst, trees):
@@ -191,9 +183,7 @@ def test_the_trunk_runs_once(tiny, trees):
     predecessors.
     """
     model, forest, seen = tiny().model, trees(8), []
-    hook = model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].numel())
-    )
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
     try:
         scores = Scorer(model)(forest)
     finally:
@@ -320,9 +310,7 @@ def test_a_head_trained_beside_the_adapter_counts(oracle, worst, trees):
 
     torch.manual_seed(0)
     model = tiny_model(dtype="float64").model
-    peft = get_peft_model(
-        model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
-    ).eval()
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])).eval()
     with torch.no_grad():
         for p in peft.parameters():
             if p.requires_grad:

@@ -36,9 +36,7 @@ def test_paths_and_weights_survive_whatever_is_shared(trunk, branches):
         assert tree.path_loss(leaf).tolist() == [0.0] * len(trunk) + w
     for i, s in enumerate(tree.segments):
         assert s.parent < i
-        assert s.start == (
-            0 if s.parent < 0 else tree.segments[s.parent].start + len(tree.segments[s.parent].ids)
-        )
+        assert s.start == (0 if s.parent < 0 else tree.segments[s.parent].start + len(tree.segments[s.parent].ids))
     assert tree.unshared_tokens == sum(len(trunk) + len(b) for b in ids)
     assert tree.longest == len(trunk) + max(map(len, ids))
     assert tree.mask_sum == sum(map(sum, loss))

@@ -136,7 +136,9 @@ def from_paths(
     loss      weight of every branch token, 1 by default
     Branches that share a prefix are merged into a trie where that saves 5 % of the tokens.
     """
-    weights = [np.ones(len(b), np.float32) if loss is None else np.asarray(loss[i], np.float32) for i, b in enumerate(branches)]
+    weights = [
+        np.ones(len(b), np.float32) if loss is None else np.asarray(loss[i], np.float32) for i, b in enumerate(branches)
+    ]
     ids = [np.asarray(b, np.int32) for b in branches]
     root = Segment(np.asarray(trunk, np.int32), -1, "prompt", np.zeros(len(trunk), np.float32), 0)
     merged = _trie(id, root, ids, weights)

@@ -223,7 +223,6 @@ def test_value_goal_refuses_what_it_cannot_mean():
 # -------------------------------------------------------------------------------------------------- principle
 
 
-@pytest.mark.capability("G03")
 def test_principle_sets_load_with_text_and_source():
     """Each set has ids, texts, negations and a source; no words stand twice."""
     assert set(principle_sets()) >= {"core", "hhh"}

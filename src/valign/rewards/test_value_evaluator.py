@@ -52,7 +52,6 @@ def test_cards_belong_to_the_data_that_ship(file):
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.capability("G08")
 def test_values_of_unseen_answers(evaluator, some_test):
     """On unseen situations the head orders answers as the labels do, far above chance."""
     labels, values = np.concatenate(label_rows(some_test)), np.concatenate(evaluator.values(some_test))

@@ -430,7 +430,6 @@ def test_token_credit_golden(evaluation_golden):
     assert abs(credit.completeness_residual(c, g.expected["total"])) < 1e-12
 
 
-@pytest.mark.capability("F11")
 def test_chooser_golden(evaluation_golden):
     """Feasible families by feedback, memory and reach; every excluded family names a reason."""
     g = evaluation_golden("chooser.cases")
