@@ -38,7 +38,7 @@ from valign.theory.worlds import SequenceWorld
 LETTERS = ".abcdn+-"  # ids 0..7 of the sequence world
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}.{% endif %}{% endfor %}"
 PATHS = 32  # prefixes are visited by so many paths of one tree
-VARIANTS = 10  # trees of one prompt, used in turn
+VARIANTS = 14  # trees of one prompt, used in turn
 MAX_KL = 0.01  # of the fitted reference to the analytic one
 
 
@@ -80,9 +80,7 @@ class Scripted:
     def score(self, groups: Any, *, progress: Any = None) -> Any:
         self.read += [g.prompt for g in groups]
         self.cost += Cost(calls=sum(len(g.responses) for g in groups))
-        return [
-            [Scored(np.array(self.log_probs(g.prompt, r.text), np.float32)) for r in g.responses] for g in groups
-        ]
+        return [[Scored(np.array(self.log_probs(g.prompt, r.text), np.float32)) for r in g.responses] for g in groups]
 
     def save(self, folder: Path) -> None:
         raise NotImplementedError
@@ -180,7 +178,8 @@ def beside(parts: Sequence[Layout]) -> Layout:
     alone = np.arange(width)[None] + 1_000_000  # padding sees itself
     fill = {"ids": 0 * alone, "pos": 0 * alone, "enter": alone, "exit": alone + 1, "real": alone < 0}
     out: dict[str, Any] = {
-        n: np.concatenate([np.concatenate([getattr(p, n), fill[n][:, p.ids.shape[1] :]], 1) for p in parts]) for n in ROWS
+        n: np.concatenate([np.concatenate([getattr(p, n), fill[n][:, p.ids.shape[1] :]], 1) for p in parts])
+        for n in ROWS
     }
     return Layout(
         **out,
@@ -218,7 +217,7 @@ class Lab:
             self.children[parent].append(node)
         whole = self.prefixes.sum_up(self.world.reference_table())
         self.everything = [self.whole_tree(x, whole[x]) for x in range(16)]
-        self.start = self.fit(world_model(), self.world.log_reference, steps=180)
+        self.start = self.fit(world_model(), self.world.log_reference, steps=160)
         self.reference = self.enumerate(self.start)
         self.policy = LocalPolicy(self.start, LocalEngine(precision="full", rows=512))
 
@@ -239,7 +238,8 @@ class Lab:
         """Responses by their place in the listing, as a sampler would have given them."""
         found = [self.world.response_list[i] for i in indices]
         return tuple(
-            Response("".join(LETTERS[t] for t in y if t), ids=y, finish="stop" if y[-1] == 0 else "length") for y in found
+            Response("".join(LETTERS[t] for t in y if t), ids=y, finish="stop" if y[-1] == 0 else "length")
+            for y in found
         )
 
     def whole_tree(self, x: int, mass: Any, control: Sequence[int] = ()) -> Tree:
@@ -303,7 +303,9 @@ class Lab:
         trained.model.requires_grad_(False)
         return trained
 
-    def fit(self, model: LoadedModel, log_law: Any, *, steps: int, controls: Any = None, exact: bool = False) -> LoadedModel:
+    def fit(
+        self, model: LoadedModel, log_law: Any, *, steps: int, controls: Any = None, exact: bool = False
+    ) -> LoadedModel:
         """SFT on a law's demonstrations. controls: control word -> log law, beside `log_law` for no word."""
         laws = {(): log_law, **(controls or {})}
         rng, rows = np.random.default_rng(0), []

@@ -40,7 +40,12 @@ def template(tiny_policy):
 
 
 def test_all_demonstrations_of_a_group_and_nothing_else_are_trained(template):
-    shown = group(["one", "two", "three"], Demonstration(response=0), Demonstration(response=2), Verdict(response=1, principle="p", value=1))
+    shown = group(
+        ["one", "two", "three"],
+        Demonstration(response=0),
+        Demonstration(response=2),
+        Verdict(response=1, principle="p", value=1),
+    )
     (item,) = prepare("demonstrations", [shown], template, SFT).items
     assert texts_of(template, item) == ["one", "three"]
     assert all((item.tree.response_loss(leaf) == 1).all() for leaf in item.tree.leaves)
@@ -49,7 +54,12 @@ def test_all_demonstrations_of_a_group_and_nothing_else_are_trained(template):
 def test_chosen_responses_stand_in_for_demonstrations_and_it_is_said(template):
     """Ties and labels of one half or less show nothing; each chosen response is shown once."""
     groups = [
-        group(["a", "b", "c"], Comparison(chosen=0, rejected=1), Comparison(chosen=0, rejected=2), Comparison(chosen=1, rejected=2)),
+        group(
+            ["a", "b", "c"],
+            Comparison(chosen=0, rejected=1),
+            Comparison(chosen=0, rejected=2),
+            Comparison(chosen=1, rejected=2),
+        ),
         group(["d", "e"], Comparison(chosen=0, rejected=1, probability=0.5, tie=True), id="tie"),
         group(["f", "g"], Comparison(chosen=0, rejected=1, probability=0.4), id="unlikely"),
         group(["h", "i"], Demonstration(response=1), Comparison(chosen=0, rejected=1), id="both"),
@@ -122,7 +132,9 @@ def test_a_pair_of_weight_two_equals_the_pair_twice(tiny_policy, template):
 
     def items(groups):
         found = prepare("pairs", groups, template, DPO).items
-        return [i.with_tokens(reference=[np.full(len(i.tree.response_ids(x)), -1.0) for x in i.tree.leaves]) for i in found]
+        return [
+            i.with_tokens(reference=[np.full(len(i.tree.response_ids(x)), -1.0) for x in i.tree.leaves]) for i in found
+        ]
 
     twice = step_gradient(tiny_policy, items([made(1.0, "a"), made(1.0, "b"), other]), objective)
     assert same(step_gradient(tiny_policy, items([made(2.0, "a"), other]), objective), twice)
@@ -139,7 +151,12 @@ def test_a_demonstration_of_weight_two_equals_it_twice(tiny_policy, template):
     once, other = group(["one"], Demonstration(response=0)), group(["other"], Demonstration(response=0), id="o")
     twice = gradient(once, once, other)
     assert same(gradient(group(["one"], Demonstration(response=0, weight=2.0)), other), twice)
-    mixed = group(["other", "one", "never"], Demonstration(response=0), Demonstration(response=1, weight=2.0), Demonstration(response=2, weight=0.0))
+    mixed = group(
+        ["other", "one", "never"],
+        Demonstration(response=0),
+        Demonstration(response=1, weight=2.0),
+        Demonstration(response=2, weight=0.0),
+    )
     assert same(gradient(mixed), twice)
     two_people = group(["one"], Demonstration(response=0, annotator="a"), Demonstration(response=0, annotator="b"))
     assert same(gradient(two_people, other), twice)
@@ -167,7 +184,10 @@ def test_pairs_that_teach_no_order_are_counted(template):
 
 
 def test_empty_demonstrations_are_counted(template):
-    groups = [group(["", "said"], Demonstration(response=0), Demonstration(response=1), id="half"), group([""], Demonstration(response=0), id="none")]
+    groups = [
+        group(["", "said"], Demonstration(response=0), Demonstration(response=1), id="half"),
+        group([""], Demonstration(response=0), id="none"),
+    ]
     found = prepare("demonstrations", groups, template, SFT)
     assert [texts_of(template, i) for i in found.items] == [["said"]]
     assert found.ledger.dropped == {"with an empty response": ["half", "none"]}
@@ -175,7 +195,9 @@ def test_empty_demonstrations_are_counted(template):
 
 
 def test_a_response_that_has_ids_but_no_text_is_one(template):
-    made = Group(id="g", prompt=user("Why?"), responses=(Response("", ids=(9, 2)),), feedback=(Demonstration(response=0),))
+    made = Group(
+        id="g", prompt=user("Why?"), responses=(Response("", ids=(9, 2)),), feedback=(Demonstration(response=0),)
+    )
     (item,) = prepare("demonstrations", [made], template, SFT).items
     assert item.tree.response_ids(item.tree.leaves[0]).tolist() == [9, 2]
 

@@ -27,7 +27,14 @@ ROWS = HERE.parents[2] / "docs" / "mission_rows.yaml"
 
 def test_settings_come_as_numbers_or_as_text():
     config = METHODS["grpo"].configure(
-        {"learning_rate": "1e-5", "batch_size": "8", "group_size": 6.0, "clip": "0.1", "schedule": "linear", "adapter": "lora"}
+        {
+            "learning_rate": "1e-5",
+            "batch_size": "8",
+            "group_size": 6.0,
+            "clip": "0.1",
+            "schedule": "linear",
+            "adapter": "lora",
+        }
     )
     assert (config.learning_rate, config.batch_size, config.group_size, config.clip) == (1e-5, 8, 6, 0.1)
     assert isinstance(config.batch_size, int) and isinstance(config.group_size, int)
@@ -38,7 +45,12 @@ def test_settings_come_as_numbers_or_as_text():
 
 @pytest.mark.parametrize(
     ("name", "option", "near"),
-    [("dpo", "betta", "beta"), ("sft", "beta", ""), ("best_of_n", "temprature", "temperature"), ("urial", "example", "examples")],
+    [
+        ("dpo", "betta", "beta"),
+        ("sft", "beta", ""),
+        ("best_of_n", "temprature", "temperature"),
+        ("urial", "example", "examples"),
+    ],
 )
 def test_an_option_that_a_method_does_not_have_is_an_error_with_the_nearest(name, option, near):
     with pytest.raises(UsageError, match=f"method '{name}' has no option '{option}'") as caught:
@@ -125,7 +137,9 @@ def test_a_target_without_goal_and_reward_says_what_is_missing():
 def read_somewhere() -> set[str]:
     """Names of attributes that methods and engine read off a config."""
     engine = HERE.parent / "engine"
-    files = [p for folder in (HERE, engine) for p in folder.rglob("*.py") if not p.name.startswith(("test_", "conftest"))]
+    files = [
+        p for folder in (HERE, engine) for p in folder.rglob("*.py") if not p.name.startswith(("test_", "conftest"))
+    ]
     read = {name for p in files for name in re.findall(r"config\.(\w+)", p.read_text(encoding="utf-8"))}
     return read | ({"learning_rate"} if "peak" in read else set())  # TrainConfig.peak gives the rate
 

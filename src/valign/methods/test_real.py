@@ -54,7 +54,9 @@ def test_sft_lowers_the_loss_of_held_out_demonstrations(smollm2, tmp_path):
     found = trained(smollm2, tmp_path, "sft", train, learning_rate=2e-5, **settings)
     before, after = ([row[0].mean for row in p.score(dev)] for p in (smollm2, found.policy))
     gain, low, high = interval(np.subtract(after, before))
-    print(f"\nNLL per token {-np.mean(before):.3f} -> {-np.mean(after):.3f}, gain {gain:.3f} [{low:.3f}, {high:.3f}], n={len(dev)}")
+    print(
+        f"\nNLL per token {-np.mean(before):.3f} -> {-np.mean(after):.3f}, gain {gain:.3f} [{low:.3f}, {high:.3f}], n={len(dev)}"
+    )
     assert low > 0 and found.outcome.steps >= 3
 
 
@@ -73,8 +75,8 @@ def preferences(split, n, goal):
 def test_dpo_orders_held_out_pairs(smollm2, tmp_path):
     """Implicit-reward margin of pairs of other situations: 0 at start, above 0 after."""
     goal = make_goal("hhh_like")
-    train, dev = preferences("train", 9, goal), preferences("dev", 6, goal)
-    settings = {"batch_size": 16, "epochs": 2} if WHOLE else {"batch_size": 3}
+    train, dev = preferences("train", 6, goal), preferences("dev", 5, goal)
+    settings = {"batch_size": 16, "epochs": 2} if WHOLE else {"batch_size": 2}
     found = trained(smollm2, tmp_path, "dpo", train, Target(goal), learning_rate=2e-5, beta=0.1, **settings)
     before, after = (np.array([[s.log_prob for s in row] for row in p.score(dev)]) for p in (smollm2, found.policy))
     margin = 0.1 * (after - before) @ [1, -1]
@@ -91,7 +93,15 @@ def test_grpo_takes_a_step_from_prompt_to_weights(smollm2, tmp_path):
     digest = smollm2.model.digest
     settings = {"group_size": 8, "max_new_tokens": 48} if WHOLE else {"group_size": 3, "max_new_tokens": 12}
     found = trained(
-        smollm2, tmp_path, "grpo", groups, Target(reward=length(6)), learning_rate=1e-5, max_steps=1, batch_size=8, **settings
+        smollm2,
+        tmp_path,
+        "grpo",
+        groups,
+        Target(reward=length(6)),
+        learning_rate=1e-5,
+        max_steps=1,
+        batch_size=8,
+        **settings,
     )
     meters = found.outcome.meters
     print(f"\n{ {k: round(v, 4) for k, v in meters.items()} }")

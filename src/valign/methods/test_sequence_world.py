@@ -1,10 +1,12 @@
 """Each family on the sequence world, through the real engine: does it end where theory says?
 
 Gaps, M1, agreement, KL, gold and length before and after are printed (pytest -s); bounds are those of the theory
-notes, section 16. Whole versions, with every response in every step and three seeds, are marked slow.
+notes, section 16. Whole versions, with every response in every step and three seeds, run in `make real`.
 """
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from valign.theory.divergence import kl_from_logs
 BETA = 0.5  # of the world
 CLOSE = 0.02  # gap of the population mode
 FALSE_ALARM = 1e-3  # of each chi-square test
+
+whole = pytest.mark.skipif(os.environ.get("VALIGN_REAL") != "whole", reason="minutes each: make real")
 
 
 def told(name, report):
@@ -56,7 +60,7 @@ def test_the_world_is_the_one_of_the_notes(lab):
 
 def test_sft_on_gibbs_demonstrations_reaches_the_target(lab):
     """Population mode, weights of demonstrations as loss weights in the tree: gap <= .02."""
-    model = lab.fit(lab.start, star(lab), steps=150)
+    model = lab.fit(lab.start, star(lab), steps=180)
     report = told("sft", lab.report(model))
     assert report.gap <= CLOSE
     assert report.gold > 1.2 and report.order_agreement > 0.9
@@ -87,8 +91,8 @@ def preference_groups(lab, n, size, seed=0):
 
 def test_dpo_on_label_probabilities_reaches_the_target(lab):
     """Groups of sampled responses through feedback, reference store, audit and loop: gap <= .05 + floor (0 here)."""
-    groups = preference_groups(lab, 16, 64)
-    trained = lab.train(METHODS["dpo"], groups, beta=BETA, epochs=1e6, max_steps=180)
+    groups = preference_groups(lab, 20, 48)
+    trained = lab.train(METHODS["dpo"], groups, beta=BETA, epochs=1e6, max_steps=220)
     report = told("dpo", lab.report(trained.policy.model))
     assert report.gap <= 0.05
     assert report.order_agreement > 0.9 and report.gold > 1.1
@@ -111,7 +115,9 @@ def whole_pairs(lab, x, reference):
     )
 
 
+@whole
 @pytest.mark.slow
+@pytest.mark.real
 def test_every_response_in_every_step(lab):
     """Whole population mode: all 3906 responses of all prompts, merged to prefix trees; gap <= max(.02, 2 floor)."""
     floor = told("floor", lab.report(lab.fit(lab.start, star(lab), steps=300))).gap
@@ -131,7 +137,7 @@ def test_rloo_with_kl_in_the_reward_reaches_the_target(lab):
     """Sampled mode, the real generator and sampler, one seed: gap <= .05 + floor."""
     trained = lab.train(
         METHODS["rloo"], lab.groups(), lab.gold, beta=BETA, learning_rate=3e-3, group_size=8, max_new_tokens=5,
-        epochs=1e6, max_steps=100,
+        epochs=1e6, max_steps=130,
     )  # fmt: skip
     report = told("rloo", lab.report(trained.policy.model))
     assert report.gap <= 0.05
@@ -143,15 +149,18 @@ def test_grpo_raises_gold_and_its_distance_is_told(lab):
     before = lab.world.mean(lab.reference, lab.world.utilities)
     trained = lab.train(
         METHODS["grpo"], lab.groups(), lab.gold, learning_rate=3e-3, group_size=8, max_new_tokens=5, epochs=1e6,
-        max_steps=40,
+        max_steps=30,
     )  # fmt: skip
-    report = told("grpo", lab.report(trained.policy.model))
-    away = float(np.mean(kl_from_logs(star(lab), lab.enumerate(trained.policy.model))))
+    law = lab.enumerate(trained.policy.model)
+    report = told("grpo", lab.world.report(law, reference_log_probs=lab.reference))
+    away = float(np.mean(kl_from_logs(star(lab), law)))
     print(f"KL(pi* || grpo) = {away:.3f}")
     assert report.gold > before + 0.6 and np.isfinite(report.kl) and away > 0.05
 
 
+@whole
 @pytest.mark.slow
+@pytest.mark.real
 def test_rloo_over_three_seeds(lab):
     """Sampled mode in full: the upper end of the 95 % interval of the gap over 3 seeds is <= .05 + floor."""
     gaps = []
@@ -196,7 +205,9 @@ def test_the_generator_draws_from_the_enumerated_law(lab):
 def test_best_of_n_has_the_law_that_theory_gives_it(lab):
     """Winners of the real wrapper against q_n; its KL is below log n - (n-1)/n; false-alarm rate .001."""
     x, n = 3, 4
-    policy = best_of_n(lab.policy, Target(reward=lambda groups: [lab.gold([_at(g, x)])[0] for g in groups]), BestOfNConfig(n=n))
+    policy = best_of_n(
+        lab.policy, Target(reward=lambda groups: [lab.gold([_at(g, x)])[0] for g in groups]), BestOfNConfig(n=n)
+    )
     drawn = policy.generate([lab.prompt(x)], Sampling(n=1000, max_new_tokens=5, seed=2))[0]
     counts = np.bincount([lab.world.response_index(s.ids) for s in drawn], minlength=3906)
     law = best_of_n_law(np.exp(lab.reference[x]), lab.world.utilities[x], n)
@@ -221,7 +232,7 @@ def test_the_gain_of_best_of_n_stands_next_to_gibbs_at_equal_kl(lab):
         assert row["pool_kl"] <= row["kl_bound"] + 1e-9 and spent <= row["kl_bound"] + 1e-9
         assert row["pool_gibbs"] >= row["pool_reward"] - 1e-9
     gains = [r["reward"] - rows[0]["reward"] for r in rows]
-    assert gains[0] == 0 and all(a < b for a, b in zip(gains, gains[1:]))
+    assert gains[0] == 0 and (np.diff(gains) > 0).all()
 
 
 def _at(group, x):
@@ -246,8 +257,14 @@ def test_a_value_instruction_conditions_a_model_that_knows_control_words(lab):
             np.mean([lab.world.utilities[x, lab.world.response_index(s.ids)] for s in row]) for x, row in enumerate(drawn)
         ])  # fmt: skip
 
-    with_good, plain, with_bad = gold({"text": "+++", "place": "after"}), gold({"mode": "q"}), gold({"text": "---", "place": "after"})
-    print(f"\ngold with the good word {with_good.mean():.3f}, without {plain.mean():.3f}, with the bad one {with_bad.mean():.3f}")
+    with_good, plain, with_bad = (
+        gold({"text": "+++", "place": "after"}),
+        gold({"mode": "q"}),
+        gold({"text": "---", "place": "after"}),
+    )
+    print(
+        f"\ngold with the good word {with_good.mean():.3f}, without {plain.mean():.3f}, with the bad one {with_bad.mean():.3f}"
+    )
     for higher, lower in ((with_good, plain), (plain, with_bad)):
         gain = higher - lower
         assert gain.mean() - 1.96 * gain.std(ddof=1) / 4 > 0.3
@@ -257,7 +274,9 @@ def test_a_value_instruction_conditions_a_model_that_knows_control_words(lab):
 # ------------------------------------------------------------------------------------------- what weights feedback
 
 
+@whole
 @pytest.mark.slow
+@pytest.mark.real
 def test_sft_on_drawn_demonstrations(lab):
     """Sampled mode: 16 x 1024 draws of pi* through `train_policy`; gap <= .05 + floor, or the measured one is told."""
     draws = lab.world.demonstrations(16384, seed=0, beta=BETA)

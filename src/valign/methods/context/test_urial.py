@@ -164,7 +164,9 @@ def test_models_with_other_tokens_cannot_be_compared():
 def test_the_prefix_and_the_report_on_the_embedded_model(smollm2):
     """Three questions answered after the prefix; shares of a lightly moved copy sum to 1 and are mostly unshifted."""
     questions = [user("How do I keep basil alive?"), user("Why is the sky blue?")]
-    answers = urial(smollm2, Target(), URIALConfig(examples=1)).generate(questions, Sampling(max_new_tokens=16, temperature=0))
+    answers = urial(smollm2, Target(), URIALConfig(examples=1)).generate(
+        questions, Sampling(max_new_tokens=16, temperature=0)
+    )
     assert all(len(row[0].text.split()) > 3 for row in answers)
     moved = copy.deepcopy(smollm2.model.model)
     torch.manual_seed(0)

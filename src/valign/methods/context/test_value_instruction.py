@@ -13,7 +13,13 @@ from valign.evaluation.measure import measure_bbq
 from valign.evaluation.measure.choices import ambiguous_score
 from valign.evaluation.metrics.bbq import biased_answer
 from valign.evaluation.result import compare
-from valign.methods.context.value_instruction import CONSIDER, NOW_ANSWER, PLAIN, ValueInstructionConfig, value_instruction
+from valign.methods.context.value_instruction import (
+    CONSIDER,
+    NOW_ANSWER,
+    PLAIN,
+    ValueInstructionConfig,
+    value_instruction,
+)
 from valign.methods.target import Target
 from valign.models.policy import Policy, Sampling, Scored
 
@@ -87,7 +93,9 @@ def test_raw_text_keeps_its_end(scripted):
     assert second == f"{WORDS}\n\nIt is unknown.\n\n{RAW[0].content}"
 
 
-@pytest.mark.parametrize(("place", "style"), [("system", "system"), ("before", "instruction"), ("after", "instruction")])
+@pytest.mark.parametrize(
+    ("place", "style"), [("system", "system"), ("before", "instruction"), ("after", "instruction")]
+)
 def test_the_goal_describes_itself_for_its_place(scripted, place, style):
     goal = Words()
     base, _ = said(scripted, [QUESTION], goal, place=place)
@@ -166,7 +174,7 @@ def test_the_bias_of_the_embedded_model_is_told_whatever_its_sign(shared, smollm
     """R-bbq on few items (all of them in `make real`): both scores with their paired interval."""
     groups = bbq_items(shared)
     if os.environ.get("VALIGN_REAL") != "whole":
-        groups = groups[:: len(groups) // 24][:24]
+        groups = groups[:: len(groups) // 12][:12]
     plain, told = (bias_of(smollm2, groups, mode) for mode in ("q", "q_if"))
     change = compare(told, plain, statistic=ambiguous_score).result
     print(f"\ns_amb of {smollm2.id}: {plain.value} -> {told.value}, change {change.interval}, n={change.n}")

@@ -88,11 +88,7 @@ def test_packing_and_sharing_change_nothing(tiny_policy, train_on):
     items = prepare("demonstrations", demonstrations(), template, SFTConfig(train_on=train_on)).items
     assert any(len(i.tree.leaves) > 1 for i in items)
     value, gradient = loss_and_gradient(tiny_policy, items, "row")
-    alone = [
-        type(items[0])(t)
-        for i in items
-        for t in (single(i.tree, leaf) for leaf in i.tree.leaves)
-    ]
+    alone = [type(items[0])(t) for i in items for t in (single(i.tree, leaf) for leaf in i.tree.leaves)]
     for other, path, chunk in ((items, "plain", None), (items, "row", 1), (items, "plain", 2), (alone, "plain", 1)):
         again, g = loss_and_gradient(tiny_policy, other, path, chunk)
         assert abs(again - value) < 1e-12 and float((g - gradient).abs().max()) < 1e-12
