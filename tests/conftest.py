@@ -85,10 +85,7 @@ def lines(tmp_path: Path) -> Callable[..., Path]:
 
 
 def pair_rows(n: int) -> list[dict[str, Any]]:
-    return [
-        {"prompt": f"Question {i}?", "chosen": f"yes {i}, of course", "rejected": f"no way {i}"}
-        for i in range(n)
-    ]
+    return [{"prompt": f"Question {i}?", "chosen": f"yes {i}, of course", "rejected": f"no way {i}"} for i in range(n)]
 
 
 @pytest.fixture
@@ -159,9 +156,7 @@ def goal() -> str:
 def leftovers(folder: Path) -> list[str]:
     """Files and folders that say that something was not finished, or is still owned."""
     return [
-        p.relative_to(folder).as_posix()
-        for p in folder.rglob("*")
-        if p.name.endswith(".partial") or p.name == "lock"
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name.endswith(".partial") or p.name == "lock"
     ]
 
 

@@ -23,9 +23,7 @@ def align(valign, model, tmp_path) -> Callable[..., tuple[Any, Path]]:
 
     def run(data: object, *options: object, method: str = "dpo", status: int = 0) -> tuple[Any, Path]:
         out = tmp_path / "out"
-        done = valign(
-            "align", model, "--method", method, "--data", data, "--out", out, *options, status=status
-        )
+        done = valign("align", model, "--method", method, "--data", data, "--out", out, *options, status=status)
         assert "Traceback" not in done.stderr
         return done, out
 

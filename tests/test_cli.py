@@ -55,9 +55,7 @@ def aligned(valign, model, tmp_path_factory) -> Path:
 # --------------------------------------------------------------------------------------------------- aligning
 
 
-def test_align_writes_a_policy_folder_that_every_command_takes_for_a_model(
-    valign, model, aligned, pairs, tmp_path
-):
+def test_align_writes_a_policy_folder_that_every_command_takes_for_a_model(valign, model, aligned, pairs, tmp_path):
     manifest = json.loads((aligned / "policy.json").read_text())
     assert (manifest["schema"], manifest["kind"], manifest["method"]) == (1, "weights", "dpo")
     assert not (aligned / "run" / "checkpoints").exists()
@@ -67,10 +65,7 @@ def test_align_writes_a_policy_folder_that_every_command_takes_for_a_model(
     assert again["card"]["base"] == str(aligned)
     listed = valign.json("models", "--folder", aligned.parent)
     assert str(aligned) in {m["name"] for m in listed}
-    assert any(
-        r["name"] == "dpo" and r["can_run"]
-        for r in valign.json("methods", "--model", aligned, "--data", pairs)
-    )
+    assert any(r["name"] == "dpo" and r["can_run"] for r in valign.json("methods", "--model", aligned, "--data", pairs))
 
 
 def test_trained_folders_load_without_valign(valign, model, aligned, pairs, tmp_path):
@@ -100,9 +95,7 @@ def test_an_adapter_is_merged_into_a_folder_of_full_weights(valign, model, pairs
     together = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
     apart = AutoPeftModelForCausalLM.from_pretrained(adapter)(ids).logits
     assert together.allclose(apart, atol=1e-4)
-    assert "merge" in valign.error(
-        "align", adapter, "--method", "sft", "--data", pairs, "--out", tmp_path / "x"
-    )
+    assert "merge" in valign.error("align", adapter, "--method", "sft", "--data", pairs, "--out", tmp_path / "x")
 
 
 def test_methods_that_wrap_write_folders_that_are_found_from_anywhere(
@@ -130,9 +123,7 @@ def test_a_finished_run_is_not_computed_again(valign, model, aligned, monkeypatc
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_what_changed(valign, model, aligned, pairs):
-    said = valign.error(
-        "align", model, "--method", "dpo", "--data", pairs, "--out", aligned, "--set", "beta=0.3"
-    )
+    said = valign.error("align", model, "--method", "dpo", "--data", pairs, "--out", aligned, "--set", "beta=0.3")
     for part in (
         "batch_size (4 -> 64)",
         "beta (0.1 -> 0.3)",
@@ -195,9 +186,7 @@ def test_early_stopping_keeps_the_best_policy_on_the_dev_split(valign, model, pa
 
 
 def test_data_are_mixed_by_weight(valign, model, lines, pairs, tmp_path):
-    other = lines(
-        [{"prompt": f"Other {i}?", "chosen": "a", "rejected": "b"} for i in range(12)], "other.jsonl"
-    )
+    other = lines([{"prompt": f"Other {i}?", "chosen": "a", "rejected": "b"} for i in range(12)], "other.jsonl")
     done = valign("align", model, "--method", "dpo", "--data", f"{pairs}=0.25", "--data", f"{other}=0.75",
                   "--out", tmp_path / "out")  # fmt: skip
     assert "groups: 16 of 16" in done.stderr  # 12 of the one, 4 of the other
@@ -227,13 +216,9 @@ def test_evaluate_writes_results_that_other_programs_read(valign, model, aligned
     assert (out / "samples.jsonl").exists()
 
 
-def test_a_goal_adds_its_utility_and_misalignment_and_the_samples(
-    valign, model, situations, goal, vowels, tmp_path
-):
+def test_a_goal_adds_its_utility_and_misalignment_and_the_samples(valign, model, situations, goal, vowels, tmp_path):
     out = tmp_path / "e"
-    printed = valign.json(
-        "evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6
-    )
+    printed = valign.json("evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6)
     metrics = {r["metric"] for r in printed["results"]}
     assert {"goal.utility", "misalignment.M", "value.V"} <= metrics
     samples = [json.loads(x) for x in (out / "samples.jsonl").read_text().splitlines()]
@@ -250,9 +235,7 @@ def test_a_finished_evaluation_is_read_and_another_one_refused(valign, model, pa
         m.setattr("valign.pipeline.door.evaluate_policy", None)
         assert valign.json(*command) == first
     assert "seed (0 -> 1)" in valign.error(*command, "--seed", 1)
-    assert (
-        valign.json(*command, "--seed", 1, "--force")["results"][0]["value"] == first["results"][0]["value"]
-    )
+    assert valign.json(*command, "--seed", 1, "--force")["results"][0]["value"] == first["results"][0]["value"]
 
 
 def test_profile_writes_results_samples_and_a_page(valign, model, situations, goal, vowels, tmp_path):

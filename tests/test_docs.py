@@ -138,18 +138,12 @@ def test_the_worked_example_is_right(golden):
     """The objective of "Add a method" meets the goldens of its paper."""
     import torch
 
-    example = next(
-        text for page, text in blocks("python") if page == "add_a_method.md" and "def ipo_sum" in text
-    )
+    example = next(text for page, text in blocks("python") if page == "add_a_method.md" and "def ipo_sum" in text)
     names: dict[str, object] = {"__name__": "valign_example"}
-    sys.modules["valign_example"] = types.ModuleType(
-        "valign_example"
-    )  # dataclasses look their module up by name
+    sys.modules["valign_example"] = types.ModuleType("valign_example")  # dataclasses look their module up by name
     exec(compile(example, "add_a_method.md", "exec"), names)
     for entry in golden.all("ipo_sum"):
-        data = {
-            k: torch.tensor(v, dtype=torch.float64) for k, v in entry["data"].items() if isinstance(v, list)
-        }
+        data = {k: torch.tensor(v, dtype=torch.float64) for k, v in entry["data"].items() if isinstance(v, list)}
         n = len(data["policy_chosen"])
         policy = torch.cat([data["policy_chosen"], data["policy_rejected"]])[:, None]
         reference = torch.cat([data["reference_chosen"], data["reference_rejected"]])[:, None]

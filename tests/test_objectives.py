@@ -42,9 +42,7 @@ def pair_coefficients(name: str, config: Any, policy: Any, old: Any, reference: 
     for g in range(0, len(policy), 3):
         p, r, n = policy[g : g + 3].sum(1), reference[g : g + 3].sum(1), mask[g : g + 3].sum(1)
         letters = [a for a in inspect.signature(COEFFICIENTS[name]).parameters if a != "pairs"]
-        c = COEFFICIENTS[name](
-            Pairs(p[w], p[l], r[w], r[l], n[w], n[l]), **{a: setting(config, a) for a in letters}
-        )
+        c = COEFFICIENTS[name](Pairs(p[w], p[l], r[w], r[l], n[w], n[l]), **{a: setting(config, a) for a in letters})
         for rows, values in zip((w, l), c):
             for row, value in zip(rows, values):
                 out[g + row] += value * mask[g + row]
@@ -102,9 +100,7 @@ def models() -> Any:
         yield policy.model, reference.model
 
 
-def batch(
-    models: Any, method: Any, config: Any, stale: bool
-) -> tuple[list[Item], Any, dict[str, np.ndarray]]:
+def batch(models: Any, method: Any, config: Any, stale: bool) -> tuple[list[Item], Any, dict[str, np.ndarray]]:
     """Two groups of three responses of 1 to 9 tokens, with every kind of feedback; scores with a gradient."""
     rng = np.random.default_rng(0)
     trees = [
@@ -144,9 +140,7 @@ def test_coefficients_are_those_of_the_table(models, name, stale):
     _, scores, data = batch(models, method, config, stale)
     losses = bind(method.objective, config, method.unit, method.at_start)(data["tensors"]).losses
     (grad,) = torch.autograd.grad(losses.sum(), scores.log_probs)
-    expected = expected_coefficients(
-        name, config, data["policy"], data["old"], data["reference"], data["mask"]
-    )
+    expected = expected_coefficients(name, config, data["policy"], data["old"], data["reference"], data["mask"])
     assert (data["mask"] == 0).any(), "some rows are padded"
     assert np.abs(-grad.numpy() - expected).max() < 1e-10
     assert np.abs(expected).max() > 1e-3
@@ -160,9 +154,7 @@ def test_a_stale_rollout_is_clipped_somewhere(models):
     assert ((ratio > 1.2) | (ratio < 0.8)).any() and ((ratio < 1.2) & (ratio > 0.8)).any()
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, m in TRAINING.items() if m.feedback == "pairs" and m.unit == "pair"]
-)
+@pytest.mark.parametrize("name", [n for n, m in TRAINING.items() if m.feedback == "pairs" and m.unit == "pair"])
 def test_a_soft_label_is_a_mixture_of_both_orders(models, name):
     """label p: p times the loss of the pair plus 1 - p times that of the turned pair, values and
     gradients.
@@ -175,10 +167,7 @@ def test_a_soft_label_is_a_mixture_of_both_orders(models, name):
     tensors = data["tensors"]
     p = torch.linspace(0, 1, len(tensors["label"]), dtype=torch.float64)
     soft = objective({**tensors, "label": p}).losses
-    mixed = (
-        p * objective(tensors).losses
-        + (1 - p) * objective({**tensors, "pairs": tensors["pairs"].flip(1)}).losses
-    )
+    mixed = p * objective(tensors).losses + (1 - p) * objective({**tensors, "pairs": tensors["pairs"].flip(1)}).losses
     assert (soft - mixed).abs().max() < 1e-12
     a, b = (torch.autograd.grad(x.sum(), scores.log_probs, retain_graph=True)[0] for x in (soft, mixed))
     assert (a - b).abs().max() < 1e-12
@@ -220,9 +209,7 @@ def test_at_start_the_loss_is_its_known_value(models, golden, name):
     tensors = {**data["tensors"], "reference": data["tensors"]["policy"].detach()}
     losses = bind(method.objective, method.config(), method.unit)(tensors).losses
     assert float((losses - method.at_start).detach().abs().max()) < 1e-12
-    assert golden("at_start")["expected"].get(name, method.at_start) == pytest.approx(
-        method.at_start, abs=1e-9
-    )
+    assert golden("at_start")["expected"].get(name, method.at_start) == pytest.approx(method.at_start, abs=1e-9)
 
 
 #
@@ -234,9 +221,7 @@ WIDE, NARROW = (torch.float64, 1e-9), (torch.float32, 2e-5)
 
 def near(found: Any, expected: Any, slack: float) -> None:
     """All numbers within `slack`, relative to those above 1; null stands for a kink."""
-    for x, y in zip(
-        np.ravel(np.asarray(found, np.float64)), np.ravel(np.asarray(expected, np.float64)), strict=True
-    ):
+    for x, y in zip(np.ravel(np.asarray(found, np.float64)), np.ravel(np.asarray(expected, np.float64)), strict=True):
         assert np.isnan(y) or abs(x - y) <= slack * max(1.0, abs(y)), (found, expected)
 
 
@@ -286,18 +271,14 @@ def token_tensors(data: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.T
 def sft_goldens(golden: Any, dtype: torch.dtype, slack: float) -> None:
     case = golden("nll")
     policy = torch.tensor(case["inputs"]["log_prob"], dtype=dtype)[:, None].requires_grad_()
-    losses = by_name("sft", TRAINING["sft"].config, {})(
-        {"policy": policy, "mask": torch.ones_like(policy)}
-    ).losses
+    losses = by_name("sft", TRAINING["sft"].config, {})({"policy": policy, "mask": torch.ones_like(policy)}).losses
     near(losses.detach(), case["expected"]["loss"], slack)
     near(torch.autograd.grad(losses.sum(), policy)[0], case["expected"]["grad"], slack)
     case = golden(
         "sft_reductions"
     )  # N is the sum of the mask over the whole step: the token mean, not the mean of means
     inputs = token_tensors(case["inputs"], dtype)
-    losses = by_name("sft", TRAINING["sft"].config, {})(
-        {"policy": -inputs["nll"], "mask": inputs["mask"]}
-    ).losses
+    losses = by_name("sft", TRAINING["sft"].config, {})({"policy": -inputs["nll"], "mask": inputs["mask"]}).losses
     near(losses.sum(), case["expected"]["sum"], slack)
     near(losses.sum() / inputs["mask"].sum(), case["expected"]["token_mean"], slack)
 
@@ -378,7 +359,5 @@ def test_the_golden_slope_of_dpo(golden):
         "pairs": torch.arange(6).reshape(3, 2),
         "label": torch.ones(3, dtype=torch.float64),
     }
-    (grad,) = torch.autograd.grad(
-        by_name("dpo", TRAINING["dpo"].config, case["params"])(tensors).losses.sum(), policy
-    )
+    (grad,) = torch.autograd.grad(by_name("dpo", TRAINING["dpo"].config, case["params"])(tensors).losses.sum(), policy)
     near(grad[::2, 0], case["expected"]["slope"], 1e-9)

@@ -20,9 +20,7 @@ def groups(n: int, first: int = 0) -> list[Group]:
             id=f"s{i}",
             prompt=user(f"What now, {i}?"),
             responses=tuple(map(Response, TEXTS)),
-            feedback=tuple(
-                VectorScore(response=k, theory="schwartz10", values=v) for k, v in enumerate(LABELS)
-            ),
+            feedback=tuple(VectorScore(response=k, theory="schwartz10", values=v) for k, v in enumerate(LABELS)),
         )
         for i in range(first, first + n)
     ]
@@ -55,9 +53,7 @@ def test_one_goal_drives_rl_sft_in_context_and_decoding_and_gives_comparable_sco
     the in-context method says it, best-of-n chooses by it; and every policy is measured on its one scale.
     """
     data = groups(8)
-    aligned = [
-        va.align(policy, va.Target(care, policy), method=m, data=data, **s) for m, s in SETTINGS.items()
-    ]
+    aligned = [va.align(policy, va.Target(care, policy), method=m, data=data, **s) for m, s in SETTINGS.items()]
     assert [p.kind for p in aligned] == ["weights", "weights", "weights", "context", "decoding"]
     judged = va.evaluate(
         [policy, *aligned], care, groups(6, first=100), sampling=va.Sampling(max_new_tokens=6), kl_prompts=0
@@ -68,9 +64,7 @@ def test_one_goal_drives_rl_sft_in_context_and_decoding_and_gives_comparable_sco
         assert len({tuple(i.id for i in r.items) for r in found}) == 1  # item by item
         assert all(r.value is not None and span[0] <= r.value <= span[1] for r in found), metric
     goals = {
-        m.results[-1].provenance.get("goal", {}).get("fingerprint")
-        for m in judged.measured
-        if m.results[-1].provenance
+        m.results[-1].provenance.get("goal", {}).get("fingerprint") for m in judged.measured if m.results[-1].provenance
     }
     assert len(goals) == 1
 
@@ -81,9 +75,7 @@ def test_the_goal_decides_what_supervised_methods_learn(policy, care):
     before = policy.score(data[:1])[0]
     for method in ("sft", "dpo"):
         settings = {**SETTINGS[method], "learning_rate": 3e-2}
-        moved = va.align(policy, va.Target(care, policy), method=method, data=data, **settings).score(
-            data[:1]
-        )[0]
+        moved = va.align(policy, va.Target(care, policy), method=method, data=data, **settings).score(data[:1])[0]
         gain = np.array([m.log_prob - b.log_prob for m, b in zip(moved, before)])
         assert gain.argmax() == 0, method
 
@@ -165,9 +157,7 @@ def test_the_implicit_reward_orders_pairs_exactly_as_the_margin_of_the_training_
     from valign.methods.table import METHODS
 
     data, beta = va.read(pairs), 0.3
-    trained = va.align(
-        policy, va.Target(None, policy), "dpo", data, batch_size=4, learning_rate=1e-2, beta=beta
-    )
+    trained = va.align(policy, va.Target(None, policy), "dpo", data, batch_size=4, learning_rate=1e-2, beta=beta)
     config = METHODS["dpo"].configure({"beta": beta, "max_length": 512})
     items = prepare("pairs", data, policy.model.template, config).items
     engine = policy.engine
@@ -176,9 +166,7 @@ def test_the_implicit_reward_orders_pairs_exactly_as_the_margin_of_the_training_
     terms = dpo(*(tensors[k] for k in ("policy", "reference", "mask", "pairs", "label")), beta=beta)
     margin = terms.metrics["margin"].detach().numpy()
 
-    measured = next(
-        r for r in measure_preference(trained, policy, list(data), beta=beta) if r.variant == "sum"
-    )
+    measured = next(r for r in measure_preference(trained, policy, list(data), beta=beta) if r.variant == "sum")
     by_pair = {i.id: i.detail["margin"] for i in measured.items}
     implicit = np.array([by_pair[i.tree.id] for i in items])
     assert np.abs(margin).max() > 0.01

@@ -41,9 +41,7 @@ def test_the_recipes_that_ship_are_whole(name):
 
 
 def test_set_reaches_the_one_method_or_the_one_that_is_named(recipe):
-    one = load_recipe(
-        recipe("name: x\nmethod: dpo\n"), ["method.beta=0.2", "evaluate.samples=3", "data=a.jsonl"]
-    )
+    one = load_recipe(recipe("name: x\nmethod: dpo\n"), ["method.beta=0.2", "evaluate.samples=3", "data=a.jsonl"])
     assert (one.all_methods[0].settings, one.evaluate.samples) == ({"beta": 0.2}, 3)
     assert [s.path for s in one.data] == ["a.jsonl"]
     single = load_recipe(recipe("name: x\nmethods: [{name: dpo}]\n"), ["method.beta=0.2"])
@@ -84,8 +82,7 @@ def test_what_a_recipe_must_not_say_is_an_error_that_names_it(recipe, text, over
 
 def test_data_of_the_command_line_goes_where_the_recipe_asks_for_it(recipe):
     asks = recipe(
-        "name: x\nmethod: dpo\ndata: {path: DATA, rows: '0:8'}\n"
-        "evaluate: {data: {path: DATA, rows: '8:12'}}\n"
+        "name: x\nmethod: dpo\ndata: {path: DATA, rows: '0:8'}\nevaluate: {data: {path: DATA, rows: '8:12'}}\n"
     )
     loaded = load_recipe(asks, data="mine.jsonl")
     assert [(s.path, s.rows) for s in (*loaded.data, *(loaded.evaluate.data or ()))] == [
@@ -160,14 +157,9 @@ def test_a_recipe_runs_to_one_report_and_goes_on_with_one_more_method(valign, se
     }
     for name in ("dpo", "words", "best_of_n"):
         assert (out / "methods" / name / "policy.json").exists()
-        found = {
-            r["metric"]
-            for r in json.loads((out / "evaluation" / name / "result.json").read_text())["results"]
-        }
+        found = {r["metric"] for r in json.loads((out / "evaluation" / name / "result.json").read_text())["results"]}
         assert {"goal.utility", "misalignment.M"} <= found
-    trained = [
-        json.loads(x) for x in (out / "methods" / "dpo" / "run" / "log.jsonl").read_text().splitlines()
-    ]
+    trained = [json.loads(x) for x in (out / "methods" / "dpo" / "run" / "log.jsonl").read_text().splitlines()]
     assert any(e["event"] == "eval" for e in trained)
     whole(out)
 
@@ -255,8 +247,6 @@ def test_a_run_that_was_killed_is_not_watched_for_ever(valign, tmp_path):
     dead.wait()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").write_text(f"{socket.gethostname()} {dead.pid}")
-    (tmp_path / "run" / "log.jsonl").write_text(
-        '{"event": "step", "step": 1, "steps": 9, "time": 1.0, "seconds": 1}\n'
-    )
+    (tmp_path / "run" / "log.jsonl").write_text('{"event": "step", "step": 1, "steps": 9, "time": 1.0, "seconds": 1}\n')
     assert valign.json("report", tmp_path, "--watch")["step"] == 1
     assert "no log of a run" in valign.error("report", tmp_path / "nowhere", "--watch")

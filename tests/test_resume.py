@@ -101,9 +101,7 @@ def test_ctrl_c_while_aligning_leaves_nothing_half_and_the_next_run_finishes(
     assert weights(out) == expected
 
 
-def test_ctrl_c_while_training_finishes_the_step_and_saves(
-    valign, model, straight, tmp_path, monkeypatch, whole
-):
+def test_ctrl_c_while_training_finishes_the_step_and_saves(valign, model, straight, tmp_path, monkeypatch, whole):
     from valign.engine.sampler import DataSampler
 
     data, expected = straight
@@ -159,9 +157,7 @@ def test_ctrl_c_while_evaluating_loses_nothing_that_was_answered(
         *place, value = places[phase]
         m.setattr(
             *place,
-            value
-            if phase in ("loading", "judging", "writing")
-            else lambda self, *a, **k: value(self, *a, **k),
+            value if phase in ("loading", "judging", "writing") else lambda self, *a, **k: value(self, *a, **k),
         )
         valign(*evaluate(model, situations, out, goal), status=INTERRUPTED)
     assert not (out / "result.json").exists()
@@ -172,9 +168,7 @@ def test_ctrl_c_while_evaluating_loses_nothing_that_was_answered(
     assert len(logged) == len(set(logged))  # nothing was asked twice
 
 
-def test_ctrl_c_while_a_recipe_reports_keeps_what_was_aligned(
-    valign, model, straight, tmp_path, monkeypatch, whole
-):
+def test_ctrl_c_while_a_recipe_reports_keeps_what_was_aligned(valign, model, straight, tmp_path, monkeypatch, whole):
     data, expected = straight
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     settings = ", ".join(s.replace("=", ": ").replace("1e-3", "0.001") for s in SETTINGS)

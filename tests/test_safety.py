@@ -95,9 +95,7 @@ def test_files_hold_data_and_never_run_code(valign, model, pairs, tmp_path, kind
     assert not mark.exists()
 
 
-def test_a_policy_file_that_names_a_function_runs_it_only_when_the_user_names_it(
-    valign, model, tmp_path, monkeypatch
-):
+def test_a_policy_file_that_names_a_function_runs_it_only_when_the_user_names_it(valign, model, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def reward(prompt, response):\n    return len(response)\n")
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "best"
@@ -138,9 +136,7 @@ def test_what_models_say_is_escaped_in_pages(valign, model, lines, tmp_path, goa
 
 def test_credentials_never_reach_a_screen_or_a_file(valign, pairs, tmp_path, caplog):
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(
-        f"name: x\nmodel: '{ENDPOINT}'\ndata: {pairs}\nmethod: dpo\nnotes: 'api_key={SECRET}'\n"
-    )
+    recipe.write_text(f"name: x\nmodel: '{ENDPOINT}'\ndata: {pairs}\nmethod: dpo\nnotes: 'api_key={SECRET}'\n")
     printed = [
         valign("generate", ENDPOINT, "x", status=1),
         valign("generate", ENDPOINT, "x", "--json", status=1),

@@ -143,9 +143,7 @@ def methods(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Say which can run for this model.")] = None,
     data: Annotated[str | None, typer.Option(help="Say which can learn from this data.")] = None,
-    goal: Annotated[
-        str | None, typer.Option(help="A goal that is at hand: gives a reward and words.")
-    ] = None,
+    goal: Annotated[str | None, typer.Option(help="A goal that is at hand: gives a reward and words.")] = None,
     as_json: Json = False,
 ) -> None:
     """Every method, what it needs, and whether it can run for a model and data."""
@@ -178,10 +176,7 @@ def methods(
             return
         for row in rows:
             mark = "" if row["can_run"] is None else "yes  " if row["can_run"] else "no   "
-            say(
-                f"{mark}{row['name']:<18} {row['family']:<14} "
-                f"learns from {row['feedback']:<15} {row['title']}"
-            )
+            say(f"{mark}{row['name']:<18} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}")
             if row["reason"]:
                 say(f"     {row['reason']}")
 
@@ -225,9 +220,7 @@ def theory(
         else:
             say(f"{len(results)} checked, {len(failed)} exceeded")
         if failed:
-            raise ValignError(
-                "identities exceed their bounds: " + ", ".join(r.id for r in failed), where="theory"
-            )
+            raise ValignError("identities exceed their bounds: " + ", ".join(r.id for r in failed), where="theory")
 
 
 def _identity(r: Any) -> str:

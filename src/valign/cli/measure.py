@@ -34,9 +34,7 @@ from valign.errors import UsageError
 
 def evaluate(
     model: Model,
-    data: Annotated[
-        list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")
-    ],
+    data: Annotated[list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")],
     out: Out,
     reference: Annotated[
         str | None, typer.Option(help="The model before alignment: gives implicit rewards and the KL.")
@@ -47,9 +45,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
-    kl_prompts: Annotated[
-        int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)
-    ] = 16,
+    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -93,16 +89,12 @@ def evaluate(
 
 
 def profile(
-    model: Annotated[
-        str, typer.Argument(help="The model whose values are measured.")
-    ] = "smollm2-135m-instruct",
+    model: Annotated[str, typer.Argument(help="The model whose values are measured.")] = "smollm2-135m-instruct",
     goal: Annotated[
         str, typer.Option(help="The value goal to compare with: a target's name, schwartz10:..., or a file.")
     ] = "hhh_like",
     data: Annotated[str, typer.Option(help="Situations to respond to.")] = "builtin:dilemmas",
-    out: Annotated[
-        Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses per situation.")] = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
@@ -149,9 +141,7 @@ def generate(
     n: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 1,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0: the most probable token.")] = 0.7,
-    top_p: Annotated[
-        float, typer.Option(help="The smallest set of tokens with this probability; 1: all.")
-    ] = 1.0,
+    top_p: Annotated[float, typer.Option(help="The smallest set of tokens with this probability; 1: all.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="The k most probable tokens; 0: all.")] = 0,
     goal: GoalOption = None,
     reward: RewardOption = None,
@@ -210,11 +200,7 @@ def generate(
             return
         for p, row in zip(asked, rows):
             for s in row:
-                say(
-                    (f"> {p}\n" if len(asked) > 1 else "")
-                    + s.text
-                    + (" [cut]" if s.finish == "length" else "")
-                )
+                say((f"> {p}\n" if len(asked) > 1 else "") + s.text + (" [cut]" if s.finish == "length" else ""))
 
 
 def report(

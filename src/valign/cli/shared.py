@@ -24,9 +24,7 @@ INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16, float16, float64 (auto: float32 weights).")
-]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64 (auto: float32 weights).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many groups of the data.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest response, in tokens.", min=1)]
@@ -35,9 +33,7 @@ Out = Annotated[Path, typer.Option(help="Output folder; run the same command aga
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE. May be repeated.")]
 GoalOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file."
-    ),
+    typer.Option("--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file."),
 ]
 RewardOption = Annotated[
     str | None,
@@ -46,14 +42,10 @@ RewardOption = Annotated[
         help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function.",
     ),
 ]
-Model = Annotated[
-    str, typer.Argument(help="A model: smollm2-135m-instruct, a folder, a GGUF file, or a hub id.")
-]
+Model = Annotated[str, typer.Argument(help="A model: smollm2-135m-instruct, a folder, a GGUF file, or a hub id.")]
 AllowPickle = Annotated[
     bool,
-    typer.Option(
-        "--allow-pickle", help="Load pickled weights. They can run code: only from people you trust."
-    ),
+    typer.Option("--allow-pickle", help="Load pickled weights. They can run code: only from people you trust."),
 ]
 TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model author's own code.")]
 

@@ -36,9 +36,7 @@ from valign.models.credentials import hidden, hide
 DEFAULT_MODEL = "smollm2-135m-instruct"
 Data = Annotated[
     list[str] | None,
-    typer.Option(
-        "--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."
-    ),
+    typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."),
 ]
 Track = Annotated[
     list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")
@@ -52,9 +50,7 @@ def demo(out: Out = Path("runs/demo"), set_: Set = None, force: Force = False, a
 
 
 def run(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe: a YAML file, or the name of one that valign ships.")
-    ],
+    recipe: Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one that valign ships.")],
     data: Annotated[str | None, typer.Option(help="The data file, where the recipe says DATA.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: the recipe's.")] = None,
     set_: Set = None,
@@ -161,9 +157,7 @@ def compare(
         typer.Option("--method", help="A method; with settings: dpo,beta=0.2. May be repeated."),
     ] = None,
     data: Data = None,
-    test: Annotated[
-        str | None, typer.Option(help="Held-out data to measure on; default: a fifth of --data.")
-    ] = None,
+    test: Annotated[str | None, typer.Option(help="Held-out data to measure on; default: a fifth of --data.")] = None,
     goal: GoalOption = None,
     out: Out = Path("runs/compare"),
     limit: Limit = None,

@@ -223,7 +223,7 @@ class _Loop:
             self.state.best_value, self.state.best_step = value, self.state.step
             if self.config.patience:
                 self._save()
-        self._tell("eval", step=self.state.step, loss=value, best=better, **_finite(meters))
+        self._tell("eval", step=self.state.step, best=better, **_finite({"loss": value, **meters}))
         return self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
@@ -337,4 +337,4 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
     """JSON holds no NaN: such numbers become null."""
-    return {k: (round(v, 8) if math.isfinite(v) else None) for k, v in line.items()}
+    return {k: (v if math.isfinite(v) else None) for k, v in line.items()}

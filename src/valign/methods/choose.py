@@ -13,7 +13,11 @@ from valign.methods.method import Method
 
 
 def catalogue(
-    methods: Iterable[Method], *, local: bool | None = None, groups: Sequence[Group] | None = None, has_goal: bool = False
+    methods: Iterable[Method],
+    *,
+    local: bool | None = None,
+    groups: Sequence[Group] | None = None,
+    has_goal: bool = False,
 ) -> list[dict[str, Any]]:
     """One row per method: what it needs, and whether it can run (None: nothing was said to judge by).
 
@@ -45,7 +49,9 @@ def _obstacle(m: Method, local: bool | None, groups: Sequence[Group] | None, has
         return ""
     if has_goal and any(len(g.responses) > 1 for g in groups):
         return ""
-    return f"the data hold no {m.feedback}" + ("" if has_goal else "; with a goal that scores responses they could be made")
+    return f"the data hold no {m.feedback}" + (
+        "" if has_goal else "; with a goal that scores responses they could be made"
+    )
 
 
 def settings_of(method: Method) -> list[dict[str, Any]]:

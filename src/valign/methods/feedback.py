@@ -111,7 +111,9 @@ ITEMS: dict[str, Callable[[Sequence[Group], ChatTemplate, Any], Prepared]] = {
 }
 
 
-def prepare(feedback: str, groups: Sequence[Group], template: ChatTemplate, config: Any, *, where: str = "data") -> Prepared:
+def prepare(
+    feedback: str, groups: Sequence[Group], template: ChatTemplate, config: Any, *, where: str = "data"
+) -> Prepared:
     """Items for a method that learns from `feedback`. Raises `DataError` when no group has such feedback."""
     out = ITEMS[feedback](groups, template, config)
     if not out.items:

@@ -63,7 +63,8 @@ class Method:
                 raise UsageError(
                     f"method {self.name!r} has no option {name!r}",
                     where=f"method.{name}",
-                    how=[f"did you mean: {', '.join(near)}?"] * bool(near) + [f"its options: {', '.join(sorted(kinds))}"],
+                    how=[f"did you mean: {', '.join(near)}?"] * bool(near)
+                    + [f"its options: {', '.join(sorted(kinds))}"],
                 )
         try:
             return self.config(**{n: _typed(kinds[n].type, v, n) for n, v in settings.items()})
@@ -83,7 +84,9 @@ def _typed(annotation: Any, value: Any, name: str) -> Any:
         if kind.startswith("Literal") or kind == "Schedule":
             choices = _choices(kind)
             if choices and value not in choices:
-                raise ValignError(f"{value!r} is not a choice", where=f"method.{name}", how=f"one of {', '.join(choices)}")
+                raise ValignError(
+                    f"{value!r} is not a choice", where=f"method.{name}", how=f"one of {', '.join(choices)}"
+                )
             return value
         if value is None and "None" in kind:
             return None

@@ -45,7 +45,9 @@ def train_policy(
     """
     engine = policy.engine
     if not isinstance(engine, LocalEngine):
-        raise ValignError("only a local model can be trained", where=policy.id, how="use an in-context or decoding method")
+        raise ValignError(
+            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
+        )
     model = trainable_copy(policy.model, config)
     stop_ids = model.template.stop_ids
     objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
@@ -66,7 +68,9 @@ def train_policy(
                                   progress=_progress("reference log-probs", on_event)) if rows else []
                 for rows in (items, held)
             )  # fmt: skip
-        sampler = DataSampler(items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed)
+        sampler = DataSampler(
+            items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
+        )
         outcome = train(scorer, sampler, objective, config, run, dev=held, stop_ids=stop_ids,
                         audit=prepared.audit(), on_event=on_event)  # fmt: skip
     model.model.requires_grad_(False)

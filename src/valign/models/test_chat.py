@@ -358,7 +358,7 @@ def test_harness_rule_without_context():
     """The start (else end) token is the context, once."""
     bare, started = template("gpt2"), template("llama")
     assert bare.encode_harness(text(""), "the").ids[0] == bare.tokenizer.eos_token_id
-    path = started.encode_harness(text(" "), "<s>the")
+    path = started.encode_harness(text(""), "<s>the")
     assert path.ids.count(started.tokenizer.bos_token_id) == 1 and path.n_prompt == 1
 
 

@@ -85,9 +85,7 @@ def align_policy(
     _refuse_ignored(method, config, target, dev)
     config, note = _within_positions(config, policy, method, asked_for="max_length" in settings)
     tell = on_event or (lambda event, fields: None)
-    job = _Job(
-        policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell
-    )
+    job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell)
     notes = (note,) if note else ()
     if out is None:
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
@@ -127,9 +125,7 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
     with spent() as cost:
         groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
         held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
-        trained = train_policy(
-            method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell
-        )
+        trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell)
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
     # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
@@ -180,9 +176,7 @@ def _request(job: _Job) -> dict[str, Any]:
         "base": job.policy.id,
         "base_sha256": job.policy.card().get("sha256"),
         "goal": target.goal.fingerprint() if target.goal is not None else None,
-        "reward": target.reward.fingerprint()
-        if hasattr(target.reward, "fingerprint")
-        else job.reward_name or None,
+        "reward": target.reward.fingerprint() if hasattr(target.reward, "fingerprint") else job.reward_name or None,
         "data": asked.digest(job.groups) if reads_data else None,
         "dev": asked.digest(job.dev) if method.trains else None,
     }

@@ -38,9 +38,7 @@ def load(
 
     goal, reward  take the place of those stored with an in-context or decoding policy
     """
-    return load_policy(
-        name, LoadOptions(device, dtype, allow_pickle, trust_remote_code), goal=goal, reward=reward
-    )
+    return load_policy(name, LoadOptions(device, dtype, allow_pickle, trust_remote_code), goal=goal, reward=reward)
 
 
 def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
@@ -50,9 +48,7 @@ def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     return make_goal(spec, **target)
 
 
-def read(
-    path: str | Path, *, format: str | None = None, split: str | None = None, limit: int | None = None
-) -> Dataset:
+def read(path: str | Path, *, format: str | None = None, split: str | None = None, limit: int | None = None) -> Dataset:
     """Groups from a file in any known format, from "builtin:NAME" or from "hub:OWNER/NAME"."""
     from valign.pipeline.data import read_source
     from valign.pipeline.recipe import Source

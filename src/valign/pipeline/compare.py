@@ -68,9 +68,7 @@ class _Silent:
         """Nobody listens."""
 
 
-def run_recipe(
-    recipe: Recipe, out: Path, *, on_event: Listen | None = None, force: bool = False
-) -> Comparison:
+def run_recipe(recipe: Recipe, out: Path, *, on_event: Listen | None = None, force: bool = False) -> Comparison:
     """Align, measure, report. Run again with the same recipe and folder, it goes on where it was interrupted.
 
     on_event  hears ("phase", {name, index, count}), ("progress", {done, total}), the loop's events,
@@ -264,9 +262,7 @@ def goal_json(goal: Goal | None) -> dict[str, Any]:
     theory = getattr(goal, "theory", None)
     if theory is not None and hasattr(theory, "dimensions"):
         out["theory"] = theory.id
-        out["dimensions"] = [
-            {"id": d.id, "name": d.name, "group": getattr(d, "group", "")} for d in theory.dimensions
-        ]
+        out["dimensions"] = [{"id": d.id, "name": d.name, "group": getattr(d, "group", "")} for d in theory.dimensions]
         out["structure"] = getattr(theory, "structure", "")
         out["target"] = {d.id: float(t) for d, t in zip(theory.dimensions, goal.t) if t}  # type: ignore[attr-defined]
     return out

@@ -40,9 +40,7 @@ def read_source(source: Source) -> Dataset:
     return data
 
 
-def read_sources(
-    sources: Sequence[Source], seed: int, tell: Listen | None = None
-) -> tuple[list[Group], list[Dataset]]:
+def read_sources(sources: Sequence[Source], seed: int, tell: Listen | None = None) -> tuple[list[Group], list[Dataset]]:
     """Groups of all sources, mixed by their weights where these differ, and the data sets they came from.
 
     tell  hears a "warning" for each source of which rows were left out
@@ -73,9 +71,7 @@ def left_out(data: Dataset) -> str:
     dropped = data.report.dropped
     if not dropped:
         return ""
-    first = "; ".join(
-        f"line {line}{', ' + field if field else ''}: {why}" for line, field, why in dropped[:SHOWN]
-    )
+    first = "; ".join(f"line {line}{', ' + field if field else ''}: {why}" for line, field, why in dropped[:SHOWN])
     return f"{data.source}: {len(dropped)} of {data.report.rows} rows are left out ({first})"
 
 
@@ -97,9 +93,7 @@ def with_feedback(
             tell("measuring", {"subject": "", "what": f"scores of the data by goal {goal.id}"})
         utilities, origin = goal.utility(groups), "scores"
     make = _pairs if feedback == "pairs" else _best
-    return [
-        make(g, u) for g, u in zip(groups, utilities)
-    ], f"{feedback} follow from the {origin} of goal {goal.id}"
+    return [make(g, u) for g, u in zip(groups, utilities)], f"{feedback} follow from the {origin} of goal {goal.id}"
 
 
 def _has(group: Group, feedback: str) -> bool:

@@ -128,9 +128,7 @@ def evaluate_from_names(
                 tell("warning", {"text": "this evaluation was finished before; nothing was computed"})
                 return done
         elif finished and not force and not (out / asked.FILE).exists():
-            raise ValignError(
-                "the folder holds results of something else", where=str(out / RESULT), how=asked.HOW
-            )
+            raise ValignError("the folder holds results of something else", where=str(out / RESULT), how=asked.HOW)
         (out / RESULT).unlink(missing_ok=True)  # whoever reads it must not take it for this evaluation's
         run.write(asked.FILE, asked.text(request))
         cached: Any = CachedPolicy(policy, out / "requests.jsonl")
@@ -156,9 +154,7 @@ def profile_from_names(
         )
     tell = on_event or _nobody
     split = "test" if data == "builtin:dilemmas" else None
-    groups, _ = read_sources(
-        [source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell
-    )
+    groups, _ = read_sources([source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell)
     if out is None:
         return _profile(load_policy(model, options), groups, made, sampling, tell), {}
     from valign.evaluation.cached import CachedPolicy
@@ -173,9 +169,7 @@ def profile_from_names(
         return measured, {**paths, **one_model(policy, measured, made, out)}
 
 
-def _profile(
-    policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen
-) -> Measured:
+def _profile(policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen) -> Measured:
     measured = Measured()
     judge(policy, Plan(groups, goal, sampling=sampling), groups, measured, progress_of(tell))
     return measured
@@ -215,18 +209,14 @@ def comparison_recipe(
 ) -> Recipe:
     """The recipe of `valign compare`. Without --data the built-in dilemmas are used with the demo's goal."""
     if not methods:
-        raise UsageError(
-            "no method is named", where="--method", how="for example: --method dpo --method urial"
-        )
+        raise UsageError("no method is named", where="--method", how="for example: --method dpo --method urial")
     if not data:
         data, test = ["builtin:dilemmas#train"], test or "builtin:dilemmas#test"
         goal = goal or "schwartz10:benevolence=1,universalism=1,power=-1"
     sources = [source(d, limit).model_dump() for d in data]
     if test is None:
         if len(sources) > 1:
-            raise UsageError(
-                "held-out data must be named with several sources", where="--test", how="--test FILE"
-            )
+            raise UsageError("held-out data must be named with several sources", where="--test", how="--test FILE")
         n = len(read_source(Source(**sources[0])))
         cut = max(1, round(n * (1 - TEST_SHARE)))
         held = {**sources[0], "rows": f"{cut}:{n}"}
@@ -258,9 +248,7 @@ def _method(text: str) -> dict[str, Any]:
     for pair in rest:
         key, sep, value = pair.partition("=")
         if not sep:
-            raise UsageError(
-                f"{pair!r} is not KEY=VALUE", where=f"--method {text}", how="for example dpo,beta=0.2"
-            )
+            raise UsageError(f"{pair!r} is not KEY=VALUE", where=f"--method {text}", how="for example dpo,beta=0.2")
         out[key] = parse_value(value)
     return out
 

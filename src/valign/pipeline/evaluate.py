@@ -52,9 +52,7 @@ class Measured:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate_policy(
-    policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None
-) -> Measured:
+def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
     """Everything of `plan` that fits. `reference` is the policy before alignment (implicit rewards, KL).
 
     Raises `ValignError` when nothing can be measured on these groups.
@@ -66,9 +64,9 @@ def evaluate_policy(
     if same:
         out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
     if pairs:
-        found = measure.measure_preference(
-            policy, reference, pairs, beta=plan.beta, progress=say("preferences")
-        )
+        found = measure.measure_preference(policy, reference, pairs, beta=plan.beta, progress=say("preferences"))
+        if plan.goal is None:
+            found += [_misalignment(r) for r in found if (r.metric, r.variant) == ("preference.accuracy", "sum")]
         out.results += [replace(r, notes=(*r.notes, *out.notes)) for r in found]
     if plan.goal is not None and ranked and _labelled(plan.goal, ranked):
         # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
@@ -89,9 +87,7 @@ def evaluate_policy(
         from valign.rewards.rules import check
 
         greedy = Sampling(temperature=0, max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
-        out.results += measure.measure_instructions(
-            policy, tasks, check, greedy, progress=say("instructions")
-        )
+        out.results += measure.measure_instructions(policy, tasks, check, greedy, progress=say("instructions"))
     if not out.results:
         raise ValignError(
             "nothing can be measured on these groups",
@@ -114,6 +110,18 @@ def progress_of(on_event: Callable[[str, Mapping[str, Any]], None] | None, subje
         return lambda done, total: on_event("progress", {"what": phase, "done": done, "total": total})
 
     return say
+
+
+def _misalignment(accuracy: Result) -> Result:
+    """M of held-out pairs where no goal says more: 1 - preference accuracy, item by item."""
+    from valign.evaluation.aggregate import summarize
+    from valign.evaluation.result import Anchors, Item
+
+    items = [Item(i.id, i.cluster, None if i.score is None else 1 - i.score, i.reason) for i in accuracy.items]
+    return summarize(
+        items, metric="misalignment.M", variant="preference_accuracy", subject=accuracy.subject, level="preference",
+        direction="down", anchors=Anchors(0.0, 1.0, 0.5), cluster_unit="prompt", provenance=accuracy.provenance,
+    )  # fmt: skip
 
 
 def _as_pairs(group: Group) -> Group:
@@ -157,9 +165,7 @@ def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
     ):
         if kind.startswith(name):
             return list(run(policy, groups, progress=progress))
-    return [
-        measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")
-    ]
+    return [measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")]
 
 
 def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
@@ -170,9 +176,7 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
     goal = plan.goal
     assert goal is not None
     _, sampled = sample_groups(policy, groups, plan.sampling, say("responses"))
-    about = provenance(
-        policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()}
-    )
+    about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
     utilities = goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
     if goal.level == "value":

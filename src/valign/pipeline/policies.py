@@ -57,9 +57,7 @@ def load_policy(
     return LocalPolicy(model, LocalEngine(precision=precision))
 
 
-def _wrapped(
-    folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any
-) -> Policy:
+def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any) -> Policy:
     from valign.methods.table import method
     from valign.methods.target import Target
 
@@ -75,9 +73,7 @@ def _wrapped(
     if reward is None and manifest.get("reward"):
         reward = _stored_reward(str(manifest["reward"]), folder)
     base = load_policy(manifest["base"], options)
-    wrapped: Any = chosen.wrap(
-        base, Target(goal, base, reward=reward), chosen.configure(manifest.get("config") or {})
-    )
+    wrapped: Any = chosen.wrap(base, Target(goal, base, reward=reward), chosen.configure(manifest.get("config") or {}))
     wrapped.source = folder
     return wrapped  # type: ignore[no-any-return]
 

@@ -138,13 +138,9 @@ def parse(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(dict(content))
     except ValidationError as error:
-        raise UsageError(
-            "the recipe is not valid", where=where, how=[_say(e) for e in error.errors()]
-        ) from error
+        raise UsageError("the recipe is not valid", where=where, how=[_say(e) for e in error.errors()]) from error
     if not recipe.all_methods:
-        raise UsageError(
-            "the recipe names no method", where=where, how="method: {name: dpo} or methods: [...]"
-        )
+        raise UsageError("the recipe names no method", where=where, how="method: {name: dpo} or methods: [...]")
     titles = [m.title for m in recipe.all_methods]
     for title in titles:  # each becomes a folder's name
         if title != Path(title).name or title in ("", ".", "..", "base"):
@@ -178,9 +174,7 @@ def set_key(content: dict[str, Any], override: str) -> None:
     """Apply one KEY=VALUE: `method.beta=0.2` for the one method, `methods.dpo.beta=0.2` for that name."""
     key, sep, text = override.partition("=")
     if not sep or not key:
-        raise UsageError(
-            f"{override!r} is not KEY=VALUE", where="--set", how="for example --set method.beta=0.2"
-        )
+        raise UsageError(f"{override!r} is not KEY=VALUE", where="--set", how="for example --set method.beta=0.2")
     value = parse_value(text)
     node: Any = content
     *path, last = _of_methods(content, key.split("."), key)
@@ -198,21 +192,14 @@ def set_key(content: dict[str, Any], override: str) -> None:
         if not isinstance(node, (dict, list)):
             raise UsageError(f"{part!r} holds a value, not keys", where=f"--set {key}")
     if isinstance(node, list):
-        raise UsageError(
-            "this key is a list", where=f"--set {key}", how="name the entry: methods.NAME.KEY=VALUE"
-        )
+        raise UsageError("this key is a list", where=f"--set {key}", how="name the entry: methods.NAME.KEY=VALUE")
     node[last] = value
 
 
 def _of_methods(content: Mapping[str, Any], parts: list[str], key: str) -> list[str]:
     """`method.KEY` where the recipe has `methods`: their only one, or an error that names them."""
     listed = content.get("methods")
-    if (
-        parts[0] != "method"
-        or len(parts) < 2
-        or content.get("method") is not None
-        or not isinstance(listed, list)
-    ):
+    if parts[0] != "method" or len(parts) < 2 or content.get("method") is not None or not isinstance(listed, list):
         return parts
     names = [_names(m)[0] for m in listed if _names(m)]
     if len(names) != 1:
@@ -259,9 +246,7 @@ def _place(content: Any, data: str | None, where: str) -> Any:
         return [_place(v, data, where) for v in content]
     if content == PLACEHOLDER:
         if data is None:
-            raise UsageError(
-                "the recipe leaves the data file to the command line", where=where, how="--data FILE"
-            )
+            raise UsageError("the recipe leaves the data file to the command line", where=where, how="--data FILE")
         return data
     return content
 

@@ -122,13 +122,9 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"not JSON: {error}", where=str(file), how="name a report.json or a result.json"
-        ) from error
+        raise DataError(f"not JSON: {error}", where=str(file), how="name a report.json or a result.json") from error
     if not isinstance(content, dict):
-        raise DataError(
-            "neither a report nor results", where=str(file), how="name a report.json or a result.json"
-        )
+        raise DataError("neither a report nor results", where=str(file), how="name a report.json or a result.json")
     return content
 
 
@@ -140,9 +136,7 @@ def _samples(file: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise DataError(
-                f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again"
-            ) from error
+            raise DataError(f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again") from error
     return rows
 
 

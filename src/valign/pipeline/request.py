@@ -52,9 +52,7 @@ def is_repeated(out: Path, file: Path, request: Mapping[str, Any], *, force: boo
         raise ValignError(f"cannot be read: {error}", where=str(file), how=HOW) from error
     changed = changes(before, plain(request))
     if changed and lost and not force:
-        raise ValignError(
-            f"the folder holds a run with other settings: {', '.join(changed)}", where=str(out), how=HOW
-        )
+        raise ValignError(f"the folder holds a run with other settings: {', '.join(changed)}", where=str(out), how=HOW)
     return not changed and not force
 
 

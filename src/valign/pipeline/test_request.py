@@ -35,8 +35,7 @@ def test_another_request_is_refused_with_every_change(folder):
     with pytest.raises(ValignError) as error:
         ask(folder, other)
     assert (
-        "beta (0.1 -> 0.2), data (aaaaaaaaaaaaaaaa... -> bbbbbbbbbbbbbbbb...), goal (none -> core)"
-        in error.value.what
+        "beta (0.1 -> 0.2), data (aaaaaaaaaaaaaaaa... -> bbbbbbbbbbbbbbbb...), goal (none -> core)" in error.value.what
     )
     assert any("--force" in how for how in error.value.how)
     assert not ask(folder, other, force=True)

@@ -98,9 +98,7 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(MODULES[name])
     except ImportError as error:
-        raise UsageError(
-            f"{name} is not installed", where="--track", how=f"pip install 'valign[{name}]'"
-        ) from error
+        raise UsageError(f"{name} is not installed", where="--track", how=f"pip install 'valign[{name}]'") from error
 
 
 class _Sink:
@@ -112,9 +110,7 @@ class _Sink:
         self.listen(event, fields)
         if event not in ("step", "eval"):
             return
-        numbers = {
-            f"{event}/{k}": float(v) for k, v in fields.items() if isinstance(v, (int, float)) and k != "step"
-        }
+        numbers = {f"{event}/{k}": float(v) for k, v in fields.items() if isinstance(v, (int, float)) and k != "step"}
         for name, module in self.waiting.items():
             made = self._try(name, partial(TRACKERS[name], module, self.out.name, self.out))
             if made is not None:

@@ -74,9 +74,7 @@ def with_examples(prompt: Prompt, config: URIALConfig) -> Prompt:
         return (Message("text", f"{head}{shots}User: {prompt[0].content}\n\nAssistant:"), *prompt[1:])
     own = [m.content for m in prompt if m.role == "system"]
     system = "\n\n".join(t for t in (config.system, *own) if t)
-    turns = tuple(
-        m for q, a in EXAMPLES[: config.examples] for m in (Message("user", q), Message("assistant", a))
-    )
+    turns = tuple(m for q, a in EXAMPLES[: config.examples] for m in (Message("user", q), Message("assistant", a)))
     head_turn = (Message("system", system),) if system else ()
     return (*head_turn, *turns, *(m for m in prompt if m.role != "system"))
 
@@ -114,4 +112,7 @@ def token_shift_report(
     heads = aligned.model.template.prompt_ids_many(prompts)
     trees = [from_paths(str(i), head, [row[0].ids]) for i, (head, row) in enumerate(zip(heads, answers))]
     ranks = token_ranks(Scorer(base.model.model, allowed_tokens=base.model.allowed_tokens), trees)
-    return {**token_shift([r for row in ranks for r in row]), "tokens": float(sum(len(r) for row in ranks for r in row))}
+    return {
+        **token_shift([r for row in ranks for r in row]),
+        "tokens": float(sum(len(r) for row in ranks for r in row)),
+    }

@@ -77,7 +77,8 @@ class BestOfN(Wrapped):
         scored = self.base.score(groups, progress=progress)
         rewards = self.reward(groups)
         return [
-            [self._gain(s, float(r), g) for s, r in zip(row, np.asarray(rs))] for g, row, rs in zip(groups, scored, rewards)
+            [self._gain(s, float(r), g) for s, r in zip(row, np.asarray(rs))]
+            for g, row, rs in zip(groups, scored, rewards)
         ]
 
     def _gain(self, scored: Scored, reward: float, group: Group) -> Scored:

@@ -35,7 +35,9 @@ class RolloutConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.group_size >= 2, "group_size", self.group_size, "at least 2: advantages compare samples of one prompt")
+        require(
+            self.group_size >= 2, "group_size", self.group_size, "at least 2: advantages compare samples of one prompt"
+        )
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(self.temperature > 0, "temperature", self.temperature, "positive: greedy samples are all equal")
         require(self.beta >= 0, "beta", self.beta, "0 or more")
@@ -87,7 +89,9 @@ def rloo(policy: Tensor, mask: Tensor, advantage: Tensor) -> Terms:
     return Terms(-advantage * (policy * mask).sum(1), unit="response", log_prob=(policy * mask).sum(1))
 
 
-def grpo_advantage(rewards: NDArray[np.float64], log_ratio: NDArray[np.float64], config: GRPOConfig) -> NDArray[np.float64]:
+def grpo_advantage(
+    rewards: NDArray[np.float64], log_ratio: NDArray[np.float64], config: GRPOConfig
+) -> NDArray[np.float64]:
     """(r - mean) / (unbiased std + 1e-4) of one prompt's samples; equal rewards give 0. The KL is in the loss."""
     return group_advantage(rewards, std="unbiased", eps=1e-4)
 

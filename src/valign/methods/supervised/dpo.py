@@ -38,7 +38,9 @@ class NoisyDPOConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.label_noise < 0.5, "label_noise", self.label_noise, "a share in (0, 0.5); use dpo for no noise")
+        require(
+            0 < self.label_noise < 0.5, "label_noise", self.label_noise, "a share in (0, 0.5); use dpo for no noise"
+        )
 
 
 def dpo(policy: Tensor, reference: Tensor, mask: Tensor, pairs: Tensor, label: Tensor, *, beta: float) -> Terms:
@@ -84,7 +86,9 @@ def robust_dpo(
     return Terms(label * up + (1 - label) * down, unit="pair", **shown)
 
 
-def _margin(policy: Tensor, reference: Tensor, mask: Tensor, pairs: Tensor, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+def _margin(
+    policy: Tensor, reference: Tensor, mask: Tensor, pairs: Tensor, beta: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """D (n,) and what is always shown with it: both displacements, side by side."""
     log_ratio = ((policy - reference) * mask).sum(1)
     chosen, rejected = log_ratio[pairs].unbind(1)
