@@ -342,6 +342,7 @@ class Lab:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The world, its reference fitted once."""
+    torch.set_num_threads(1)  # this stands before `_one_thread` of the first test
     made = Lab(tmp_path_factory.mktemp("world"))
     assert float(np.mean(kl_from_logs(made.world.log_reference, made.reference))) <= MAX_KL
     return made

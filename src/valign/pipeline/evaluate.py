@@ -237,7 +237,7 @@ def _number(x: Any) -> float | None:
 
 def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
     """KL to the reference by samples at temperature 1; best-of-n, whose law has no token form, its bound."""
-    n = getattr(getattr(policy, "config", None), "n", None)
+    n = (policy.card().get("config") or {}).get("n")
     if policy.kind == "decoding" and n is not None:
         from valign.theory.best_of_n import best_of_n_kl_bound
 
