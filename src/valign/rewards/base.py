@@ -118,9 +118,7 @@ def standardized(reward: Reward, groups: Sequence[Group]) -> StandardizedReward:
     known = scores[~np.isnan(scores)]
     if known.size < 2 or known.std() < 1e-12:
         reason = "scores fewer than two responses" if known.size < 2 else f"is constant ({known[0]:g})"
-        raise DataError(
-            f"{reason} on these {scores.size} responses, so it has no scale", where=f"reward {reward.id}"
-        )
+        raise DataError(f"{reason} on these {scores.size} responses, so it has no scale", where=f"reward {reward.id}")
     return StandardizedReward(reward, float(known.mean()), float(known.std()))
 
 
@@ -144,9 +142,7 @@ def _import(name: str) -> tuple[Any, str]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"cannot import {module}: {error}", where=name, how="is its folder on PYTHONPATH?"
-        ) from error
+        raise UsageError(f"cannot import {module}: {error}", where=name, how="is its folder on PYTHONPATH?") from error
     except AttributeError as error:
         raise UsageError(f"module {module} has no {attribute}", where=name) from error
     return found, path

@@ -39,9 +39,7 @@ def mean_states(
     A path longer than the model's positions loses the start of its prompt, then the end of its response.
     """
     n = layers_of(model)
-    require(
-        all(0 <= k < n for k in layers) and bool(layers), "layers", list(layers), f"layers from 0 to {n - 1}"
-    )
+    require(all(0 <= k < n for k in layers) and bool(layers), "layers", list(layers), f"layers from 0 to {n - 1}")
     pairs = [(g.prompt, r) for g in groups for r in g.responses]
     paths = [_path(model, encoded) for encoded in model.template.encode_many(pairs)] if pairs else []
     width = int(model.model.config.get_text_config().hidden_size)

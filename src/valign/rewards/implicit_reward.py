@@ -40,9 +40,7 @@ class ImplicitReward:
 
     def score(self, groups: Sequence[Group]) -> list[Array]:
         """(n_responses,) per group."""
-        return [
-            np.array([self._total(t) for t in row], dtype=np.float64) for row in self.token_rewards(groups)
-        ]
+        return [np.array([self._total(t) for t in row], dtype=np.float64) for row in self.token_rewards(groups)]
 
     def token_rewards(self, groups: Sequence[Group]) -> list[list[Array]]:
         """β (log π - log π_ref) of every token of every response, (n_tokens,) each.
@@ -51,8 +49,7 @@ class ImplicitReward:
         """
         pairs = zip(groups, self.policy.score(groups), self.reference.score(groups), strict=True)
         return [
-            [self._tokens(group, a, b) for a, b in zip(own, reference, strict=True)]
-            for group, own, reference in pairs
+            [self._tokens(group, a, b) for a, b in zip(own, reference, strict=True)] for group, own, reference in pairs
         ]
 
     def _tokens(self, group: Group, own: Scored, reference: Scored) -> Array:

@@ -99,9 +99,7 @@ def fit(
     """
     flat = features.reshape(len(features), -1).astype(np.float64)
     if len(set(clusters)) < FOLDS:
-        raise DataError(
-            f"{len(set(clusters))} situations are too few: at least {FOLDS}", where="training rows"
-        )
+        raise DataError(f"{len(set(clusters))} situations are too few: at least {FOLDS}", where="training rows")
     if not np.isfinite(flat).all() or not np.isfinite(labels).all():
         raise DataError("features and labels must be finite", where="training rows")
     mean, sd = flat.mean(0), flat.std(0) + 1e-6
@@ -126,9 +124,7 @@ def folds(clusters: Sequence[str], n: int = FOLDS) -> Array:
     return np.array([fold[c] for c in clusters], dtype=np.float64)
 
 
-def cross_predict(
-    kernel: Array, labels: Array, clusters: Sequence[str], alphas: Sequence[float]
-) -> dict[float, Array]:
+def cross_predict(kernel: Array, labels: Array, clusters: Sequence[str], alphas: Sequence[float]) -> dict[float, Array]:
     """Ridge predictions (rows, outputs) for every row by a fit without its fold, per strength."""
     fold = folds(clusters)
     out = {alpha: np.zeros_like(labels) for alpha in alphas}

@@ -69,9 +69,7 @@ def check(checks: Sequence[Mapping[str, Any]], text: str) -> Checked:
     tests = prepared(checks)
     results = [test(text) for _, test in tests]
     outcomes = tuple((name, ok) for (name, _), (ok, _) in zip(tests, results, strict=True))
-    return Checked(
-        outcomes, tuple(f"{name}: {reason}" for (name, _), (_, reason) in zip(tests, results, strict=True))
-    )
+    return Checked(outcomes, tuple(f"{name}: {reason}" for (name, _), (_, reason) in zip(tests, results, strict=True)))
 
 
 def reward(
@@ -268,9 +266,7 @@ def _keys(*keys: Key) -> dict[str, Key]:
 _ANSWERS = _keys(("answers", _is_texts, "a list of texts"))
 _PHRASES = _keys(("phrases", _is_texts, "a list of texts"))
 _TEXT = _keys(("text", _is_text, "a text"))
-_RANGE = _keys(
-    ("min", _is_count, "a whole number of 0 or more"), ("max", _is_count, "a whole number of 0 or more")
-)
+_RANGE = _keys(("min", _is_count, "a whole number of 0 or more"), ("max", _is_count, "a whole number of 0 or more"))
 _STRIP = _keys(("strip", lambda v: isinstance(v, bool), "true or false"))
 _PATTERN = _keys(("pattern", _is_text, "a regular expression"))
 _FLAGS = _keys(("flags", lambda v: isinstance(v, str) and set(v) <= set(FLAGS), "letters of i, m, s"))

@@ -87,9 +87,7 @@ def test_files_bring_the_head_back(fitted, tmp_path):
     linear_head.save(fitted.head, path)
     again = linear_head.load(path)
     features = planted()[0]
-    assert np.allclose(
-        again(features), fitted.head(features), atol=2e-3
-    )  # the weight is kept in half precision
+    assert np.allclose(again(features), fitted.head(features), atol=2e-3)  # the weight is kept in half precision
     assert (again.names, again.layers, again.model) == (("a", "b"), (1, 2), "m")
     assert linear_head.load(path).fingerprint() == again.fingerprint()
 

@@ -68,9 +68,7 @@ def test_a_function_that_fails_names_the_response():
 
 
 def test_own_code_is_imported_only_when_named_as_code(tmp_path, monkeypatch):
-    (tmp_path / "mine_for_test.py").write_text(
-        "def score(prompt, response):\n    return len(response)\nnumber = 3\n"
-    )
+    (tmp_path / "mine_for_test.py").write_text("def score(prompt, response):\n    return len(response)\nnumber = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("python:mine_for_test.score", "python:mine_for_test:score"):
         assert make(name).score([group("abc")])[0].tolist() == [3]
@@ -142,9 +140,7 @@ def test_a_missing_package_prints_the_install_line(make_one, monkeypatch):
     real = builtins.__import__
     for name in [m for m in sys.modules if m.split(".")[0] in ("profanity_check", "vaderSentiment")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(
-        "valign.rewards.classifiers.importlib.import_module", lambda name: real("absent_for_test")
-    )
+    monkeypatch.setattr("valign.rewards.classifiers.importlib.import_module", lambda name: real("absent_for_test"))
     with pytest.raises(UsageError, match=r"pip install 'valign\[classifiers\]'"):
         make_one()
 
@@ -157,10 +153,7 @@ class FakePolicy:
 
     def score(self, groups, *, progress=None):
         rows = [[min(self.tokens, len(r.text)) for r in g.responses] for g in groups]
-        return [
-            [Scored(np.full(n, self.log_prob * (i + 1), np.float32)) for i, n in enumerate(row)]
-            for row in rows
-        ]
+        return [[Scored(np.full(n, self.log_prob * (i + 1), np.float32)) for i, n in enumerate(row)] for row in rows]
 
     def card(self):
         return {"sha256": self.id}

@@ -98,9 +98,7 @@ def test_reward_reads_the_checks_of_each_task():
     assert scores[0].tolist() == [1, 0] and np.isnan(scores[1]).all()
     fixed = reward([{"type": "words", "min": 3}, {"type": "case", "case": "lower"}])
     assert fixed.score([checked])[0].tolist() == [0.5, 1]
-    assert reward(fixed_checks := [{"type": "words", "min": 3}], credit="passed").score([checked])[
-        0
-    ].tolist() == [0, 1]
+    assert reward(fixed_checks := [{"type": "words", "min": 3}], credit="passed").score([checked])[0].tolist() == [0, 1]
     assert reward(fixed_checks).fingerprint() != reward().fingerprint() != fixed.fingerprint()
 
 

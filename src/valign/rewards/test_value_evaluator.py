@@ -77,12 +77,8 @@ def test_goals_use_the_heads_by_default(evaluator):
         "g",
         user("A colleague is ill and asks me to share my notes before the exam. What should I do?"),
         (
-            Response(
-                "Share them and offer to explain the hard parts. She is ill, and helping costs you an hour."
-            ),
-            Response(
-                "Keep them. Every mark she loses puts you ahead, and only the first place is remembered."
-            ),
+            Response("Share them and offer to explain the hard parts. She is ill, and helping costs you an hour."),
+            Response("Keep them. Every mark she loses puts you ahead, and only the first place is remembered."),
             Response(""),
         ),
     )

@@ -49,10 +49,17 @@ COMMAND = "python -m valign.rewards.train_value_evaluator"
 ORDER_GOAL = {"benevolence": 1, "universalism": 1, "power": -1}
 LIMITS = (
     "English only; short advice answers of 20 to 60 words, all written for this project",
-    "one label per answer and value, the author's own: no agreement between annotators is known",
+    "one label per answer and output, the author's own: no agreement between annotators is known",
     "outputs are expected labels, small where the head is unsure: for order and for means over many answers",
-    "weaker on dialogues of another kind, see shifted; that test also has other annotators",
-    "a model that is optimized against this head will find texts that please it without the value",
+    "a model that is optimized against this head will find texts that please it without what it stands for",
+)
+VALUE_LIMITS = (
+    "on dialogues of another kind its classes are worse than always calling the commonest one; some signal is left in"
+    " the sign (see shifted, which also has other annotators)",
+)
+VERDICT_LIMITS = (
+    "classes are weak, for some principles no better than the commonest one: use the order (auc_broken)",
+    "not tested on any other source",
 )
 
 
@@ -88,9 +95,7 @@ class Part:
         return Rows(states[keep], y[keep], [c for c, k in zip(clusters, keep, strict=True) if k])
 
 
-def choose(
-    rows: Rows, candidates: dict[str, Sequence[int]], names: Sequence[str], model: str
-) -> tuple[str, Fit]:
+def choose(rows: Rows, candidates: dict[str, Sequence[int]], names: Sequence[str], model: str) -> tuple[str, Fit]:
     """The layer set whose held-out predictions have the smallest squared error; rows hold every layer."""
     fits = {}
     for name, layers in candidates.items():
@@ -189,16 +194,14 @@ def order_agreement(groups: Sequence[Group], values: Sequence[Array], draws: int
 # -------------------------------------------------------------------------------------------------- the heads
 
 
-def train_values(
-    model: LoadedModel, train: Part, test: Part, shifted: Part | None, data: dict[str, Any]
-) -> LinearHead:
+def train_values(model: LoadedModel, train: Part, test: Part, shifted: Part | None, data: dict[str, Any]) -> LinearHead:
     """The head on ten values, with its card."""
     every = range(layers_of(model))
     rows = train.rows(label_rows(train.groups), every)
     name, fitted = choose(rows, candidates(model), load_theory(THEORY).ids, model.digest)
     head = fitted.head
     values = [head(states[:, list(head.layers)]) for states in test.states]
-    card = common_card(model, fitted, name, rows, data)
+    card = common_card(model, fitted, name, rows, data, VALUE_LIMITS)
     card["test"] = judge(head, test.rows(label_rows(test.groups), head.layers))
     card["test"]["order_agreement"] = order_agreement(test.groups, values)
     if shifted:
@@ -216,12 +219,12 @@ def train_verdicts(
     broken = (np.concatenate(verdict_rows(train.groups, known)) < 0).sum(0)
     names = [name for name, n in zip(known, broken, strict=True) if n >= MIN_BROKEN]
     rows = train.rows(verdict_rows(train.groups, names), layers)
-    fitted = linear_head.fit(
-        rows.states, rows.labels, rows.clusters, names, model=model.digest, layers=layers
-    )
+    fitted = linear_head.fit(rows.states, rows.labels, rows.clusters, names, model=model.digest, layers=layers)
     held = test.rows(verdict_rows(test.groups, names), layers)
     values = fitted.head(held.states)
-    card = common_card(model, fitted, "those of the value head", rows, data) | {"min_broken": MIN_BROKEN}
+    card = common_card(model, fitted, "those of the value head", rows, data, VERDICT_LIMITS) | {
+        "min_broken": MIN_BROKEN
+    }
     card["test"] = judge(fitted.head, held)
     for k, name in enumerate(names):
         found = broken_auc(held.labels[:, k], values[:, k], held.clusters)
@@ -240,7 +243,7 @@ def broken_auc(labels: Array, values: Array, clusters: Sequence[str]) -> dict[st
 
 
 def common_card(
-    model: LoadedModel, fitted: Fit, layer_set: str, rows: Rows, data: dict[str, Any]
+    model: LoadedModel, fitted: Fit, layer_set: str, rows: Rows, data: dict[str, Any], limits: Sequence[str]
 ) -> dict[str, Any]:
     """What both cards say of how the head was made."""
     return {
@@ -255,12 +258,10 @@ def common_card(
             "situations": len(set(rows.clusters)),
             "splits": ["train", "dev"],
         },
-        "held_out_macro_f1": round(
-            m.mean_over(m.macro_f1, rows.labels, fitted.head.classes(fitted.held_out)), 4
-        ),
+        "held_out_macro_f1": round(m.mean_over(m.macro_f1, rows.labels, fitted.head.classes(fitted.held_out)), 4),
         "intervals": "95 %, bootstrap over situations, 2000 draws, seed 0",
         "reproduce": COMMAND,
-        "limits": list(LIMITS),
+        "limits": [*LIMITS, *limits],
     }
 
 

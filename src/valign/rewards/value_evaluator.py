@@ -81,9 +81,7 @@ class ValueEvaluator:
         return cls(model or default_model(), linear_head.load(path))
 
     @classmethod
-    def fit(
-        cls, model: LoadedModel, groups: Sequence[Group], *, layers: Sequence[int] | None = None
-    ) -> ValueEvaluator:
+    def fit(cls, model: LoadedModel, groups: Sequence[Group], *, layers: Sequence[int] | None = None) -> ValueEvaluator:
         """A head for any model from groups with value labels; minutes on a CPU for some hundred responses.
 
         layers   hidden states to read; default every second one of the middle (`middle_layers`)
