@@ -122,6 +122,8 @@ def test_a_kill_at_random_times_leaves_a_loadable_checkpoint(tmp_path):
         saved, notes = latest(tmp_path)
         assert saved is not None and is_whole(saved) and notes == []
         assert saved.step >= newest[-1] - 1, "at most the one that was being replaced is gone"
+        if saved.step <= newest[-1]:  # killed before its first save: a slow or busy disk needs a longer life
+            long *= 1.5
         newest.append(saved.step)
     assert max(newest) > 1, "no process lived long enough to save"
 
