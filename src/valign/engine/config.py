@@ -1,4 +1,4 @@
-"""What every training method can be told. A method's config is this dataclass plus the method's own fields.
+"""What every training method can be told. A method's config is one of these dataclasses plus the method's own fields.
 
 Every field has an effect; a field that a method cannot use does not stand in its config.
 """
@@ -28,11 +28,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm; 0: never
     adapter: Literal["auto", "none", "lora"] = "auto"  # auto: full weights below 1B parameters, LoRA from there on
     lora_rank: int = 16  # rank of the adapter; alpha is twice the rank, all linear layers
-    max_length: int = 1024  # tokens of the longest path that is trained
-    on_long: Literal["error", "drop", "cut_prompt_left", "cut_response"] = "drop"  # what happens to longer ones
     token_budget: int = 4096  # positions of one micro-batch; changes memory and speed, never the result
-    eval_every: int = 0  # steps between evaluations on the dev split; 0: only at the end
-    patience: int = 0  # stop after this many evaluations without a better one; 0: never
     checkpoint_every: int = 0  # steps between checkpoints; 0: only at the end and when interrupted
     seed: int = 0  # of the order of the data, of rollouts and of a fresh adapter
 
@@ -50,13 +46,26 @@ class TrainConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (never clip) or more")
         require(self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1")
-        require(self.max_length >= 2, "max_length", self.max_length, "at least 2 tokens")
         require(self.token_budget >= 1, "token_budget", self.token_budget, "at least 1")
-        require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
-        require(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
-        require(not self.patience or self.eval_every > 0, "patience", self.patience, "0, or eval_every must be set too")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "0 or more")
 
     def peak(self, adapter: bool) -> float:
         """The peak learning rate that is used."""
         return self.learning_rate if self.learning_rate is not None else self.rates[int(adapter)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackConfig(TrainConfig):
+    """What methods share that learn from a data set: its texts have lengths, and a part of it can be held out."""
+
+    max_length: int = 1024  # tokens of the longest path that is trained
+    on_long: Literal["error", "drop", "cut_prompt_left", "cut_response"] = "drop"  # what happens to longer ones
+    eval_every: int = 0  # steps between evaluations on the dev split; 0: only at the end
+    patience: int = 0  # stop after this many evaluations without a better one; 0: never
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.max_length >= 2, "max_length", self.max_length, "at least 2 tokens")
+        require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more")
+        require(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
+        require(not self.patience or self.eval_every > 0, "patience", self.patience, "0, or eval_every must be set too")

@@ -51,6 +51,18 @@ class Outcome:
     stopped_early: bool = False
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Items on which the objective's loss is evaluated, at the end and every `every` steps (0: only at the end).
+
+    patience   stop after this many evaluations without a better one and keep the best weights; 0: never
+    """
+
+    items: Sequence[Item] = ()
+    every: int = 0
+    patience: int = 0
+
+
 @dataclass
 class _State:
     """The part of a run that a checkpoint holds beside weights and optimizer."""
@@ -62,6 +74,7 @@ class _State:
     best_step: int = -1
     best_value: float = math.inf
     waited: int = 0
+    budget: int = 0  # positions of a micro-batch: the configured ones, halved by every out-of-memory
     meters: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,33 +85,32 @@ def train(
     config: TrainConfig,
     run: RunFolder,
     *,
-    dev: Sequence[Item] = (),
+    dev: HeldOut | None = None,
     stop_ids: Sequence[int] = (),
     audit: Sequence[AuditLine] = (),
     on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
 ) -> Outcome:
     """Train `scorer.model` until the sampler's steps are done, continuing from the run's newest good checkpoint.
 
-    dev        items on which the objective's loss is evaluated every `eval_every` steps and at the end
+    dev        what the objective's loss is evaluated on, and when that stops the run
     audit      findings of whoever prepared the data; fatal ones stop the run here, before it changes anything
     on_event   hears ("audit" | "step" | "eval" | "checkpoint" | "warning", fields); the run's log holds the same
     Raises `ValignError` for a run that is refused or that met three non-finite steps in a row (the last good state is
     kept), `Interrupted` after SIGINT or SIGTERM.
     """
-    return _Loop(scorer, sampler, objective, config, run, dev, on_event).run_all(stop_ids, audit)
+    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event).run_all(stop_ids, audit)
 
 
 class _Loop:
     def __init__(self, scorer: Scorer, sampler: Sampler, objective: Objective, config: TrainConfig, run: RunFolder,
-                 dev: Sequence[Item], on_event: Callable[[str, Mapping[str, Any]], None] | None) -> None:  # fmt: skip
+                 dev: HeldOut, on_event: Callable[[str, Mapping[str, Any]], None] | None) -> None:  # fmt: skip
         self.scorer, self.sampler, self.objective = scorer, sampler, objective
-        self.config, self.run, self.dev, self.on_event = config, run, list(dev), on_event
+        self.config, self.run, self.dev, self.on_event = config, run, dev, on_event
         self.model: nn.Module = scorer.model
         self.weights = trainable(self.model)
         self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
-        self.budget = config.token_budget
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
-        self.state = _State()
+        self.state = _State(budget=config.token_budget)
         self.stop_signal = 0
         self.saved = -1  # the step that the newest checkpoint holds
 
@@ -152,18 +164,18 @@ class _Loop:
                 if not _is_out_of_memory(error):
                     raise
                 self.optimizer.zero_grad(set_to_none=True)
-                if self.budget <= max(positions(i.tree, self.scorer.path) for i in step.items):
+                if self.state.budget <= max(positions(i.tree, self.scorer.path) for i in step.items):
                     raise ValignError("out of memory on a single group", where=f"step {self.state.step}",
                                       how="shorten it (max_length) or train an adapter (adapter=lora)") from error  # fmt: skip
-                self.budget //= 2
-                self._tell("warning", text=f"out of memory: the token budget is halved to {self.budget}")
+                self.state.budget //= 2
+                self._tell("warning", text=f"out of memory: the token budget is halved to {self.state.budget}")
 
     def _accumulate(self, items: Sequence[Item]) -> tuple[float, Mapping[str, float], int, float]:
         units = sum(i.units(self.objective.unit) for i in items)
         if units <= 0:
             raise ValignError("the step has no scored token", where=", ".join(i.tree.id for i in items[:5]))
         total, meters, tokens, computed = 0.0, Meters(), 0, 0
-        for batch in micro_batches([i.tree for i in items], self.budget, self.scorer.path):
+        for batch in micro_batches([i.tree for i in items], self.state.budget, self.scorer.path):
             picked = [items[i] for i in batch]
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
@@ -199,7 +211,7 @@ class _Loop:
         lines = list(given)
         first = list(getattr(self.sampler, "items", ()))
         if first:
-            lines += audit_items(first, stop_ids) + audit_start(first, self.scorer, self.objective, self.budget)
+            lines += audit_items(first, stop_ids) + audit_start(first, self.scorer, self.objective, self.state.budget)
         for line in lines:
             self._tell("audit", name=line.name, ok=line.ok, text=line.text)
         refused = [x for x in lines if x.fatal and not x.ok]
@@ -213,27 +225,27 @@ class _Loop:
     def _evaluate_if_due(self) -> bool:
         """Evaluate on the dev items; True if patience has run out."""
         last = self.state.step >= self.sampler.steps
-        every = self.config.eval_every
-        if not self.dev or not (last or (every and self.state.step % every == 0)):
+        every = self.dev.every
+        if not self.dev.items or not (last or (every and self.state.step % every == 0)):
             return False
         value, meters = self._evaluate()
         better = value < self.state.best_value
         self.state.waited = 0 if better else self.state.waited + 1
         if better:
             self.state.best_value, self.state.best_step = value, self.state.step
-            if self.config.patience:
+            if self.dev.patience:
                 self._save()
         self._tell("eval", step=self.state.step, best=better, **_finite({"loss": value, **meters}))
         return self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
-        return bool(self.config.patience) and self.state.waited >= self.config.patience
+        return bool(self.dev.patience) and self.state.waited >= self.dev.patience
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, Mapping[str, float]]:
-        units, total, meters = sum(i.units(self.objective.unit) for i in self.dev), 0.0, Meters()
-        for batch in micro_batches([i.tree for i in self.dev], self.budget, self.scorer.path):
-            picked = [self.dev[i] for i in batch]
+        units, total, meters = sum(i.units(self.objective.unit) for i in self.dev.items), 0.0, Meters()
+        for batch in micro_batches([i.tree for i in self.dev.items], self.state.budget, self.scorer.path):
+            picked = [self.dev.items[i] for i in batch]
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
             total += float(terms.losses.double().sum())
@@ -294,7 +306,7 @@ class _Loop:
 
     def _keep_best(self) -> None:
         """With early stopping the policy that is kept is the best one on the dev split."""
-        if self.config.patience and 0 <= self.state.best_step != self.state.step:
+        if self.dev.patience and 0 <= self.state.best_step != self.state.step:
             self._load_weights(checkpoint.load(self.run.checkpoints / f"step-{self.state.best_step:06d}").weights)
             self._tell("best", step=self.state.best_step, loss=self.state.best_value)
 

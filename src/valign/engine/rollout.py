@@ -73,17 +73,17 @@ class RolloutSampler:
         rewards = [np.asarray(r, np.float64) for r in self.reward(rollouts)]
         self._check(rollouts, rewards)
         prompts = self.model.template.prompt_ids_many([g.prompt for g in chosen])
-        trees = [from_paths(f"{g.id}@{index}", p, [s.ids for s in row]) for g, p, row in zip(chosen, prompts, samples)]
+        # a sample without a reward is in no sum: neither in the normalizer nor in the KL
+        kept = [[s for s, x in zip(row, r) if np.isfinite(x)] for row, r in zip(samples, rewards)]
+        trees = [from_paths(f"{g.id}@{index}", p, [s.ids for s in row]) for g, p, row in zip(chosen, prompts, kept) if row]
         references = self.reference(trees, budget=self.budget) if self.reference is not None else None
         items, ratios = [], []
-        for i, (tree, row, r) in enumerate(zip(trees, samples, rewards)):
+        scored = [(row, r[np.isfinite(r)]) for row, r in zip(kept, rewards) if row]
+        for i, (tree, (row, r)) in enumerate(zip(trees, scored)):
             h = np.zeros(len(row))
             if references is not None:
                 h = np.array([float((s.law - ref).sum()) for s, ref in zip(row, references[i])])
-            scored = np.isfinite(r)
-            advantage = np.zeros(len(row))
-            if scored.sum() > 1:
-                advantage[scored] = self.advantage(r[scored], h[scored])
+            advantage = self.advantage(r, h) if len(r) > 1 else np.zeros(len(r))
             item = Item(tree, values={"advantage": advantage})
             items.append(item if references is None else item.with_tokens(reference=references[i]))
             ratios.append(h)

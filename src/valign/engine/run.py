@@ -2,7 +2,7 @@
 
 run.json      what was asked for (the resolved recipe), versions
 log.jsonl     one line per event, only ever appended; a broken last line is cut when the run goes on
-lock          host and pid of the process that owns the folder
+lock          host and pid of the process that owns the folder, while it does
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from valign.engine.lock import Lock
 from valign.errors import ValignError
 
 
@@ -30,15 +30,16 @@ class RunFolder:
             raise ValignError(
                 f"cannot make the folder: {error.strerror}", where=str(path), how="choose another --out"
             ) from error
+        self._lock = Lock(path)
 
     def __enter__(self) -> RunFolder:
-        self._lock()
+        self._lock.acquire()
         self._mend()
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            (self.path / "lock").unlink()
+            self._lock.release()
 
     @property
     def checkpoints(self) -> Path:
@@ -53,28 +54,6 @@ class RunFolder:
     def write(self, name: str, content: str) -> Path:
         """Write a file whole: to name.partial, flushed, then renamed."""
         return write_whole(self.path / name, content)
-
-    def _lock(self) -> None:
-        lock = self.path / "lock"
-        mine = f"{socket.gethostname()} {os.getpid()}"
-        try:
-            with lock.open("x") as f:
-                f.write(mine)
-            return
-        except FileExistsError:
-            owner = lock.read_text().split()
-        except OSError as error:
-            raise ValignError(
-                f"cannot write here: {error.strerror}", where=str(self.path), how="choose another --out"
-            ) from error
-        if len(owner) == 2 and owner[0] == socket.gethostname() and not _alive(int(owner[1])):
-            lock.write_text(mine)  # its owner was killed; the folder is ours to continue
-            return
-        raise ValignError(
-            f"another run (host {owner[0] if owner else '?'}, pid {owner[-1] if owner else '?'}) is writing here",
-            where=str(self.path),
-            how=["wait for it, or choose another --out", f"if that run is gone, remove {lock}"],
-        )
 
     def _mend(self) -> None:
         log = self.path / "log.jsonl"
@@ -112,13 +91,3 @@ def read_log(path: Path) -> Iterator[Mapping[str, Any]]:
         for line in f:
             if line.endswith("\n"):
                 yield json.loads(line)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,9 +18,9 @@ import torch
 import valign.engine.loop as loop_room
 from valign.engine import checkpoint
 from valign.engine.audit import AuditLine
-from valign.engine.config import TrainConfig
+from valign.engine.config import FeedbackConfig, TrainConfig
 from valign.engine.items import Item, Objective
-from valign.engine.loop import Interrupted, train
+from valign.engine.loop import HeldOut, Interrupted, train
 from valign.engine.objective import Terms
 from valign.engine.run import RunFolder, read_log
 from valign.engine.sampler import DataSampler
@@ -112,10 +112,10 @@ def test_metrics_and_evaluation_change_nothing(tiny, pairs, objectives, tmp_path
     for name, objective, more in (
         ("a", objectives["token"], {}),
         ("b", silent, {}),
-        ("c", objectives["token"], {"dev": pairs(3, seed=9)}),
+        ("c", objectives["token"], {"dev": HeldOut(pairs(3, seed=9), every=1)}),
     ):
         model = tiny(fresh=True).model
-        run(tmp_path / name, model, items, objective, replace(CONFIG, eval_every=1 if more else 0), **more)
+        run(tmp_path / name, model, items, objective, **more)
         ends.append(weights(model))
     assert equal(ends[0], ends[1]) and equal(ends[0], ends[2])
 
@@ -390,8 +390,9 @@ def test_patience_stops_and_keeps_the_best(tiny, pairs, objectives, tmp_path):
         if name == "step":
             trail[fields["step"]] = weights(model)
 
-    config = replace(CONFIG, epochs=40, learning_rate=3e-2, eval_every=1, patience=3, schedule="constant")
-    out, events = run(tmp_path, model, pairs(4), objectives["token"], config, listen=listen, dev=pairs(6, seed=5))
+    config = replace(CONFIG, epochs=40, learning_rate=3e-2, schedule="constant")
+    dev = HeldOut(pairs(6, seed=5), every=1, patience=3)
+    out, events = run(tmp_path, model, pairs(4), objectives["token"], config, listen=listen, dev=dev)
     evals = named(events, "eval")
     best = min(range(len(evals)), key=lambda i: evals[i]["loss"])
     assert out.stopped_early and out.steps == best + 1 + 3 < 40
@@ -399,7 +400,7 @@ def test_patience_stops_and_keeps_the_best(tiny, pairs, objectives, tmp_path):
     assert equal(weights(model), trail[best + 1])
     # killed after the last checkpoint, before its policy was written: the same end, not one more step
     again = tiny(fresh=True).model
-    later, events = run(tmp_path, again, pairs(4), objectives["token"], config, dev=pairs(6, seed=5))
+    later, events = run(tmp_path, again, pairs(4), objectives["token"], config, dev=dev)
     assert not named(events, "step") and later.steps == out.steps and later.stopped_early and later.best == out.best
     assert equal(weights(again), trail[best + 1])
 
@@ -408,7 +409,7 @@ def test_the_dev_loss_is_the_mean_over_the_dev_split(tiny, pairs, objectives, tm
     """Whatever the budget: the sum over all tokens, divided by their number."""
     dev = pairs(5, seed=3)
     model = tiny(fresh=True).model
-    _, events = run(tmp_path, model, pairs(4), objectives["token"], replace(CONFIG, token_budget=40), dev=dev)
+    _, events = run(tmp_path, model, pairs(4), objectives["token"], replace(CONFIG, token_budget=40), dev=HeldOut(dev))
     flat = torch.cat([x for i in dev for x in oracle(model, i.tree)])
     assert named(events, "eval")[-1]["loss"] == pytest.approx(-float(flat.mean().detach()), abs=1e-10)
 
@@ -431,7 +432,7 @@ def test_the_dev_loss_is_the_mean_over_the_dev_split(tiny, pairs, objectives, tm
 )
 def test_a_setting_out_of_range_names_itself(bad):
     with pytest.raises(ValignError, match=next(iter(bad))):
-        TrainConfig(**bad)
+        FeedbackConfig(**bad)
 
 
 def test_numbers_that_are_not_finite_become_null():

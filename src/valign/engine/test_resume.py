@@ -36,7 +36,7 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
     """Train a tiny model to its end in `folder`, continuing what stands there; then write `end.json`."""
     from valign.engine.config import TrainConfig
     from valign.engine.items import Objective
-    from valign.engine.loop import train
+    from valign.engine.loop import HeldOut, train
     from valign.engine.reference import Reference, stored_references
     from valign.engine.rollout import RolloutSampler
     from valign.engine.run import RunFolder
@@ -50,8 +50,6 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
         batch_size=4,
         epochs=4,
         checkpoint_every=2,
-        eval_every=3,
-        patience=9,
         token_budget=60,
         seed=3,
     )
@@ -80,7 +78,7 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
                 *((shared.preference, {"beta": 0.3}, "pair") if kind == "dpo" else (shared.nll, {}, "token"))
             )
             sampler = DataSampler(items, batch=4, epochs=4, seed=3)
-        out = train(scorer, sampler, objective, config, run, dev=dev, stop_ids=[2])
+        out = train(scorer, sampler, objective, config, run, dev=HeldOut(dev, every=3, patience=9), stop_ids=[2])
         meters = {k: v for k, v in out.meters.items() if k != "tokens_per_second"}
         end = {
             "weights": weights_digest(dict(policy.model.state_dict())),

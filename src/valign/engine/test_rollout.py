@@ -127,7 +127,7 @@ def test_a_fresh_rollout_gives_the_reinforce_gradient(tiny, prompts, gradients, 
 
 
 def test_a_sample_without_a_reward_is_left_out_and_counted(tiny, prompts):
-    """NaN: no advantage for it, and none of its weight on the others."""
+    """NaN: it is in no sum of the step, neither the normalizer nor the KL, and weighs nothing on the others."""
 
     def partly(groups):
         out = vowels(groups)
@@ -137,7 +137,8 @@ def test_a_sample_without_a_reward_is_left_out_and_counted(tiny, prompts):
     sampler = rollouts(tiny(), prompts(40), reward=partly, batch=30)
     step = sampler.step(0)
     a = step.items[0].values["advantage"]
-    assert a[1] == 0 and a.sum() == pytest.approx(0) and np.isfinite(a).all()
+    assert len(a) == 3 and a.sum() == pytest.approx(0) and np.isfinite(a).all()
+    assert sum(len(i.tree.leaves) for i in step.items) == sum(i.units("response") for i in step.items) == 119
     assert step.meters["unscored"] == pytest.approx(1 / 120)
     assert np.isfinite(step.meters["reward"])
 

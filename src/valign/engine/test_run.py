@@ -8,18 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from valign.engine.lock import is_held
 from valign.engine.run import RunFolder, read_log, write_whole
 from valign.errors import ValignError
-
-
-def dead_pid() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
 
 
 def test_a_second_run_is_refused(tmp_path):
@@ -36,19 +32,56 @@ def test_a_second_run_is_refused(tmp_path):
     assert not (tmp_path / "lock").exists()
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
-    (tmp_path / "lock").write_text(f"{socket.gethostname()} {dead_pid()}")
-    with RunFolder(tmp_path):
-        assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
+def own_for_ever(folder: Path) -> subprocess.Popen[bytes]:
+    """Another process that owns the folder until it is killed."""
+    code = "import pathlib, time; from valign.engine.run import RunFolder; "
+    code += f"run = RunFolder(pathlib.Path({str(folder)!r})); run.__enter__();"
+    child = subprocess.Popen([sys.executable, "-c", code + " print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
 
 
-@pytest.mark.parametrize("content", ["elsewhere 1", "", "nonsense", f"{socket.gethostname()} 1"])
-def test_a_lock_that_may_be_alive_is_respected(tmp_path, content):
-    """Another host, a live process, a lock that cannot be read: refused, with the file to remove."""
-    (tmp_path / "lock").write_text(content)
-    with pytest.raises(ValignError, match=r"remove .*lock"), RunFolder(tmp_path):
+def test_another_process_is_respected_while_it_lives(tmp_path):
+    """Its kill, which leaves the file behind, frees the folder."""
+    other = own_for_ever(tmp_path)
+    with pytest.raises(ValignError, match=rf"pid {other.pid}\) is writing here"), RunFolder(tmp_path):
         pass
-    assert (tmp_path / "lock").read_text() == content
+    assert is_held(tmp_path)
+    other.kill()
+    other.wait()
+    assert (tmp_path / "lock").exists() and not is_held(tmp_path)
+    with RunFolder(tmp_path):
+        assert f"pid {os.getpid()}" in (tmp_path / "lock").read_text()
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["elsewhere 1", "", "host here, pid 1"])
+def test_a_file_that_nobody_holds_is_no_lock(tmp_path, content):
+    """Killed before it was signed, or signed by a process whose number another one has now."""
+    (tmp_path / "lock").write_text(content)
+    with RunFolder(tmp_path):
+        pass
+
+
+def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path):
+    """`valign report --watch` looks again and again while runs come and go."""
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            is_held(tmp_path)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(50):
+            with RunFolder(tmp_path):
+                pass
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def test_the_lock_leaves_with_an_error(tmp_path):
@@ -95,11 +128,11 @@ def test_a_place_that_cannot_be_written_gives_one_clear_error(tmp_path):
 def test_a_read_only_folder_gives_one_clear_error(tmp_path, monkeypatch):
     """Injected, since root may write anywhere."""
 
-    def refuse(self, *_args, **_kwargs):
+    def refuse(*_args, **_kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     run = RunFolder(tmp_path)
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ValignError, match=r"cannot write here: Read-only file system[\s\S]*--out"):
         run.__enter__()
 

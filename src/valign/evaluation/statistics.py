@@ -152,7 +152,7 @@ def bootstrap_cluster(
 ) -> Estimate:
     """The statistic at weights 1, the standard deviation of its replicates, and their percentiles.
 
-    Replicates in which the statistic is undefined (nan) are left out. The standard deviation *is* the
+    Replicates in which the statistic is undefined (0/0, or a ratio over 0) are left out. The standard deviation *is* the
     standard error: it is not divided by √draws.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -161,7 +161,7 @@ def bootstrap_cluster(
     if count < 2:
         return Estimate(value, None, None, None, count)
     values = bootstrap_replicates(statistic, n, clusters, draws=draws, seed=seed)
-    values = values[~np.isnan(values)]
+    values = values[np.isfinite(values)]
     if len(values) < 2:
         return Estimate(value, None, None, None, count)
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])

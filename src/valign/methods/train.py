@@ -10,7 +10,7 @@ from typing import Any
 from valign.data.group import Group
 from valign.engine.items import bind
 from valign.engine.local import LocalEngine
-from valign.engine.loop import Outcome, train
+from valign.engine.loop import HeldOut, Outcome, train
 from valign.engine.reference import Reference, stored_references
 from valign.engine.rollout import RolloutSampler
 from valign.engine.run import RunFolder
@@ -71,8 +71,8 @@ def train_policy(
         sampler = DataSampler(
             items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
         )
-        outcome = train(scorer, sampler, objective, config, run, dev=held, stop_ids=stop_ids,
-                        audit=prepared.audit(), on_event=on_event)  # fmt: skip
+        outcome = train(scorer, sampler, objective, config, run, dev=HeldOut(held, config.eval_every, config.patience),
+                        stop_ids=stop_ids, audit=prepared.audit(), on_event=on_event)  # fmt: skip
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
                       digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip

@@ -83,7 +83,7 @@ def align_policy(
     """
     config = method.with_beta(method.configure(settings), target, settings)
     _refuse_ignored(method, config, target, dev)
-    config, note = _within_positions(config, policy, method, asked_for="max_length" in settings)
+    config, note = _within_positions(config, policy, asked_for="max_length" in settings)
     tell = on_event or (lambda event, fields: None)
     job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell)
     notes = (note,) if note else ()
@@ -147,7 +147,7 @@ def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[G
             where="dev",
             how="leave it out, and measure with valign evaluate",
         )
-    if not dev and method.trains:
+    if not dev:
         for name in ("patience", "eval_every"):
             if getattr(config, name, 0):
                 raise ValignError(
@@ -157,10 +157,10 @@ def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[G
                 )
 
 
-def _within_positions(config: Any, policy: Policy, method: Method, *, asked_for: bool) -> tuple[Any, str]:
+def _within_positions(config: Any, policy: Policy, *, asked_for: bool) -> tuple[Any, str]:
     """The config with `max_length` no longer than the model reads; a note where more was asked for."""
     longest = policy.model.max_positions if isinstance(policy, LocalPolicy) else None
-    if not method.trains or longest is None or config.max_length <= longest:
+    if longest is None or getattr(config, "max_length", 0) <= longest:
         return config, ""
     note = f"max_length is {longest}: the model's context is no longer" if asked_for else ""
     return replace(config, max_length=longest), note

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from valign.goals.base import Goal
 from valign.models.policy import Policy
 from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
-UNSIGNED = 10.0  # seconds for which a lock without a name counts as one that is being written
 
 
 def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
@@ -78,22 +76,10 @@ def follow(source: Path, every: float, out: Path | None = None) -> Iterator[tupl
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process that is alive owns the folder, or the `run` in it. What another host owns counts as
-    alive.
-    """
-    import psutil
+    """Whether a process that is alive owns the folder, or the `run` in it."""
+    from valign.engine.lock import is_held
 
-    for lock in (folder / "lock", folder / "run" / "lock"):
-        try:
-            owner, age = lock.read_text().split(), time.time() - lock.stat().st_mtime
-        except OSError:
-            continue
-        if len(owner) != 2:  # caught between making the lock and signing it
-            return age < UNSIGNED
-        host, pid = owner
-        if host != socket.gethostname() or psutil.pid_exists(int(pid)):
-            return True
-    return False
+    return is_held(folder) or is_held(folder / "run")
 
 
 def _page(out: Path) -> Path:

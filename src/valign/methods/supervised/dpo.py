@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from valign.engine.config import TrainConfig
+from valign.engine.config import FeedbackConfig
 from valign.engine.objective import Terms
 from valign.errors import require
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(TrainConfig):
+class DPOConfig(FeedbackConfig):
     """DPO. Defaults follow 2305.18290 section 6 unless a line says otherwise."""
 
     rates: ClassVar[tuple[float, float]] = (5e-7, 1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from valign.engine.config import TrainConfig
+from valign.engine.config import FeedbackConfig
 from valign.engine.objective import Terms
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(TrainConfig):
+class SFTConfig(FeedbackConfig):
     """Supervised fine-tuning."""
 
     rates: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
