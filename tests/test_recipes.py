@@ -244,3 +244,18 @@ def test_a_run_that_was_killed_is_not_watched_for_ever(valign, tmp_path):
     (tmp_path / "run" / "log.jsonl").write_text('{"event": "step", "step": 1, "steps": 9, "time": 1.0, "seconds": 1}\n')
     assert valign.json("report", tmp_path, "--watch")["step"] == 1
     assert "no log of a run" in valign.error("report", tmp_path / "nowhere", "--watch")
+
+
+def test_a_preference_goal_needs_no_reward_to_train_and_measure_on_pairs(valign, recipe, model, pairs, tmp_path):
+    """The recipe that the recipes' own page shows: comparisons carry the goal."""
+    out = tmp_path / "out"
+    text = (
+        f"name: pairs\nmodel: {model}\ngoal: preference\n"
+        f"data: {{path: {pairs}, rows: '0:8'}}\nmethod: {{name: dpo, beta: 0.1, batch_size: 4}}\n"
+        f"evaluate: {{data: {{path: {pairs}, rows: '8:12'}}, kl_prompts: 2, max_new_tokens: 4}}\nout: {out}\n"
+    )
+    valign("run", recipe(text))
+    results = json.loads((out / "evaluation" / "dpo" / "result.json").read_text())["results"]
+    found = {(r["metric"], r["variant"]): r for r in results}
+    assert found["preference.implicit_reward", "sum"]["n"] == 4
+    assert found["misalignment.M", "log_prob"]["value"] is not None

@@ -42,6 +42,10 @@ class DataError(ValignError):
     """A file, line or field that cannot be read as what it should be."""
 
 
+class TooLong(ValignError):
+    """A path has more tokens than the model has positions."""
+
+
 class ModelError(ValignError):
     """A missing, partial, corrupt or unsupported model."""
 

@@ -21,7 +21,7 @@ from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Layout, plain_layout, row_layout
 from valign.engine.tree import Tree, from_paths
-from valign.errors import ValignError
+from valign.errors import TooLong, ValignError
 
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
 HEAD_SLACK = 0.2  # nats between two ways to compute a log-prob: bf16 rounding is below, another head far above
@@ -97,7 +97,7 @@ class Scorer:
         longest = max((t.longest for t in trees), default=0)
         if longest > self.longest:
             worst = max(trees, key=lambda t: t.longest)
-            raise ValignError(
+            raise TooLong(
                 f"a path of {longest} tokens is longer than the model's {self.longest} positions",
                 where=f"group {worst.id}",
                 how="shorten it, or choose on_long=drop or on_long=cut_prompt_left",

@@ -85,7 +85,8 @@ def with_feedback(
     from the goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback
     says so itself.
     """
-    if feedback not in ("pairs", "demonstrations") or goal is None or any(_has(g, feedback) for g in groups):
+    made = feedback in ("pairs", "demonstrations")
+    if goal is None or not made or not groups or any(_has(g, feedback) for g in groups):
         return list(groups), ""
     utilities, origin = goal.labels(groups), "labels"
     if not any(np.isfinite(u).any() for u in utilities):

@@ -155,8 +155,8 @@ def _new_table(*heads: str) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, head in enumerate(heads):
-        table.add_column(_t(head), overflow="fold", no_wrap=i > 0)
+    for head in heads:  # in a narrow terminal an interval takes a second line; names and numbers stay whole
+        table.add_column(_t(head), overflow="fold", no_wrap="[" not in head)
     return table
 
 

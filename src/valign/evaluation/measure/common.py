@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from valign.data.group import Group, Response
-from valign.errors import ValignError, require
+from valign.errors import TooLong, require
 from valign.evaluation.provenance import DataSource
 from valign.models.policy import Policy, Progress, Sample, Sampling, Scored
 
@@ -40,18 +40,11 @@ def score_each(
         return []
     try:
         return list(policy.score(groups, progress=progress))
-    except ValignError as error:
-        if not is_over_length(error):
-            raise
+    except TooLong:
         if len(groups) == 1:
             return [None]
     middle = len(groups) // 2
     return [*score_each(policy, groups[:middle]), *score_each(policy, groups[middle:])]
-
-
-def is_over_length(error: ValignError) -> bool:
-    """Whether the engine refused a path because the model has too few positions."""
-    return "positions" in error.what and "longer" in error.what
 
 
 def sample_groups(
