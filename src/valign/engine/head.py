@@ -76,6 +76,11 @@ def wrapped_log_probs(
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=_wide(hidden))
 
 
+def last_logits(model: Any, hidden: Tensor, spec: HeadSpec) -> Tensor:
+    """(rows, V) finished logits of a causal LM at given hidden rows, float32 (float64 for float64 models)."""
+    return _finished(model.get_output_embeddings()(hidden), spec)[0]
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 

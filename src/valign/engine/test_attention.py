@@ -88,68 +88,12 @@ def test_an_unproven_local_window_would_be_wrong(oracle, worst, trees):
     assert worst(forced.score(forest), expected) > 1e-2
 
 
-_GPT = {"vocab_size": 103, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-_FAMILY = {
-    "gpt2": _GPT,
-    "gpt_bigcode": _GPT,
-    "gptj": {**_GPT, "rotary_dim": 4},
-    "codegen": {**_GPT, "rotary_dim": 4},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "cohere": {"logit_scale": 2.0},
-    "granite": {"logits_scaling": 0.4},
-    "cohere2": {
-        "logit_scale": 2.0,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "gemma2": {"sliding_window": 8, "head_dim": 8},
-    "starcoder2": {"sliding_window": 8},
-    "phi3": {"sliding_window": 8},
-    "mixtral": {"num_local_experts": 4},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
-    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
-    "exaone4": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "gemma3_text": {
-        "sliding_window": 8,
-        "head_dim": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "gpt_oss": {
-        "num_local_experts": 4,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "helium": {"head_dim": 8},
-    "hunyuan_v1_dense": {"head_dim": 8},
-    "ministral": {"head_dim": 8, "sliding_window": 8},
-    "olmo3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-}
-
-
 @pytest.mark.parametrize("family", sorted(PROVEN))
-def test_every_proven_family_shares_its_trunk(oracle, worst, trees, family):
+def test_every_proven_family_shares_its_trunk(of_family, oracle, worst, trees, family):
     """E2 for each name on the list, a random model of 2 layers in float32 (some families know no
     float64): 1e-4.
     """
-    sizes = {
-        "vocab_size": 103,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-    }
-    more = _FAMILY.get(family, {})
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        config(family, **(more if more.get("n_embd") else {**sizes, **more}))
-    ).eval()
-    with torch.no_grad():
-        for p in model.parameters():  # a flat model hides bugs
-            p += 0.15 * torch.randn_like(p)
+    model = of_family(family)
     scorer, forest = Scorer(model), trees(4)
     assert scorer.path == "row"
     with torch.no_grad():

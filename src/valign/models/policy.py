@@ -62,6 +62,11 @@ class Sampling:
         require(not isinstance(self.stop, str), "stop", self.stop, "a tuple of texts")
         require(all(self.stop), "stop", self.stop, "a tuple of texts that are not empty")
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens are drawn from the model's own law: nothing is sharpened or cut off."""
+        return self.temperature == 1 and self.top_p == 1 and not self.top_k and not self.min_p
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
