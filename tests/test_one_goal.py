@@ -150,7 +150,7 @@ def test_mistakes_from_python_are_the_same_errors(policy, care, tmp_path):
 def test_the_implicit_reward_orders_pairs_exactly_as_the_margin_of_the_training_loss(policy, pairs):
     """beta log pi/pi_ref of `preference.implicit_reward` is the margin inside the DPO loss, pair by pair."""
     from valign.engine.items import collate
-    from valign.engine.reference import stored_references
+    from valign.engine.reference import with_references
     from valign.evaluation.measure import measure_preference
     from valign.methods.feedback import prepare
     from valign.methods.supervised.dpo import dpo
@@ -161,7 +161,7 @@ def test_the_implicit_reward_orders_pairs_exactly_as_the_margin_of_the_training_
     config = METHODS["dpo"].configure({"beta": beta, "max_length": 512})
     items = prepare("pairs", data, policy.model.template, config).items
     engine = policy.engine
-    items = stored_references(items, engine.scorer(policy.model), "test", pairs.parent, budget=4096)
+    items = with_references(items, engine.scorer(policy.model), "test", pairs.parent, budget=4096)
     tensors = collate(items, engine.scorer(trained.model)([i.tree for i in items]))
     terms = dpo(*(tensors[k] for k in ("policy", "reference", "mask", "pairs", "label")), beta=beta)
     margin = terms.metrics["margin"].detach().numpy()

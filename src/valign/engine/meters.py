@@ -1,8 +1,9 @@
-"""Exact sums over a step: means of everything an objective measured, however it was cut into micro-batches."""
+"""Exact sums over a step: means of everything an objective measured, however it was cut into micro-batches and dealt to
+processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -27,6 +28,16 @@ class Meters:
             )
             self._counts[name] = self._counts.get(name, 0.0) + (mask.sum() if tokens else float(value.numel()))
 
-    def read(self) -> Mapping[str, float]:
-        """The means; a metric that was never counted is left out."""
-        return {n: float(s) / float(self._counts[n]) for n, s in self._sums.items() if float(self._counts[n]) > 0}
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """(sum, count) of every metric: numbers that can be added up over processes."""
+        return {n: (float(s), float(self._counts[n])) for n, s in self._sums.items()}
+
+
+def means(parts: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
+    """The means over the `Meters.sums` of all parts; a metric that was never counted is left out."""
+    total: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (value, count) in part.items():
+            had, counted = total.get(name, (0.0, 0.0))
+            total[name] = had + value, counted + count
+    return {name: value / count for name, (value, count) in total.items() if count > 0}

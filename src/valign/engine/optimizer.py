@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from valign.engine.sharded import is_shard
+
 Schedule = Literal["constant", "linear", "cosine"]
 FLOOR = 0.1  # cosine ends at this share of the peak
 
@@ -51,7 +53,8 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 def clip(parameters: Iterable[Tensor], limit: float) -> float:
     """Scale all gradients so that their global norm is at most `limit`; returns the norm before."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+    total = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    norm = float(total.full_tensor() if is_shard(total) else total)  # type: ignore[attr-defined]
     if math.isfinite(norm) and limit > 0 and norm > limit:
         torch._foreach_mul_(grads, limit / (norm + 1e-6))  # type: ignore[arg-type]
     return norm
@@ -71,4 +74,4 @@ def load_state(optimizer: torch.optim.Optimizer, names: dict[str, Tensor], tenso
     for name, value in tensors.items():
         parameter, key = name.rsplit("/", 1)
         state: dict[str, Any] = optimizer.state[names[parameter]]
-        state[key] = value.clone()
+        state[key] = value.to(names[parameter].device).clone()

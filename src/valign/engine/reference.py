@@ -1,92 +1,114 @@
-"""Reference log-probs: computed once by the same scorer, kept in the run's folder, never a second model if avoidable."""
+"""Reference log-probs: computed once by the same scorer and found again by content, never a second model if avoidable."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from valign.engine.items import Item
 from valign.engine.scorer import Scorer
-from valign.engine.tree import Tree
+from valign.engine.tree import Leaf, Tree
 
 log = logging.getLogger(__name__)
+FILE = "references.sqlite"
+_ASK = 500  # keys of one question: SQLite takes a limited number
+_TABLE = "CREATE TABLE IF NOT EXISTS log_probs (key BLOB PRIMARY KEY, dtype TEXT, crc INTEGER, data BLOB) WITHOUT ROWID"
+
+Row = NDArray[Any]
 
 
-def stored_references(
+def with_references(
     items: Sequence[Item], scorer: Scorer, digest: str, folder: Path, *, budget: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Item]:  # fmt: skip
     """The items with `reference` tokens under the scorer's present weights.
 
-    digest  names those weights; with every path it makes the key of `folder/reference-KEY.safetensors`, so a run that
-            is resumed reads the log-probs of the policy at step 0 back instead of scoring the changed policy
+    digest   names those weights
+    folder   where the store lies: paths that it knows are read, others are scored and added as they come, so an
+             interrupted run goes on where it was, and another method, epoch or run scores nothing again
     """
-    file = folder / f"reference-{_key(items, digest, scorer)}.safetensors"
-    flat = _read(file, items)
-    if flat is not None:
-        return [_attach(item, tokens) for item, tokens in zip(items, _cut(items, flat))]
-    scored = scorer.score([i.tree for i in items], budget=budget, progress=progress)
-    flat = np.concatenate([a for group in scored for a in group]) if items else np.zeros(0, np.float32)
-    _write(file, flat)
-    return [_attach(item, group) for item, group in zip(items, scored)]
+    keys = [[_key(item.tree, leaf, digest, scorer) for leaf in item.tree.leaves] for item in items]
+    store = ReferenceStore(folder / FILE)
+    known = store.read(k for row in keys for k in row)
+    missing = [i for i, row in enumerate(keys) if any(k not in known for k in row)]
+    done = len(items) - len(missing)
+    for scored in scorer.batches([items[i].tree for i in missing], budget=budget):
+        fresh = {k: array for i, row in scored.items() for k, array in zip(keys[missing[i]], row)}
+        store.write(fresh)
+        known |= fresh
+        done += len(scored)
+        if progress is not None:
+            progress(done, len(items))
+    return [item.with_tokens(reference=[known[k] for k in row]) for item, row in zip(items, keys)]
 
 
-def _read(file: Path, items: Sequence[Item]) -> Any:
-    """The stored log-probs, or None where there are none that can be used: they are then computed again."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+class ReferenceStore:
+    """Log-probs of paths in one SQLite file: key -> array. Several processes may read and write it at once.
 
-    try:
-        flat = load_file(file)["log_probs"]
-    except FileNotFoundError:
-        return None
-    except (OSError, SafetensorError, KeyError) as error:
-        log.warning("%s cannot be read (%s): the reference is scored again", file, error)
-        return None
-    return flat if len(flat) == sum(len(r) for i in items for r in map(i.tree.response_ids, i.tree.leaves)) else None
+    A record that is damaged counts as missing, a file that cannot be used as empty: they cost time, never a result.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.closed = False  # after the first refusal: one warning, not one for each batch
+
+    def read(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
+        """The arrays of the keys that are known."""
+        wanted, out, damaged = list(keys), dict[bytes, Row](), [0]
+
+        def look(db: sqlite3.Connection) -> None:
+            for at in range(0, len(wanted), _ASK):
+                part = wanted[at : at + _ASK]
+                marks = ",".join("?" * len(part))
+                for key, dtype, crc, data in db.execute(f"SELECT * FROM log_probs WHERE key IN ({marks})", part):
+                    if zlib.crc32(data) == crc:
+                        out[key] = np.frombuffer(data, dtype)
+                    else:
+                        damaged[0] += 1
+
+        self._use(look)
+        if damaged[0]:
+            log.warning("%s: %d damaged records are scored again", self.file, damaged[0])
+        return out
+
+    def write(self, rows: Mapping[bytes, Row]) -> None:
+        """Add arrays, all or none of them."""
+        records = [(k, a.dtype.str, zlib.crc32(a.tobytes()), a.tobytes()) for k, a in rows.items()]
+        self._use(lambda db: db.executemany("INSERT OR REPLACE INTO log_probs VALUES (?, ?, ?, ?)", records))
+
+    def _use(self, action: Callable[[sqlite3.Connection], Any]) -> None:
+        """Act on the open file as one transaction. Where the file refuses, say so and leave it."""
+        if self.closed:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.file, timeout=60)) as db, db:
+                db.execute(_TABLE)
+                action(db)
+        except (sqlite3.Error, OSError) as error:
+            self.closed = True
+            log.warning("%s cannot be used (%s): the reference is scored again", self.file, error)
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                with suppress(OSError):  # no database any more: the next run begins a new one
+                    self.file.rename(self.file.with_name(FILE + ".damaged"))
 
 
-def _write(file: Path, flat: Any) -> None:
-    """Keep them for a resumed run. A folder that refuses costs that run time, not this one its result."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    partial = file.with_name(file.name + ".partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"log_probs": flat}, partial)
-        partial.rename(file)
-    except (OSError, SafetensorError) as error:
-        log.warning("the reference log-probs are not kept: %s", error)
-
-
-def _attach(item: Item, tokens: Sequence[Any]) -> Item:
-    return item.with_tokens(reference=tokens)
-
-
-def _cut(items: Sequence[Item], flat: Any) -> Iterator[list[Any]]:
-    at = 0
-    for item in items:
-        lengths = [len(item.tree.response_ids(leaf)) for leaf in item.tree.leaves]
-        yield np.split(flat[at : at + sum(lengths)], np.cumsum(lengths)[:-1])[: len(lengths)]
-        at += sum(lengths)
-
-
-def _key(items: Sequence[Item], digest: str, scorer: Scorer) -> str:
+def _key(tree: Tree, leaf: Leaf, digest: str, scorer: Scorer) -> bytes:
+    """What the numbers of one path depend on: its ids, which of them are scored, the weights and how they multiply."""
     dtype = next(scorer.model.parameters()).dtype
     allowed = None if scorer.allowed is None else scorer.allowed.tolist()
-    h = hashlib.sha256(f"{digest}|{dtype}|{scorer.autocast}|{scorer.spec.temperature}|{allowed}".encode())
-    for item in items:
-        for leaf in item.tree.leaves:
-            h.update(item.tree.path(leaf).tobytes() + b"|")
-            h.update(item.tree.response_loss(leaf).tobytes() + b"|")
-    return h.hexdigest()[:16]
+    h = hashlib.sha256(f"{digest}|{dtype}|{scorer.autocast}|{scorer.spec.temperature}|{allowed}|{leaf.first}".encode())
+    h.update(tree.path(leaf).tobytes() + b"|" + np.packbits(tree.path_loss(leaf) != 0).tobytes())
+    return h.digest()
 
 
 class Reference:

@@ -8,7 +8,7 @@ and returns numpy arrays.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,20 +182,25 @@ class Scorer:
         """
         out: list[list[NDArray[np.float32]]] = [[] for _ in trees]
         done = 0
-        for batch in micro_batches(trees, budget, self.path):
-            scores = self([trees[i] for i in batch])
-            values, at = scores.log_probs.double().cpu().numpy(), 0
-            for i in batch:
-                for leaf in trees[i].leaves:
-                    n = len(trees[i].response_ids(leaf))
-                    out[i].append(
-                        values[at, :n].astype(np.float64 if scores.log_probs.dtype == torch.float64 else np.float32)
-                    )
-                    at += 1
-            done += len(batch)
+        for scored in self.batches(trees, budget=budget):
+            for i, rows in scored.items():
+                out[i] = rows
+            done += len(scored)
             if progress is not None:
                 progress(done, len(trees))
         return out
+
+    @torch.no_grad()
+    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[NDArray[np.float32]]]]:
+        """What `score` returns, one micro-batch after the other: index of the tree -> its arrays."""
+        for batch in micro_batches(trees, budget, self.path):
+            scores = self([trees[i] for i in batch])
+            values = scores.log_probs.cpu().numpy()
+            lengths = [[len(trees[i].response_ids(leaf)) for leaf in trees[i].leaves] for i in batch]
+            first = np.concatenate([[0], np.cumsum([len(row) for row in lengths])])
+            yield {
+                i: [values[at + k, :n].copy() for k, n in enumerate(row)] for i, at, row in zip(batch, first, lengths)
+            }
 
 
 def micro_batches(trees: Sequence[Tree], budget: int, path: Path = "row") -> list[list[int]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
+import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from valign.engine.items import Item, collate
-from valign.engine.reference import Reference, stored_references
+from valign.engine.reference import FILE, Reference, ReferenceStore, _key, with_references
 from valign.engine.scorer import Scorer
 from valign.engine.tree import from_paths
 from valign.models.adapters import attach_lora, unfreeze_adapter
@@ -23,18 +24,23 @@ def tokens(items):
 
 def calls_of(scorer, monkeypatch):
     """Counts how often trees are scored."""
-    real, calls = scorer.score, []
-    monkeypatch.setattr(scorer, "score", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real, calls = scorer.batches, []
+
+    def batches(trees, **options):
+        calls.extend([1] if trees else [])
+        return real(trees, **options)
+
+    monkeypatch.setattr(scorer, "batches", batches)
     return calls
 
 
 def test_a_hit_equals_fresh_scoring_bitwise(tiny, pairs, tmp_path, monkeypatch, worst):
     """E8: the second call reads; it scores nothing."""
     scorer, items = Scorer(tiny().model), pairs(5)
-    fresh = stored_references(items, scorer, "w", tmp_path, budget=200)
+    fresh = with_references(items, scorer, "w", tmp_path, budget=200)
     assert worst(tokens(fresh), scorer.score([i.tree for i in items], budget=200)) == 0
     calls = calls_of(scorer, monkeypatch)
-    again = stored_references(items, scorer, "w", tmp_path, budget=10)
+    again = with_references(items, scorer, "w", tmp_path, budget=10)
     assert worst(tokens(again), tokens(fresh)) == 0 and calls == []
 
 
@@ -43,7 +49,7 @@ def test_any_change_makes_another_key(tiny, tmp_path, monkeypatch, change):
     """E8: one weight, the temperature, one token, one loss weight, the border, the dtype, the vocabulary."""
     model = tiny().model
     trunk, branches = [1, 7, 8], [[9, 10, 2], [11, 2]]
-    stored_references([Item(from_paths("g", trunk, branches))], Scorer(model), "w", tmp_path, budget=99)
+    with_references([Item(from_paths("g", trunk, branches))], Scorer(model), "w", tmp_path, budget=99)
     tree = {
         "token": from_paths("g", trunk, [[9, 12, 2], [11, 2]]),
         "loss": from_paths("g", trunk, branches, [[1, 0, 1], [1, 1]]),
@@ -57,38 +63,95 @@ def test_any_change_makes_another_key(tiny, tmp_path, monkeypatch, change):
         allowed_tokens=range(2, 50) if change == "allowed" else None,
     )
     calls = calls_of(scorer, monkeypatch)
-    stored_references([Item(tree)], scorer, "w2" if change == "weights" else "w", tmp_path, budget=99)
+    with_references([Item(tree)], scorer, "w2" if change == "weights" else "w", tmp_path, budget=99)
     assert calls == [1]
+
+
+def test_what_another_data_set_holds_too_is_not_scored_again(tiny, pairs, tmp_path, monkeypatch):
+    """Found by path: neither the order, nor the group, nor the loss weight of a scored token matters."""
+    scorer, items = Scorer(tiny().model), pairs(6)
+    with_references(items[:4], scorer, "w", tmp_path, budget=200)
+    seen = []
+    real = scorer.batches
+    monkeypatch.setattr(scorer, "batches", lambda trees, **k: seen.extend(t.id for t in trees) or real(trees, **k))
+    with_references(items[::-1], scorer, "w", tmp_path, budget=200)
+    assert sorted(seen) == sorted(i.tree.id for i in items[4:])
+    trunk, branches = [1, 7, 8], [[9, 10, 2], [11, 2]]
+    with_references([Item(from_paths("a", trunk, branches))], scorer, "w", tmp_path, budget=99)
+    seen.clear()
+    half = from_paths("b", trunk, branches[::-1], [[1, 0.5], [0.5, 1, 1]])
+    with_references([Item(half)], scorer, "w", tmp_path, budget=99)
+    assert seen == []
+
+
+def test_what_was_scored_before_an_interruption_is_kept(tiny, pairs, tmp_path, monkeypatch):
+    """One micro-batch at a time is added."""
+    scorer, items = Scorer(tiny().model), pairs(6)
+    real = scorer.batches
+
+    def stopping(trees, **options):
+        yield from list(real(trees, **options))[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scorer, "batches", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        with_references(items, scorer, "w", tmp_path, budget=1)
+    told = []
+    monkeypatch.setattr(scorer, "batches", real)
+    with_references(items, scorer, "w", tmp_path, budget=1, progress=lambda *x: told.append(x))
+    assert told == [(3, 6), (4, 6), (5, 6), (6, 6)]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_file_is_computed_again_and_said(tiny, pairs, tmp_path, caplog, worst, damage):
-    """E8: never a crash, never wrong numbers in silence."""
+    """E8: never a crash, never wrong numbers in silence; the next run has a store again."""
     scorer, items = Scorer(tiny().model), pairs(3)
-    good = tokens(stored_references(items, scorer, "w", tmp_path, budget=99))
-    (file,) = tmp_path.iterdir()
-    file.write_bytes({"cut": file.read_bytes()[:-8], "empty": b"", "other": b"x" * 200}[damage])
+    good = tokens(with_references(items, scorer, "w", tmp_path, budget=99))
+    file = tmp_path / FILE
+    file.write_bytes({"cut": file.read_bytes()[:5000], "empty": b"", "other": b"x" * 9000}[damage])
     with caplog.at_level(logging.WARNING):
-        assert worst(tokens(stored_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
-    assert "scored again" in caplog.text
-    assert worst(tokens(stored_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+        assert worst(tokens(with_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+    assert damage != "other" or "scored again" in caplog.text
+    for _ in range(2):
+        assert worst(tokens(with_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+    assert len(ReferenceStore(file).read([_key(items[0].tree, items[0].tree.leaves[0], "w", scorer)])) == 1
 
 
-def test_a_folder_that_refuses_costs_only_the_store(tiny, pairs, tmp_path, caplog, monkeypatch):
+def test_a_damaged_record_is_scored_again(tiny, pairs, tmp_path, caplog, worst):
+    """E8: one flipped bit in the numbers themselves."""
+    scorer, items = Scorer(tiny().model), pairs(3)
+    good = tokens(with_references(items, scorer, "w", tmp_path, budget=99))
+    with sqlite3.connect(tmp_path / FILE) as db:
+        key, data = db.execute("SELECT key, data FROM log_probs").fetchone()
+        db.execute("UPDATE log_probs SET data = ? WHERE key = ?", (bytes([data[0] ^ 1]) + data[1:], key))
+    with caplog.at_level(logging.WARNING):
+        assert worst(tokens(with_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+    assert "1 damaged" in caplog.text
+
+
+def test_two_processes_fill_one_store(tmp_path):
+    """E8: every record of both is there."""
+    code = (
+        "import sys, pathlib, numpy as np; from valign.engine.reference import ReferenceStore\n"
+        "store = ReferenceStore(pathlib.Path(sys.argv[1]))\n"
+        "for i in range(30): store.write({f'{sys.argv[2]}{i}'.encode(): np.full(9, i, np.float32)})"
+    )
+    file = tmp_path / FILE
+    both = [subprocess.Popen([sys.executable, "-c", code, str(file), name]) for name in "ab"]
+    assert [p.wait() for p in both] == [0, 0]
+    found = ReferenceStore(file).read([f"{name}{i}".encode() for name in "ab" for i in range(30)])
+    assert len(found) == 60 and all((v == int(k[1:])).all() for k, v in found.items())
+
+
+def test_a_folder_that_refuses_costs_only_the_store(tiny, pairs, tmp_path, caplog):
     """Read-only or full: a warning, and the numbers."""
-
-    def refuse(self, *_):
-        raise OSError(30, os.strerror(30))
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    out = stored_references(pairs(2), Scorer(tiny().model), "w", tmp_path, budget=99)
-    assert len(tokens(out)) == 2 and "not kept" in caplog.text
     (tmp_path / "file").write_text("")
-    stored_references(pairs(2), Scorer(tiny().model), "w", tmp_path / "file" / "below", budget=99)
+    out = with_references(pairs(2), Scorer(tiny().model), "w", tmp_path / "file" / "below", budget=99)
+    assert len(tokens(out)) == 2 and caplog.text.count("cannot be used") == 1
 
 
 def test_no_items(tiny, tmp_path):
-    assert stored_references([], Scorer(tiny().model), "w", tmp_path, budget=99) == []
+    assert with_references([], Scorer(tiny().model), "w", tmp_path, budget=99) == []
 
 
 def test_groups_of_any_size_read_back(tiny, tmp_path, worst):
@@ -99,8 +162,8 @@ def test_groups_of_any_size_read_back(tiny, tmp_path, worst):
         Item(from_paths("c", [1], [[8, 2], [], [9, 9, 2]])),
     ]
     scorer = Scorer(tiny().model)
-    first = tokens(stored_references(items, scorer, "w", tmp_path, budget=99))
-    again = tokens(stored_references(items, scorer, "w", tmp_path, budget=99))
+    first = tokens(with_references(items, scorer, "w", tmp_path, budget=99))
+    again = tokens(with_references(items, scorer, "w", tmp_path, budget=99))
     assert [[len(x) for x in row] for row in again] == [[2], [], [2, 0, 3]]
     assert worst(first, again) == 0
 

@@ -37,7 +37,7 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
     from valign.engine.config import TrainConfig
     from valign.engine.items import Objective
     from valign.engine.loop import HeldOut, train
-    from valign.engine.reference import Reference, stored_references
+    from valign.engine.reference import Reference, with_references
     from valign.engine.rollout import RolloutSampler
     from valign.engine.run import RunFolder
     from valign.engine.sampler import DataSampler
@@ -73,7 +73,7 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
         else:
             items, dev = shared.pair_items(12), shared.pair_items(4, seed=8)
             if kind == "dpo":
-                items, dev = (stored_references(x, scorer, "start", folder, budget=60) for x in (items, dev))
+                items, dev = (with_references(x, scorer, "start", folder, budget=60) for x in (items, dev))
             objective = Objective(
                 *((shared.preference, {"beta": 0.3}, "pair") if kind == "dpo" else (shared.nll, {}, "token"))
             )

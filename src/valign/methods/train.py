@@ -11,7 +11,7 @@ from valign.data.group import Group
 from valign.engine.items import bind
 from valign.engine.local import LocalEngine
 from valign.engine.loop import HeldOut, Outcome, train
-from valign.engine.reference import Reference, stored_references
+from valign.engine.reference import Reference, with_references
 from valign.engine.rollout import RolloutSampler
 from valign.engine.run import RunFolder
 from valign.engine.sampler import DataSampler
@@ -64,7 +64,7 @@ def train_policy(
         if method.uses_reference:
             # before the loop restores anything: the reference is the policy at step 0
             items, held = (
-                stored_references(rows, scorer, policy.model.digest, run.path, budget=config.token_budget,
+                with_references(rows, scorer, policy.model.digest, run.path, budget=config.token_budget,
                                   progress=_progress("reference log-probs", on_event)) if rows else []
                 for rows in (items, held)
             )  # fmt: skip

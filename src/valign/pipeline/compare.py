@@ -257,7 +257,7 @@ def profile_of(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
 def goal_json(goal: Goal | None) -> dict[str, Any]:
     """The goal as the report reads it: its own JSON, its words, and the theory's dimensions."""
     if goal is None:
-        return {"id": "none", "level": "preference", "title": "no goal named", "text": ""}
+        return {"id": "none", "level": "preference", "title": "the preferences in the data", "text": ""}
     out = {**goal.to_json(), "id": goal.id, "text": goal.describe("instruction"), "level": goal.level}
     theory = getattr(goal, "theory", None)
     if theory is not None and hasattr(theory, "dimensions"):

@@ -1,0 +1,109 @@
+"""`python -m benchmarks WORKLOAD ...`: measure, and write one JSON file per workload."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.environments import EnvironmentFailed
+from benchmarks.runner import ROOT, Answer, Failed, Options, run_workload
+from benchmarks.workloads import WORKLOADS
+
+RESULTS = ROOT / "benchmarks" / "results"
+DATA = ROOT.parent / "shared" / "data"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: all measured and equal; 1: something was not; 2: usage."""
+    told = _parser().parse_args(arguments)
+    if told.list:
+        for w in WORKLOADS.values():
+            print(f"{w.name:10} {w.title} ({w.size} {w.unit}{f', against {w.peer.name}' if w.peer else ''})")
+        return 0
+    names = list(WORKLOADS) if not told.workloads or "all" in told.workloads else told.workloads
+    if unknown := [n for n in names if n not in WORKLOADS]:
+        print(f"no workload {', '.join(unknown)}; known: all, {', '.join(WORKLOADS)}", file=sys.stderr)
+        return 2
+    options = Options(
+        data=told.data.resolve(),
+        model=(told.model or _embedded()).resolve(),
+        out=told.out or (RESULTS / "quick" if told.quick else RESULTS),
+        runs=1 if told.quick else told.runs,
+        size=told.size,
+        quick=told.quick,
+        threads=told.threads,
+        dtype=told.dtype,
+        variants=tuple(told.variants.split(",")) if told.variants else None,
+    )
+    if not options.data.is_dir():
+        print(f"there is no data folder {options.data}: name it with --data DIR", file=sys.stderr)
+        return 2
+    good = True
+    for name in names:
+        try:
+            result = run_workload(WORKLOADS[name], options, say=lambda line: print(line, flush=True))
+        except (Failed, EnvironmentFailed) as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            good = False
+            continue
+        print(told_in_words(result), flush=True)
+        good = good and result["equality"]["passed"] and not result["problems"]
+    return 0 if good else 1
+
+
+def told_in_words(result: Answer) -> str:
+    """The result in a few lines."""
+    name, lines = result["workload"], []
+    for check in result["equality"]["checks"]:
+        word = "equal" if check["passed"] else "NOT EQUAL"
+        lines.append(f"  {check['name']}: {word}, worst {check['worst']:.2g} of {check['tolerance']:g} ({check['note']})")
+    lines += [f"  {side}: {text}" for side, text in result["problems"].items()]
+    for variant, ratio in result["ratios"].items():
+        r = ratio["rate"]
+        between = f" [{r['low']:.2f}, {r['high']:.2f}]" if r["low"] is not None else " (single runs: a smoke test)"
+        target = result["targets"].get(variant)
+        against = f"{result['peer']}, {variant}"
+        wanted = f", target {target:g}" if target else ""
+        lines.append(f"  {r['value']:.2f} times {against}{between}{wanted}; memory x {ratio['memory']:.2f}")
+    return "\n".join([f"{name} ({result['size']} {result['unit']}, {result['took_seconds']} s)", *lines])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of --list, or all (default)")
+    parser.add_argument("--list", action="store_true", help="name the workloads")
+    parser.add_argument("--quick", action="store_true", help="cut sizes, one run a side: no figure to quote")
+    parser.add_argument("--runs", type=_positive, default=3, help="timed processes of each side (default 3)")
+    parser.add_argument("--size", type=_positive, help="units of work of a run, instead of the workload's own")
+    parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results)")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data (default ../shared/data)")
+    parser.add_argument("--model", type=Path, help="folder of the model (default: the embedded one)")
+    parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1, help="of every process")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"],
+                        help="the fast number format (default: what this machine multiplies fast)")  # fmt: skip
+    parser.add_argument("--variants", help="of the peer, comma-separated: defaults, best (default: all)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _embedded() -> Path:
+    """The folder of the embedded model. Asked in a process of its own: this one stays small."""
+    code = "from valign.models import embedded; print(embedded.folder())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr.strip().splitlines()[-1])
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""One workload from inputs to result: equality first, then A B A B, every run a fresh process.
+
+The result is one JSON value; the page of figures is written from it and from nothing else. A side that fails is
+reported with its error, and nothing is compared with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import equality, hardware
+from benchmarks.environments import python_of
+from benchmarks.ratio import ratio_of_medians, spread
+from benchmarks.workloads import Peer, Workload
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = "valign"
+LIMIT = 3600  # seconds after which a single process is given up
+
+Answer = dict[str, Any]
+
+
+class Failed(RuntimeError):
+    """Inputs could not be prepared, or a process gave no answer."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    size      units of a run, None: the workload's own      runs      timed processes of each side
+    variants  of the peer, None: all                        dtype     fast number format, "auto": measured
+    """
+
+    data: Path
+    model: Path
+    out: Path
+    runs: int = 3
+    size: int | None = None
+    quick: bool = False
+    threads: int = 1
+    dtype: str = "auto"
+    variants: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """A column of the result: which module answers in which environment, told which settings."""
+
+    name: str
+    module: str
+    python: Path
+    variant: Mapping[str, Any]
+
+
+def run_workload(workload: Workload, options: Options, say: Callable[[str], None] = print) -> Answer:
+    """Measure one workload. The result is also written to `options.out`/NAME.json."""
+    began = time.time()
+    size = options.size or (workload.quick if options.quick else workload.size)
+    with tempfile.TemporaryDirectory(prefix="valign-bench-") as scratch:
+        bench = _Bench(workload, options, size, Path(scratch), say)
+        result = bench.measure()
+    result["took_seconds"] = round(time.time() - began, 1)
+    write(options.out / f"{workload.name}.json", result)
+    return result
+
+
+def write(path: Path, result: Answer) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+class _Bench:
+    """The steps of one workload, and what they share."""
+
+    def __init__(self, workload: Workload, options: Options, size: int, scratch: Path, say: Callable[[str], None]):
+        self.workload, self.options, self.size, self.scratch, self.say = workload, options, size, scratch, say
+        self.settings = workload.told(options.quick)
+        self.inputs = scratch / "inputs.json"
+        self.count = 0
+
+    def measure(self) -> Answer:
+        sides = self._sides()
+        fast = self._prepare()
+        result: Answer = {
+            "schema": 1,
+            "workload": self.workload.name,
+            "title": self.workload.title,
+            "unit": self.workload.unit,
+            "clock": self.workload.clock,
+            "size": self.size,
+            "quick": self.options.quick,
+            "model": self.options.model.name,
+            "fast_dtype": fast,
+            "threads": self.options.threads,
+            "settings": dict(self.settings),
+            "peer": self.workload.peer.name if self.workload.peer else None,
+            "variants": {s.name: dict(s.variant) for s in sides},
+            "targets": dict(self.workload.targets),
+            "memory_target": vars(self.workload.memory) if self.workload.memory else None,
+            "hardware": hardware.hardware(),
+            **hardware.commit(ROOT),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+        runs: dict[str, list[Answer]] = {s.name: [] for s in sides}
+        problems: dict[str, str] = {}
+        checks: dict[str, Answer] = {}
+        if not self.options.quick:  # in a quick run the timed processes answer both jobs
+            self._check(sides, checks, problems)
+        if not problems and (self.options.quick or self._agree(checks)):
+            self._time(sides, runs, checks, problems)
+        return {**result, **self._summary(runs, checks, problems)}
+
+    def _sides(self) -> list[Side]:
+        ours = Side(OURS, "benchmarks.sides.valign_side", Path(sys.executable), {"size": self.size})
+        peer = self.workload.peer
+        if peer is None:
+            return [ours]
+        wanted = [v for v in peer.variants if self.options.variants is None or v in self.options.variants]
+        if not wanted:
+            raise Failed(f"{self.workload.name} has the variants {', '.join(peer.variants)}")
+        python = python_of(peer.environment)
+        return [ours, *(Side(v, peer.module, python, peer.variants[v]) for v in wanted)]
+
+    def _prepare(self) -> str:
+        """Write the inputs; returns the machine's fast number format."""
+        request = self.scratch / "request.json"
+        content = {
+            "kind": self.workload.kind, "settings": self.settings, "size": self.size, "model": str(self.options.model),
+            "data": str(self.options.data), "dtype": self.options.dtype, "out": str(self.inputs),
+        }  # fmt: skip
+        request.write_text(json.dumps(content), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.data", str(request)], cwd=ROOT, capture_output=True, text=True,
+            env=self._environment(self.scratch), check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Failed(_tail(done.stderr))
+        return str(json.loads(self.inputs.read_text(encoding="utf-8"))["fast"])
+
+    # -------------------------------------------------------------------------------------- the two kinds of jobs
+
+    def _check(self, sides: Sequence[Side], checks: dict[str, Answer], problems: dict[str, str]) -> None:
+        """The equality job of valign and of one variant: it runs in float32 whatever the variant says."""
+        if self.workload.peer is None:
+            return
+        for side in (sides[0], self._checked(sides)):
+            answer = self._run(side, ["check"])
+            if problem := _problem(answer):
+                problems[side.name] = problem
+                return
+            checks[side.name] = answer["check"]
+
+    def _checked(self, sides: Sequence[Side]) -> Side:
+        """The peer's side that answers the equality job."""
+        assert self.workload.peer is not None
+        return next((s for s in sides[1:] if s.name == self.workload.peer.check), sides[1])
+
+    def _time(
+        self, sides: Sequence[Side], runs: dict[str, list[Answer]], checks: dict[str, Answer], problems: dict[str, str]
+    ) -> None:
+        for _ in range(self.options.runs):
+            for side in sides:
+                if side.name in problems:
+                    continue
+                both = self.options.quick and self.workload.peer and side in (sides[0], self._checked(sides))
+                answer = self._run(side, ["check", "time"] if both else ["time"])
+                if problem := _problem(answer):
+                    problems[side.name] = problem
+                    if side.name == OURS:
+                        return
+                    continue
+                if both:
+                    checks[side.name] = answer["check"]
+                runs[side.name].append({**answer["time"], "peak_bytes": answer["peak_bytes"],
+                                        "versions": answer["versions"]})  # fmt: skip
+
+    def _run(self, side: Side, tasks: Sequence[str]) -> Answer:
+        """One fresh process; its answer, or {"error": ...}."""
+        self.count += 1
+        folder = self.scratch / f"{self.count:02d}-{side.name}"
+        folder.mkdir()
+        job, out, log = folder / "job.json", folder / "answer.json", folder / "log.txt"
+        content = {
+            "tasks": list(tasks), "kind": self.workload.kind, "workload": self.workload.name, "settings": self.settings,
+            "variant": dict(side.variant), "model": str(self.options.model), "inputs": str(self.inputs),
+            "folder": str(folder), "threads": self.options.threads, "out": str(out),
+        }  # fmt: skip
+        job.write_text(json.dumps(content), encoding="utf-8")
+        began = time.time()
+        with log.open("w", encoding="utf-8") as lines:
+            try:
+                subprocess.run(
+                    [str(side.python), "-m", side.module, str(job)], cwd=ROOT, env=self._environment(folder),
+                    stdout=lines, stderr=subprocess.STDOUT, timeout=LIMIT, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return {"error": f"no answer within {LIMIT} s"}
+        if not out.exists():
+            return {"error": f"the process ended without an answer:\n{_tail(log.read_text(encoding='utf-8'))}"}
+        answer: Answer = json.loads(out.read_text(encoding="utf-8"))
+        if "error" in answer:
+            answer["error"] += f"\n{_tail(log.read_text(encoding='utf-8'))}"
+        self.say(f"  {self.workload.name}: {side.name} {'+'.join(tasks)} {time.time() - began:.0f} s{_short(answer)}")
+        return answer
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        """Both sides' environment: the same threads, no network, caches of their own so that nothing is warm."""
+        threads = str(self.options.threads)
+        return {
+            **{k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")},
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HOME": str(folder / "hf"),
+            "VALIGN_CACHE": str(folder / "valign"),
+            "PYTHONHASHSEED": "0",
+        }
+
+    # ---------------------------------------------------------------------------------------------------- the result
+
+    def _agree(self, checks: Mapping[str, Answer]) -> bool:
+        return self.workload.peer is None or equality.passed(_checks(checks))
+
+    def _summary(
+        self, runs: Mapping[str, Sequence[Answer]], checks: Mapping[str, Answer], problems: Mapping[str, str]
+    ) -> Answer:
+        sides = {name: side_summary(found, self.workload.clock) for name, found in runs.items() if found}
+        compared = _checks(checks) if self.workload.peer else []
+        agree = self.workload.peer is None or equality.passed(compared)
+        return {
+            "equality": {"passed": agree, "checks": [c.to_json() for c in compared]},
+            "problems": dict(problems),
+            "sides": sides,
+            "ratios": ratios(sides, self.workload.peer) if agree else {},
+            "order": "valign, then each variant, and again: A B A B",
+        }
+
+
+def side_summary(found: Sequence[Answer], clock: str) -> Answer:
+    """Median and spread of rate, seconds and peak memory over the runs of a side, and the runs themselves."""
+    rates = [r["units"] / r[clock] for r in found]
+    return {
+        "rate": spread(rates),
+        "seconds": spread([r[clock] for r in found]),
+        "peak_bytes": spread([r["peak_bytes"] for r in found]),
+        "rates": rates,
+        "versions": found[0]["versions"],
+        "runs": [{k: v for k, v in r.items() if k != "versions"} for r in found],
+    }
+
+
+def ratios(sides: Mapping[str, Answer], peer: Peer | None) -> Answer:
+    """variant -> how many times faster valign is, with its interval, and its share of the peer's peak memory."""
+    if peer is None or OURS not in sides:
+        return {}
+    ours = sides[OURS]
+    return {
+        name: {
+            "rate": ratio_of_medians(ours["rates"], sides[name]["rates"]).to_json(),
+            "memory": ours["peak_bytes"]["median"] / sides[name]["peak_bytes"]["median"],
+        }
+        for name in peer.variants
+        if name in sides
+    }
+
+
+def _checks(checks: Mapping[str, Answer]) -> list[equality.Check]:
+    theirs = [answer for name, answer in checks.items() if name != OURS]
+    return equality.compare(checks[OURS], theirs[0]) if OURS in checks and theirs else []
+
+
+def _problem(answer: Answer) -> str | None:
+    problem = answer.get("not_available") or answer.get("error")
+    return None if problem is None else str(problem)
+
+
+def _short(answer: Answer) -> str:
+    """A few words for the line of progress."""
+    if problem := _problem(answer):
+        return f": {problem}"
+    timed = answer.get("time")
+    peak = f", peak {answer['peak_bytes'] / 2**30:.2f} GiB"
+    return f": {timed['units'] / timed['seconds']:.3g} per second{peak}" if timed else peak
+
+
+def _tail(text: str, n: int = 12) -> str:
+    return "\n".join(text.strip().splitlines()[-n:])

@@ -1,0 +1,185 @@
+"""Weights in shards (fsdp2): each process keeps a part of every weight, and the parts meet where a layer computes.
+
+What holds here: weights, gradients and optimizer state lie in shards; a layer's weights are gathered whole for as long
+as it computes; gradients are reduced in the format of the weights (float32), products run under the scorer's autocast as
+in one process, so the numbers are those of one process. The head and the embedding belong to the root, which stays
+gathered during a whole call of the scorer.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from valign.engine.processes import World
+from valign.engine.scorer import BUDGET, Scorer, Scores, causal_lm
+from valign.engine.tree import Tree
+from valign.errors import ValignError
+
+Progress = Callable[[int, int], None]
+
+
+class Root(nn.Module):
+    """What `fully_shard` takes for the whole model. Its forward pass is any work that calls the model inside.
+
+    The scorer calls the body and reads the head's weight apart; as the root's forward pass both find whole weights,
+    and the backward pass begins where the result ends.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
+
+def shard(model: nn.Module, world: World) -> Root:
+    """Leave each process its part of every weight of `model`, block by block; the rest belongs to the root."""
+    try:
+        from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401 - the newest thing used
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise ValignError(f"torch {torch.__version__} is too old for fsdp2", where="--strategy",
+                          how="pip install 'torch>=2.8', or --strategy ddp")  # fmt: skip
+    mesh = init_device_mesh(world.device.partition(":")[0], (world.size,))
+    names = set(getattr(causal_lm(model), "_no_split_modules", None) or ())
+    for block in [m for m in model.modules() if type(m).__name__ in names]:
+        fully_shard(block, mesh=mesh)
+    root = Root(model)
+    fully_shard(root, mesh=mesh)
+    with torch.no_grad():
+        root(lambda: None)  # the first pass settles who is the root: it must not be a block that samples
+    return root
+
+
+def full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight whole, one after the other. All processes must ask."""
+    return {n: p.full_tensor() if is_shard(p) else p for n, p in weights.items()}  # type: ignore[attr-defined]
+
+
+def is_shard(value: Tensor) -> bool:
+    """Whether a tensor is this process's part of a larger one."""
+    return hasattr(value, "full_tensor")
+
+
+@contextmanager
+def gathered(root: Root) -> Iterator[None]:
+    """Inside, every process holds all weights whole and passes through the model without the others: for sampling,
+    whose number of passes differs between processes."""
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [m for m in root.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not root, recurse=False)
+
+
+class SharedScorer(Scorer):
+    """A scorer whose work many processes share: `score` deals the trees out and gives every process all results.
+
+    With sharded weights every call is a pass of all processes. A process that has nothing to score then calls with
+    no trees: it passes through with `idle`'s, and gets no scores.
+    """
+
+    def __init__(self, scorer: Scorer, world: World, root: Root | None = None) -> None:
+        self.__dict__.update(vars(scorer))  # the same scorer; only who computes is another question
+        self.world, self.root = world, root
+
+    def __call__(self, trees: Sequence[Tree]) -> Scores:
+        if self.root is None:
+            return super().__call__(trees)
+        return Scores(**self.root(lambda: vars(super(SharedScorer, self).__call__(trees))))
+
+    def attend(self, tree: Tree) -> None:
+        """A pass of weight zero over `tree`, backward too where gradients are on: the others need this process's
+        shards."""
+        total = self([tree]).log_probs.sum()
+        if total.requires_grad:
+            (total * 0.0).backward()
+
+    @torch.no_grad()
+    def score(
+        self, trees: Sequence[Tree], *, budget: int = BUDGET, progress: Progress | None = None
+    ) -> list[list[NDArray[np.float32]]]:
+        """See `Scorer.score`. All processes must ask, with the same trees."""
+        if self.world.size == 1 or not trees:
+            return super().score(trees, budget=budget, progress=progress)
+        found: dict[int, list[NDArray[np.float32]]] = {}
+        small = min(trees, key=lambda t: t.tokens)
+        for batch in self.world.share_out(trees, budget, self.path):
+            if batch:
+                rows = super().score([trees[i] for i in batch], budget=1 << 62)  # cut already: one pass
+                found.update(zip(batch, rows))
+            else:
+                self.attend(small)
+            if progress is not None:  # all are about as far
+                progress(min(len(trees), len(found) * self.world.size), len(trees))
+        everywhere = {i: rows for part in self.world.gather(found) for i, rows in part.items()}
+        return [everywhere[i] for i in range(len(trees))]
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoints
+
+
+def write_shards(folder: FilePath, tensors: Mapping[str, Tensor]) -> None:
+    """Every process writes its parts, as safetensors. Raises OSError everywhere where one process could not."""
+    import torch.distributed.checkpoint as dcp
+
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        dcp.save(dict(tensors), storage_writer=writer)
+    except dcp.api.CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        raise OSError(getattr(first, "errno", None), str(first)) from error
+
+
+def read_shards(folder: FilePath, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `write_shards` wrote, by however many processes, or one.
+
+    like  tensors by name: where one of them is a shard, and for what an optimizer keeps beside it (NAME/KEY), only this
+          process's part is read; all else whole
+    """
+    import torch.distributed.checkpoint as dcp
+
+    stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    places = {name: _place(name, about, like) for name, about in stored.items()}
+    alone = not any(map(is_shard, places.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that one process loads alone is meant so
+        dcp.load(places, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=alone)
+    return places
+
+
+def _place(name: str, about: Any, like: Mapping[str, Tensor]) -> Tensor:
+    """An empty tensor for a stored one."""
+    owner = like.get(name, like.get(name.rpartition("/")[0]))
+    if owner is not None and is_shard(owner) and owner.shape == about.size:
+        return torch.empty_like(owner, dtype=about.properties.dtype, requires_grad=False)
+    return torch.empty(about.size, dtype=about.properties.dtype)
+
+
+def as_part(value: Tensor, owner: Tensor) -> Tensor:
+    """This process's part of a whole tensor, laid out like `owner`; the whole where that is no shard."""
+    if not is_shard(owner) or is_shard(value) or owner.shape != value.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    where: Any = owner
+    # every process has read the whole: nothing need be sent
+    return distribute_tensor(value.to(where.device), where.device_mesh, where.placements, src_data_rank=None)
