@@ -80,8 +80,11 @@ def attention_of(config: Any) -> Attention:
     return Attention("row", window=int(window), kinds=kinds)
 
 
-def visible(layout: Layout, device: torch.device | str, window: int | None = None) -> Tensor:
-    """(rows, 1, length, length) bool: may the query (second to last axis) see the key (last axis)?"""
+def visible(layout: Layout, device: torch.device | str, window: int | None = None, before: int = 0) -> Tensor:
+    """(rows, 1, length, before + length) bool: may the query (second to last axis) see the key (last axis)?
+
+    before   keys of a prefix of all rows, at positions 0 .. before - 1
+    """
     import torch
 
     enter, exit_, pos = (torch.as_tensor(x, device=device) for x in (layout.enter, layout.exit, layout.pos))
@@ -89,6 +92,11 @@ def visible(layout: Layout, device: torch.device | str, window: int | None = Non
     see = (k <= q) & (q < exit_[:, None, :]) & (pos[:, None, :] <= pos[:, :, None])
     if window is not None:
         see &= pos[:, :, None] - pos[:, None, :] < window
+    if before:
+        prefix = torch.ones(*see.shape[:2], before, dtype=torch.bool, device=device)
+        if window is not None:
+            prefix &= pos[:, :, None] - torch.arange(before, device=device) < window
+        see = torch.cat([prefix, see], 2)
     return see[:, None]
 
 
@@ -99,15 +107,17 @@ def additive(see: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(see.shape, dtype=dtype, device=see.device).masked_fill_(~see, torch.finfo(dtype).min)
 
 
-def masks(layout: Layout, attention: Attention, dtype: torch.dtype, device: torch.device | str) -> Any:
+def masks(
+    layout: Layout, attention: Attention, dtype: torch.dtype, device: torch.device | str, before: int = 0
+) -> Any:
     """What goes into `attention_mask`: one tensor, or a dict of them where the model alternates kinds of layers."""
     import torch
 
     if layout.plain:
         return torch.as_tensor(layout.real, device=device).long()
     if not attention.kinds:
-        return additive(visible(layout, device, attention.window), dtype)
+        return additive(visible(layout, device, attention.window, before), dtype)
     return {
-        "full_attention": additive(visible(layout, device), dtype),
-        "sliding_attention": additive(visible(layout, device, attention.window), dtype),
+        "full_attention": additive(visible(layout, device, None, before), dtype),
+        "sliding_attention": additive(visible(layout, device, attention.window, before), dtype),
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from valign.engine.forest import Planted, plant
 from valign.engine.tree import Tree
 
 Int = NDArray[np.int64]
@@ -60,15 +61,19 @@ class _Row:
     reads: list[tuple[Int, Int, int, Int]]  # (row-local read, target, response, column)
 
 
-def row_layout(trees: Sequence[Tree], multiple: int = 1) -> Layout:
-    """One row per tree. `multiple`: lengths are rounded up to it (few distinct shapes on CPU)."""
-    rows, masks, groups, seen = [], [], [], 0
-    for g, tree in enumerate(trees):
-        rows.append(_tree_row(tree, seen))
-        masks += [tree.response_loss(leaf) for leaf in tree.leaves]
-        groups += [g] * len(tree.leaves)
-        seen += len(tree.leaves)
-    return _stack(rows, masks, groups, multiple, plain=False)
+def row_layout(
+    trees: Sequence[Tree], multiple: int = 1, *, rows: Sequence[Planted] | None = None, skip: int = 0
+) -> Layout:
+    """One row per tree.
+
+    multiple   lengths are rounded up to it (few distinct shapes on CPU)
+    rows       how the trees are joined in rows; None: each in its own
+    skip       tokens at the beginning of every row that are left out: a cache holds them
+    """
+    masks = [tree.response_loss(leaf) for tree in trees for leaf in tree.leaves]
+    groups = [g for g, tree in enumerate(trees) for _ in tree.leaves]
+    made = [_tree_row(p.tree, p.responses, skip) for p in (plant(trees, row=0) if rows is None else rows)]
+    return _stack(made, masks, groups, multiple, plain=False)
 
 
 def plain_layout(trees: Sequence[Tree], multiple: int = 1) -> Layout:
@@ -87,7 +92,7 @@ def plain_layout(trees: Sequence[Tree], multiple: int = 1) -> Layout:
     return _stack(rows, masks, groups, multiple, plain=True)
 
 
-def _tree_row(tree: Tree, first_response: int) -> _Row:
+def _tree_row(tree: Tree, responses: Sequence[int], skip: int = 0) -> _Row:
     lengths = [len(s.ids) for s in tree.segments]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     enter, exit_ = _depth_first([s.parent for s in tree.segments])
@@ -98,8 +103,9 @@ def _tree_row(tree: Tree, first_response: int) -> _Row:
         where = np.concatenate([offsets[s] + np.arange(lengths[s]) for s in tree.chain(leaf.segment)])
         where = where[: tree.segments[leaf.segment].start + leaf.end].astype(np.int64)
         scored = np.flatnonzero(tree.response_loss(leaf)) + leaf.first
-        reads.append((where[scored - 1], ids[where[scored]], first_response + i, scored - leaf.first))
-    return _Row(ids, pos, np.repeat(enter, lengths), np.repeat(exit_, lengths), reads)
+        reads.append((where[scored - 1] - skip, ids[where[scored]], responses[i], scored - leaf.first))
+    columns = (ids, pos, np.repeat(enter, lengths), np.repeat(exit_, lengths))
+    return _Row(*(c[skip:] for c in columns), reads)
 
 
 def _depth_first(parents: list[int]) -> tuple[Int, Int]:

@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
+from valign.engine.forest import common_root, plant
 from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Layout, plain_layout, row_layout
+from valign.engine.prefix import SHARED, Prefix
 from valign.engine.tree import Tree, from_paths
 from valign.errors import TooLong, ValignError
 
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
 HEAD_SLACK = 0.2  # nats between two ways to compute a log-prob: bf16 rounding is below, another head far above
+ATTENTION = 2.0  # an operation of masked attention takes this much longer than one of a matrix product (CPU)
 _ROUND = 16  # CPU kernels like few distinct shapes
 
 
@@ -86,14 +89,15 @@ class Scorer:
         self.autocast = autocast
         self.allowed = None if allowed_tokens is None else torch.as_tensor(sorted(set(allowed_tokens)))
         self.longest = positions_of(config)
+        self.pair_cost = _pair_cost(self.model, config) if self.path == "row" else 0.0
         self._check_head(str(getattr(config.get_text_config(), "model_type", "")))
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def layout(self, trees: Sequence[Tree]) -> Layout:
-        """The rows that one forward pass over `trees` computes."""
+    def layout(self, trees: Sequence[Tree], prefix: Prefix | None = None) -> Layout:
+        """The rows that one forward pass over `trees` computes, behind a prefix that is already computed."""
         longest = max((t.longest for t in trees), default=0)
         if longest > self.longest:
             worst = max(trees, key=lambda t: t.longest)
@@ -102,14 +106,20 @@ class Scorer:
                 where=f"group {worst.id}",
                 how="shorten it, or choose on_long=drop or on_long=cut_prompt_left",
             )
-        build = plain_layout if self.path == "plain" else row_layout
-        return build(trees, _ROUND if self.device.type == "cpu" else 1)
+        multiple = _ROUND if self.device.type == "cpu" else 1
+        if self.path == "plain":
+            return plain_layout(trees, multiple)
+        skip = prefix.length if prefix else 0
+        return row_layout(trees, multiple, rows=plant(trees, self.pair_cost, skip=skip), skip=skip)
 
-    def __call__(self, trees: Sequence[Tree]) -> Scores:
-        """One forward pass over all `trees`; differentiable unless the caller switched gradients off."""
-        layout = self.layout(trees)
+    def __call__(self, trees: Sequence[Tree], prefix: Prefix | None = None) -> Scores:
+        """One forward pass over all `trees`; differentiable unless the caller switched gradients off.
+
+        prefix   what all trees begin with, computed before by `prefix_of`
+        """
+        layout = self.layout(trees, prefix)
         device = self.device
-        hidden = self.hidden(layout)
+        hidden = self.hidden(layout, prefix)
         read, target = (torch.as_tensor(x, device=device) for x in (layout.read, layout.target))
         rows, row = torch.unique(read, return_inverse=True)
         order = torch.argsort(row, stable=True)
@@ -121,18 +131,41 @@ class Scorer:
         group = torch.as_tensor(layout.group, device=device)
         return Scores(out, mask.to(values.dtype), group, layout.ids.size, len(rows))
 
-    def hidden(self, layout: Layout) -> Tensor:
+    def hidden(self, layout: Layout, prefix: Prefix | None = None) -> Tensor:
         """The last hidden state at every position of a layout, (rows, length, width)."""
         body, device = body_of(self.model), self.device
         dtype = self.autocast or next(body.parameters()).dtype
+        skip = prefix.length if prefix else 0
         with self._cast(device):
             out = body(
                 input_ids=torch.as_tensor(layout.ids, device=device),
                 position_ids=torch.as_tensor(layout.pos, device=device),
-                attention_mask=masks(layout, self.attention, dtype, device),
-                use_cache=False,
+                attention_mask=masks(layout, self.attention, dtype, device, skip),
+                past_key_values=prefix,
+                use_cache=prefix is not None,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def prefix_of(self, trees: Sequence[Tree]) -> Prefix | None:
+        """What all `trees` begin with, computed once, where that saves a tenth of the tokens; else None."""
+        n = common_root(trees) if self.path == "row" and len(trees) > 1 else 0
+        if n < SHARED or n * len(trees) < 0.1 * sum(t.tokens for t in trees):
+            return None
+        layers = int(causal_lm(self.model).config.get_text_config().num_hidden_layers)
+        prefix = Prefix(layers, self.autocast)
+        self.hidden(row_layout([from_paths("prefix", trees[0].segments[0].ids[:n].tolist(), [])]), prefix)
+        prefix.length = n
+        return prefix
+
+    def _micro_batches(self, trees: Sequence[Tree], budget: int, prefix: Prefix | None) -> list[list[int]]:
+        """Trees that share a row stay together."""
+        if self.path == "plain":
+            return micro_batches(trees, budget, "plain")
+        skip = prefix.length if prefix else 0
+        rows = plant(trees, self.pair_cost, skip=skip)
+        batches = micro_batches([p.tree for p in rows], budget, skip=skip)
+        return [[i for r in batch for i in rows[r].members] for batch in batches]
 
     def _head(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         head = causal_lm(self.model).get_output_embeddings()
@@ -193,8 +226,9 @@ class Scorer:
     @torch.no_grad()
     def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[NDArray[np.float32]]]]:
         """What `score` returns, one micro-batch after the other: index of the tree -> its arrays."""
-        for batch in micro_batches(trees, budget, self.path):
-            scores = self([trees[i] for i in batch])
+        prefix = self.prefix_of(trees)
+        for batch in self._micro_batches(trees, budget, prefix):
+            scores = self([trees[i] for i in batch], prefix)
             values = scores.log_probs.cpu().numpy()
             lengths = [[len(trees[i].response_ids(leaf)) for leaf in trees[i].leaves] for i in batch]
             first = np.concatenate([[0], np.cumsum([len(row) for row in lengths])])
@@ -203,9 +237,12 @@ class Scorer:
             }
 
 
-def micro_batches(trees: Sequence[Tree], budget: int, path: Path = "row") -> list[list[int]]:
-    """Indices of trees, longest first, cut so that rows x longest <= budget (a tree over the budget runs alone)."""
-    shape = [_shape(t, path) for t in trees]
+def micro_batches(trees: Sequence[Tree], budget: int, path: Path = "row", *, skip: int = 0) -> list[list[int]]:
+    """Indices of trees, longest first, cut so that rows x longest <= budget (a tree over the budget runs alone).
+
+    skip   tokens of every tree that are not computed
+    """
+    shape = [(rows, longest - skip) for rows, longest in (_shape(t, path) for t in trees)]
     order = sorted(range(len(trees)), key=lambda i: (-shape[i][1], i))
     out: list[list[int]] = []
     rows = longest = 0
@@ -228,6 +265,16 @@ def positions(tree: Tree, path: Path) -> int:
 def _shape(tree: Tree, path: Path) -> tuple[int, int]:
     """(rows, longest row) of a tree: one row with every token once, or one row for each leaf."""
     return (1, tree.tokens) if path == "row" else (len(tree.leaves), tree.longest)
+
+
+def _pair_cost(model: Any, config: Any) -> float:
+    """What one query-key pair of all layers costs, in tokens of the linear layers."""
+    text = config.get_text_config()
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    pair = 4 * text.num_attention_heads * width * text.num_hidden_layers
+    weights = sum(p.numel() for p in body_of(model).parameters() if p.ndim == 2)
+    embedded = body_of(model).get_input_embeddings().weight.numel()
+    return ATTENTION * float(pair) / (2 * max(1, weights - embedded))
 
 
 def _places(allowed: Tensor, target: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from valign.engine.attention import Attention, additive, attention_of
 from valign.engine.head import head_spec, last_logits
+from valign.engine.prefix import SHARED
 from valign.engine.scorer import body_of, causal_lm
 
 PREFILL = 4096  # prompt positions computed in one forward pass, padding included
-SHARED = 32  # a common prefix shorter than this is not worth a forward pass of its own
 _STEP = 64  # columns by which the slots grow
 
 

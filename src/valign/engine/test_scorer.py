@@ -215,7 +215,7 @@ def test_a_visible_sibling_is_seen(tiny, oracle, worst, trees, monkeypatch):
 
     model, forest = tiny().model, trees(4)
 
-    def careless(layout, device, window=None):
+    def careless(layout, device, window=None, before=0):
         pos = torch.as_tensor(layout.pos)
         return (pos[:, None, :] <= pos[:, :, None])[:, None]
 
@@ -231,7 +231,7 @@ def test_columns_for_positions_are_seen(tiny, oracle, worst, trees, monkeypatch)
     true = scorer.layout(forest)
     wrong = copy.copy(true)
     object.__setattr__(wrong, "pos", np.tile(np.arange(true.pos.shape[1]), (len(true.pos), 1)))
-    monkeypatch.setattr(scorer, "layout", lambda _: wrong)
+    monkeypatch.setattr(scorer, "layout", lambda *_: wrong)
     with torch.no_grad():
         assert worst(scored(scorer, forest), [x for t in forest for x in oracle(model, t)]) > 1e-3
 

@@ -1,0 +1,48 @@
+"""What many trees begin with (few-shot examples, a long system turn), computed once and looked at by all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+SHARED = 32  # a common prefix shorter than this is not worth a forward pass of its own
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of the prefix, (1, heads, length, width); rows look at them and leave nothing behind."""
+
+    def __init__(self, prefix: Prefix) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep what the first pass computed; afterwards put it before the keys and values of every row."""
+        dtype = self.prefix.dtype or key_states.dtype
+        keys, values = key_states.to(dtype), value_states.to(dtype)
+        if not self.prefix.length:
+            self.keys, self.values, self.is_initialized = keys, values, True
+            return keys, values
+        n = len(keys)
+        return (
+            torch.cat([self.keys.expand(n, -1, -1, -1), keys], 2),
+            torch.cat([self.values.expand(n, -1, -1, -1), values], 2),
+        )
+
+
+class Prefix(Cache):
+    """A cache of one prefix.
+
+    length   its tokens; 0 until a forward pass has filled it
+    dtype    in which attention multiplies, None: that of the keys
+    """
+
+    def __init__(self, layers: int, dtype: torch.dtype | None) -> None:
+        super().__init__(layers=[_Layer(self) for _ in range(layers)])
+        self.length, self.dtype = 0, dtype
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens before those of a row."""
+        return self.length
