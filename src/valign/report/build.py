@@ -84,6 +84,7 @@ def method_report(
             "rivals": facts.rivals,
             "tax": {k: v.get("T") for k, v in facts.roles.items()},
             "costs": {s.id: s.cost for s in subjects},
+            "answers": {k: v["V"] for k, v in facts.roles.items() if "V" in v},
         },
     )
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}

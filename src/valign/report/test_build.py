@@ -87,6 +87,24 @@ def test_noise_is_not_called_a_change():
     assert pair["lead"].startswith("urial did not move base measurably")
 
 
+def test_the_answers_that_lie_closest_are_named_beside_the_order():
+    """V of a policy's own answers may move where the order of given ones does not; overlap is said."""
+
+    def answering(id: str, v: float, low: float, high: float, **more: Any) -> SubjectReport:
+        ends = {"low": low, "high": high, "level": 0.95, "method": "bootstrap_cluster"}
+        row = result(id, v, metric="value.V", variant="profile", direction="up", interval=ends)
+        mean = result(id, sum(WORSE) / 30, WORSE)
+        return SubjectReport(policy={"id": id}, results=[mean, row], label=id, **more)
+
+    base, far = answering("base", 0.5, 0.45, 0.55, base=True), answering("far", 0.7, 0.65, 0.75)
+    said = lead(base, answering("near", 0.52, 0.47, 0.57), far)["more"]
+    assert any("In its own answers far comes closest to the goal: V 0.700" in x and "overlap" not in x for x in said)
+    said = lead(base, answering("near", 0.52, 0.47, 0.57))["more"]
+    assert any("near comes closest" in x and "overlap" in x for x in said)
+    assert any("no policy comes closer" in x for x in lead(base, answering("off", 0.4, 0.3, 0.5))["more"])
+    assert not any("own answers" in x for x in lead(subject("base", WORSE, base=True), subject("x", WORSE))["more"])
+
+
 def test_a_method_that_hurts_is_said_so():
     assert lead(subject("base", BETTER, base=True), subject("sft", WORSE))["lead"].startswith(
         "sft moved base away from “kindness”"

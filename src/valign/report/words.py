@@ -62,7 +62,7 @@ def headline(
 
     facts   {"values": {id: Result JSON of the primary}, "differences": {id: difference or None}, "tax": {id:
             Result},
-             "costs": {id: cost}, "rivals": {id: difference best minus other}}
+             "costs": {id: cost}, "rivals": {id: difference best minus other}, "answers": {id: Result of V}}
     """
     if kind == "model":
         return {"lead": _alone(subjects[0], goal, role, facts), "more": [], "best": None}
@@ -70,6 +70,7 @@ def headline(
     tried = [s for s in subjects if not s["base"]]
     best = best_of(tried, role, facts["differences"])
     more = _others(tried, best, facts["differences"], role) if len(tried) > 1 else []
+    more += [] if role.id == "V" else _answers(base, tried, facts.get("answers", {}))
     if best is None:
         return {"lead": _nothing(base, tried, goal, role, facts), "more": more, "best": None}
     lead = [_moved(best, tried, base, goal, role, facts), _cost(facts["costs"].get(best["id"]) or {})]
@@ -167,6 +168,26 @@ def _others(tried: Sequence[Row], best: Row | None, differences: Mapping[str, An
     if x := names("unknown"):
         out.append(f"Not compared item by item, so nothing is said about the effect of {_and(x)}.")
     return out
+
+
+def _answers(base: Row, tried: Sequence[Row], v: Mapping[str, Any]) -> list[str]:
+    """Which policy's own answers lie closest to the goal. Nothing where V was not measured."""
+
+    def shown(row: Mapping[str, Any]) -> str:
+        ends = row.get("interval")
+        return number(row["value"], row["unit"]) + (f" ({interval(ends, row['unit'])})" if ends else "")
+
+    known = {s["id"]: v[s["id"]] for s in (base, *tried) if (v.get(s["id"]) or {}).get("value") is not None}
+    rivals = [s for s in tried if s["id"] in known]
+    if base["id"] not in known or not rivals:
+        return []
+    top, start = max(rivals, key=lambda s: float(known[s["id"]]["value"])), known[base["id"]]
+    row = known[top["id"]]
+    if row["value"] <= start["value"]:
+        return [f"In its own answers no policy comes closer to the goal than {base['label']}: V {shown(start)}."]
+    apart = start.get("interval") and row.get("interval") and row["interval"]["low"] > start["interval"]["high"]
+    noise = "" if apart else "; the intervals overlap"
+    return [f"In its own answers {top['label']} comes closest to the goal: V {shown(row)}, {base['label']} {shown(start)}{noise}."]
 
 
 def _nothing(
