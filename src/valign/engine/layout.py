@@ -104,8 +104,8 @@ def _tree_row(tree: Tree, responses: Sequence[int], skip: int = 0) -> _Row:
         where = where[: tree.segments[leaf.segment].start + leaf.end].astype(np.int64)
         scored = np.flatnonzero(tree.response_loss(leaf)) + leaf.first
         reads.append((where[scored - 1] - skip, ids[where[scored]], responses[i], scored - leaf.first))
-    columns = (ids, pos, np.repeat(enter, lengths), np.repeat(exit_, lengths))
-    return _Row(*(c[skip:] for c in columns), reads)
+    enters, exits = np.repeat(enter, lengths), np.repeat(exit_, lengths)
+    return _Row(ids[skip:], pos[skip:], enters[skip:], exits[skip:], reads)
 
 
 def _depth_first(parents: list[int]) -> tuple[Int, Int]:

@@ -14,6 +14,9 @@ SHARED = 32  # a common prefix shorter than this is not worth a forward pass of 
 class _Layer(DynamicLayer):
     """Keys and values of the prefix, (1, heads, length, width); rows look at them and leave nothing behind."""
 
+    keys: Any
+    values: Any
+
     def __init__(self, prefix: Prefix) -> None:
         super().__init__()
         self.prefix = prefix

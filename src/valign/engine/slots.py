@@ -27,6 +27,9 @@ _STEP = 64  # columns by which the slots grow
 class _Layer(DynamicLayer):
     """One layer's keys and values, (rows, heads, columns, width). `Slots` says where the next ones go."""
 
+    keys: Any
+    values: Any
+
     def __init__(self, slots: Slots) -> None:
         super().__init__()
         self.slots = slots
@@ -66,6 +69,8 @@ class Slots(Cache):
     begin     first column of a forward pass over several tokens (rows then begin together)
     used      columns that the queries of the next pass may look at
     """
+
+    layers: Any
 
     def __init__(self, layers: int, rows: int, columns: int, dtype: torch.dtype | None, device: Any) -> None:
         super().__init__(layers=[_Layer(self) for _ in range(layers)])
@@ -184,7 +189,9 @@ class SlotDecoder:
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Slots, Tensor]:
         """Keys and values of some prompts in a cache of their own, and their last logits."""
-        before = self.prefix if self.prefix and all(p[: len(self.prefix[0])] == self.prefix[0] for p in prompts) else None
+        before = (
+            self.prefix if self.prefix and all(p[: len(self.prefix[0])] == self.prefix[0] for p in prompts) else None
+        )
         start = len(before[0]) if before else 0
         rests = [p[start:] for p in prompts]
         longest = max(map(len, rests))

@@ -1,0 +1,196 @@
+"""What a training run will need, term by term, before anything large is allocated.
+
+Nothing is guessed from a model's name: weights are counted, and what the backward pass keeps is measured on three short
+rows, whose differences are the price of a token and of a query-key pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from valign.engine.audit import AuditLine
+from valign.engine.head import CHUNK_BYTES
+from valign.engine.layout import Layout
+from valign.engine.scorer import Scorer, causal_lm
+from valign.engine.tree import Tree, from_paths
+
+PROBE = (32, 64, 128)  # tokens of the rows on which activations are measured
+SLACK = 1.1  # allocators round up, kernels take work space
+LEAST, MOST = 512, 2048  # positions of a micro-batch that is chosen here: enough for full speed, no more
+KNOBS = {
+    "weights": "train an adapter (adapter=lora) or choose a smaller model",
+    "other copies": "train an adapter (adapter=lora): the reference is then the same model with the adapter off",
+    "gradients": "train an adapter (adapter=lora)",
+    "optimizer": "train an adapter (adapter=lora)",
+    "activations": "lower token_budget or max_length",
+    "head": "train an adapter (adapter=lora)",
+    "samples": "lower max_new_tokens or group_size",
+}
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by what they are for, at a token budget, against what is free.
+
+    resident   the part of `terms` that is allocated already
+    """
+
+    terms: Mapping[str, int]
+    free: int
+    resident: int
+    token_budget: int
+
+    @property
+    def total(self) -> int:
+        """All terms together, with the allocator's slack on what is still to come."""
+        return self.resident + math.ceil((sum(self.terms.values()) - self.resident) * SLACK)
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is still to come has room."""
+        return self.total - self.resident <= self.free
+
+    def line(self) -> AuditLine:
+        """For the audit; fatal where it does not fit."""
+        parts = ", ".join(f"{name} {_gib(n)}" for name, n in self.terms.items() if n)
+        text = f"{_gib(self.total)} of {_gib(self.free + self.resident)} ({parts}; token budget {self.token_budget})"
+        return AuditLine("memory", self.fits, text if self.fits else f"{text}: {self.advice()}", fatal=True)
+
+    def advice(self) -> str:
+        """What to change when it does not fit: the largest term and what shrinks it."""
+        worst = max(self.terms, key=lambda name: self.terms[name])
+        return f"the largest part is {worst}; {KNOBS[worst]}"
+
+
+def memory_plan(
+    scorer: Scorer,
+    trees: Sequence[Tree],
+    token_budget: int,
+    *,
+    copies: int = 0,
+    samples: int = 0,
+    free: int | None = None,
+) -> MemoryPlan:
+    """The plan of a training run.
+
+    trees         what will be trained (or like it): its longest row is the least that one micro-batch holds
+    token_budget  positions of a micro-batch; 0: chosen here, as many as fit, from 512 to 2048
+    copies        bytes of other models in memory: the policy before training, a frozen reference
+    samples       bytes of the rollouts' cache
+    free          bytes that can still be allocated; None: asked of the machine
+    """
+    weights = [p for p in scorer.model.parameters()]
+    moving = [p for p in weights if p.requires_grad]
+    fixed, per_token, per_pair = activation_bytes(scorer)
+    resident = sum(map(_bytes, weights)) + copies
+    grads = sum(map(_bytes, moving))
+    longest = max((batch_positions(scorer, [t]) for t in trees), default=1)
+    free = free_bytes(scorer.device) if free is None else free
+
+    def at(budget: int) -> MemoryPlan:
+        rows = max(budget, longest)
+        terms = {
+            "weights": sum(map(_bytes, weights)),
+            "other copies": copies,
+            "gradients": grads,
+            "optimizer": 2 * grads,
+            "activations": int(fixed + per_token * rows + per_pair * rows * longest),
+            "head": head_bytes(scorer),
+            "samples": samples,
+        }
+        return MemoryPlan(terms, free, resident, budget)
+
+    if token_budget:
+        return at(token_budget)
+    sizes = [MOST]
+    while sizes[-1] // 2 >= LEAST:
+        sizes.append(sizes[-1] // 2)
+    plans = [at(n) for n in sizes]
+    return next((p for p in plans if p.fits), plans[-1])
+
+
+@torch.enable_grad()
+def activation_bytes(scorer: Scorer) -> tuple[float, float, float]:
+    """What a backward pass through the body keeps: bytes whatever the length, for each token, and for each query-key
+    pair (the mask, and where the attention kernel is not fused its weights)."""
+    if not any(p.requires_grad for p in scorer.model.parameters()):
+        return 0.0, 0.0, 0.0
+    pair, token, fixed = np.polyfit(PROBE, [_saved(scorer, n) for n in PROBE], 2)
+    return max(0.0, float(fixed)), max(0.0, float(token)), max(0.0, float(pair))
+
+
+def _saved(scorer: Scorer, n: int) -> int:
+    """Bytes of all tensors that autograd saves for one row of n tokens, weights left out, shared storage once."""
+    known = {p.untyped_storage().data_ptr() for p in scorer.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    layout = scorer.layout([from_paths("probe", [1] * n, [])])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        hidden = scorer.hidden(layout)  # held until here: a freed tensor's address may be given to the next one
+    del hidden
+    return sum(kept.values())
+
+
+def batch_positions(scorer: Scorer, trees: Sequence[Tree]) -> int:
+    """Positions that one forward pass over `trees` computes, padding included."""
+    layout: Layout = scorer.layout(trees)
+    return int(layout.ids.size)
+
+
+def head_bytes(scorer: Scorer) -> int:
+    """Logits, their exponentials and gradients of one chunk, the head in the dtype of products, its float32 gradient."""
+    head = causal_lm(scorer.model).get_output_embeddings().weight
+    narrow = head.numel() * 2 if scorer.autocast is not None else 0
+    return 3 * CHUNK_BYTES // 2 + narrow + (head.numel() * 4 if head.requires_grad else 0)
+
+
+def sample_bytes(model: Any, rows: int, tokens: int, itemsize: int) -> int:
+    """Keys and values of `rows` samples of at most `tokens` tokens, prompt included."""
+    text = causal_lm(model).config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * rows * tokens * text.num_hidden_layers * heads * width * itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can still take on a device. A container's own limit counts."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_cgroup_free()])
+
+
+def _cgroup_free() -> list[int]:
+    """What the control group of a container still allows, where there is one."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            with open(f"/sys/fs/cgroup/{limit}") as a, open(f"/sys/fs/cgroup/{used}") as b:
+                return [int(a.read()) - int(b.read())]
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return []
+
+
+def _bytes(p: Tensor) -> int:
+    return p.numel() * p.element_size()
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB"

@@ -1,0 +1,138 @@
+"""The memory plan: what it adds up, what it chooses, and how near it comes.
+
+This file is also a program: it trains two steps of a random model and tells what was planned and what was taken.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from valign.engine import memory
+from valign.engine.memory import MemoryPlan, activation_bytes, memory_plan, sample_bytes
+from valign.engine.scorer import Scorer
+from valign.engine.tree import from_paths
+from valign.models.adapters import attach_lora, unfreeze_adapter
+
+
+def trees(n=4, tokens=40):
+    return [from_paths(str(i), [1, *range(7, 7 + tokens - 10)], [[9] * 5, [8] * 5]) for i in range(n)]
+
+
+# ------------------------------------------------------------------------------------------------ the program
+
+
+def measure(kind: str, budget: int) -> dict[str, Any]:
+    """Plan, then train two steps; bytes planned and bytes taken beyond what lay there before."""
+    import resource
+
+    import psutil
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from valign.engine.head import token_log_probs  # noqa: F401  (imports are no part of the run)
+    from valign.engine.optimizer import adamw
+
+    torch.set_num_threads(1)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=True,
+    )  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    if kind == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
+    scorer = Scorer(model)
+    batch = [from_paths(str(i), [1] * 120, [[5] * 64, [6] * 72]) for i in range(budget // 256)]
+    scorer.score(batch[:1])  # kernels load, thread pools start
+    plan = memory_plan(scorer, batch, budget)
+    before = psutil.Process().memory_info().rss
+    optimizer = adamw(model, weight_decay=0.0)
+    for _ in range(2):
+        scorer(batch).log_probs.sum().backward()
+        optimizer.step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"planned": plan.total - plan.resident, "taken": peak - before, "terms": dict(plan.terms)}
+
+
+# ---------------------------------------------------------------------------------------------------- the tests
+
+
+@pytest.mark.parametrize("weights", ["full", "lora"])
+@pytest.mark.parametrize("budget", [512, 2048])
+def test_the_plan_comes_within_a_quarter_of_what_is_taken(weights, budget):
+    """E25: full weights and adapter, small and large micro-batches."""
+    done = subprocess.run([sys.executable, __file__, weights, str(budget)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0.75 < found["planned"] / found["taken"] < 1.25, found
+
+
+def test_weights_gradients_and_optimizer_are_counted(tiny):
+    """float64 here: 8 bytes a weight; AdamW holds two numbers for each."""
+    model = tiny(fresh=True).model.requires_grad_(True)
+    n = 8 * sum(p.numel() for p in model.parameters())
+    terms = memory_plan(Scorer(model), trees(), 512, copies=123, samples=45).terms
+    assert (terms["weights"], terms["gradients"], terms["optimizer"]) == (n, n, 2 * n)
+    assert (terms["other copies"], terms["samples"]) == (123, 45)
+
+
+def test_an_adapter_needs_room_for_itself_alone(tiny):
+    policy = attach_lora(tiny(fresh=True), r=4)
+    unfreeze_adapter(policy)
+    terms = memory_plan(Scorer(policy.model), trees(), 512).terms
+    moving = 8 * sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    assert terms["gradients"] == moving < 0.2 * terms["weights"]
+
+
+def test_a_token_costs_the_same_in_a_longer_row(tiny, kind):
+    """What the backward pass keeps is a constant, a price per token and, without a fused kernel, one per pair."""
+    model = tiny(kind, fresh=True).model.requires_grad_(True)
+    fixed, token, pair = activation_bytes(Scorer(model))
+    assert token > 0
+    assert (pair > 8.5 * len(Scorer(model).attention.kinds or "1")) == (
+        kind == "gemma2"
+    )  # soft-caps have no fused kernel
+    assert memory._saved(Scorer(model), 200) == pytest.approx(fixed + 200 * token + 200**2 * pair, rel=0.1)
+
+
+def test_nothing_is_kept_where_nothing_is_trained(tiny):
+    assert activation_bytes(Scorer(tiny().model.requires_grad_(False))) == (0, 0, 0)
+
+
+def test_the_budget_is_the_largest_that_fits(tiny):
+    """From 2048 downward; a long tree is never cut for it."""
+    model = tiny(fresh=True).model.requires_grad_(True)
+    scorer = Scorer(model)
+    assert memory_plan(scorer, trees(), 0, free=10**12).token_budget == 2048
+    whole = memory_plan(scorer, trees(), 0, free=10**12)
+    less = memory_plan(scorer, trees(), 0, free=whole.total - whole.resident - 1)
+    assert less.token_budget < 2048
+    assert memory_plan(scorer, trees(), 300, free=10**12).token_budget == 300
+
+
+def test_a_run_that_cannot_fit_says_what_to_change(tiny):
+    model = tiny(fresh=True).model.requires_grad_(True)
+    plan = memory_plan(Scorer(model), trees(), 0, free=1000)
+    assert plan.token_budget == 512 and not plan.fits
+    line = plan.line()
+    assert not line.ok and line.fatal and "largest part is" in line.text
+    crowded = replace(plan, terms={**plan.terms, "activations": 10**12})
+    assert "token_budget" in crowded.line().text
+    assert MemoryPlan({"weights": 10}, 0, 10, 512).fits, "what is there already needs no room"
+
+
+def test_the_cache_of_samples(tiny):
+    policy = tiny()
+    text = policy.model.config
+    one = 2 * text.num_hidden_layers * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * 8
+    assert sample_bytes(policy.model, 3, 50, 8) == 150 * one
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
