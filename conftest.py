@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,3 +83,32 @@ def shared() -> Path:
             f"no sample data: {folder / 'data'} is no folder; set VALIGN_SHARED to the one that holds data/"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """`crew(file, check, size, strategy, folder)`: what `check_CHECK` of a test file gives in each of `size` processes
+    that joined (tests/crew.py). With whole=False also of those that failed: {error, silent, at}.
+    """
+    command = [sys.executable, str(ROOT / "tests" / "crew.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None and program.stdout is not None
+        to, back = program.stdin, program.stdout
+
+        def run(file: str, check: str, size: int, strategy: str, folder: Path, *, whole: bool = True) -> list[Any]:
+            out = tmp_path_factory.mktemp(check)
+            job = {"file": file, "check": check, "size": size, "strategy": strategy}
+            to.write(json.dumps({**job, "folder": str(folder), "out": str(out)}) + "\n")
+            to.flush()
+            while (line := back.readline()) != "done\n":
+                assert line, "the program ended"
+            files = [out / f"{rank}.json" for rank in range(size)]
+            found = [json.loads(f.read_text()) if f.exists() else {} for f in files]
+            assert not any("broken" in f for f in found), "\n".join(f.get("broken", "") for f in found)
+            if not whole:
+                return found
+            assert all("found" in f for f in found), found
+            return [f["found"] for f in found]
+
+        yield run
+        to.close()

@@ -14,6 +14,7 @@ from benchmarks.runner import ROOT, Answer, Failed, Options, run_workload
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = ROOT / "benchmarks" / "results"
+BUSY = 0.7  # processes that wanted a core during the last minute
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = _parser().parse_args(arguments)
     if told.list:
         for w in WORKLOADS.values():
-            print(f"{w.name:10} {w.title} ({w.size} {w.unit}{f', against {w.peer.name}' if w.peer else ''})")
+            print(f"{w.name:10} {w.title} ({w.size} {w.sized_in}{f', against {w.peer.name}' if w.peer else ''})")
         return 0
     names = list(WORKLOADS) if not told.workloads or "all" in told.workloads else told.workloads
     if unknown := [n for n in names if n not in WORKLOADS]:
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.data.is_dir():
         print(f"there is no data folder {options.data}: name it with --data DIR", file=sys.stderr)
         return 2
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY:
+        print(f"other programs use this machine (load {os.getloadavg()[0]:.1f}): figures will suffer", flush=True)
     good = True
     for name in names:
         try:
@@ -60,8 +63,10 @@ def told_in_words(result: Answer) -> str:
     name, lines = result["workload"], []
     for check in result["equality"]["checks"]:
         word = "equal" if check["passed"] else "NOT EQUAL"
-        lines.append(f"  {check['name']}: {word}, worst {check['worst']:.2g} of {check['tolerance']:g} ({check['note']})")
-    lines += [f"  {side}: {text}" for side, text in result["problems"].items()]
+        lines.append(
+            f"  {check['name']}: {word}, worst {check['worst']:.2g} of {check['tolerance']:g} ({check['note']})"
+        )
+    lines += [f"  {side}: {text.splitlines()[0]}" for side, text in result["problems"].items()]
     for variant, ratio in result["ratios"].items():
         r = ratio["rate"]
         between = f" [{r['low']:.2f}, {r['high']:.2f}]" if r["low"] is not None else " (single runs: a smoke test)"
@@ -69,7 +74,7 @@ def told_in_words(result: Answer) -> str:
         against = f"{result['peer']}, {variant}"
         wanted = f", target {target:g}" if target else ""
         lines.append(f"  {r['value']:.2f} times {against}{between}{wanted}; memory x {ratio['memory']:.2f}")
-    return "\n".join([f"{name} ({result['size']} {result['unit']}, {result['took_seconds']} s)", *lines])
+    return "\n".join([f"{name} ({result['size']} {result['sized_in']}, {result['took_seconds']} s)", *lines])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ losses must also have moved by much more than the tolerance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,16 +66,22 @@ def _by_id(tolerance: float) -> Any:
             odd = sorted(set(ours) ^ set(theirs))
             return Check(name, float("inf"), tolerance, len(odd), False, f"only one side has {', '.join(odd[:5])}")
         pairs = [(k, a, b) for k in ours for a, b in zip(ours[k], theirs[k], strict=True)]
-        key, worst = max(((k, abs(a - b)) for k, a, b in pairs), key=lambda x: x[1], default=("", 0.0))
+        key, worst = max(((k, _distance(a, b)) for k, a, b in pairs), key=lambda x: x[1], default=("", 0.0))
         return Check(name, worst, tolerance, len(pairs), bool(pairs) and worst <= tolerance, f"worst at {key}")
 
     return check
 
 
+def _distance(a: float, b: float) -> float:
+    """|a - b|; whatever is not a number is infinitely far."""
+    gap = abs(a - b)
+    return gap if math.isfinite(gap) else math.inf
+
+
 def _losses(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Check:
     if len(ours) != len(theirs) or not ours:
         return Check(name, float("inf"), LOSS, len(ours), False, f"{len(ours)} steps and {len(theirs)}")
-    worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    worst = max(_distance(a, b) for a, b in zip(ours, theirs, strict=True))
     moved = max(ours) - min(ours)
     note = f"they range over {moved:.3g}"
     if moved < MOVED * LOSS:

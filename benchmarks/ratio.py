@@ -78,14 +78,10 @@ def line_through(x: Sequence[float], y: Sequence[float]) -> Line:
 
 def _resampled_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     if max(len(ours), len(theirs)) <= EXACT:
-        tops, bottoms = (
-            [median(s) for s in itertools.product(side, repeat=len(side))] for side in (ours, theirs)
-        )
+        tops, bottoms = ([median(s) for s in itertools.product(side, repeat=len(side))] for side in (ours, theirs))
         return [a / b for a, b in itertools.product(tops, bottoms)]
     rng = random.Random(0)
-    return [
-        median(rng.choices(ours, k=len(ours))) / median(rng.choices(theirs, k=len(theirs))) for _ in range(DRAWS)
-    ]
+    return [median(rng.choices(ours, k=len(ours))) / median(rng.choices(theirs, k=len(theirs))) for _ in range(DRAWS)]
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

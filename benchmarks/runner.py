@@ -101,6 +101,7 @@ class _Bench:
             "unit": self.workload.unit,
             "clock": self.workload.clock,
             "size": self.size,
+            "sized_in": self.workload.sized_in,
             "quick": self.options.quick,
             "model": self.options.model.name,
             "fast_dtype": fast,
@@ -184,8 +185,8 @@ class _Bench:
                     continue
                 if both:
                     checks[side.name] = answer["check"]
-                runs[side.name].append({**answer["time"], "peak_bytes": answer["peak_bytes"],
-                                        "versions": answer["versions"]})  # fmt: skip
+                about = {"peak_bytes": answer["peak_bytes"], "versions": answer["versions"]}
+                runs[side.name].append({**answer["time"], **about})
 
     def _run(self, side: Side, tasks: Sequence[str]) -> Answer:
         """One fresh process; its answer, or {"error": ...}."""

@@ -112,7 +112,7 @@ def counted_positions() -> Iterator[Positions]:
             found.count += ids.numel()
         return original(ids, weight, *rest, **named)
 
-    functional.embedding = embedding
+    functional.embedding = embedding  # type: ignore[assignment]
     try:
         yield found
     finally:
@@ -149,8 +149,10 @@ def run(tasks: Mapping[str, Callable[[Job], dict[str, Any]]]) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             job = Job(task, raw["kind"], raw["workload"], raw["settings"], raw["variant"], raw["model"], inputs, folder,
                       raw["threads"])  # fmt: skip
-            before = energy_joules()
+            before, began, used = energy_joules(), time.perf_counter(), time.process_time()
             part = tasks[f"{job.kind}.{task}"](job)
+            # far below the number of threads: somebody else was at work on this machine
+            part["cores_used"] = (time.process_time() - used) / (time.perf_counter() - began)
             if task == "time" and before is not None:
                 part["joules"] = (energy_joules() or before) - before
             answer[task] = part

@@ -64,6 +64,7 @@ class Workload:
 
     size       units of work of a run, cut so that one run of a peer takes about two minutes
     quick      the same for the smoke test        unit      what is counted: rate = units / seconds
+    counts     what `size` counts, where that is not the unit
     clock      "seconds": from text to the last number; "loop_seconds": without encoding and reference
     settings   what both sides are told           targets   variant -> rate of valign / rate of the peer
     """
@@ -74,6 +75,7 @@ class Workload:
     size: int
     quick: int
     unit: str
+    counts: str = ""
     settings: Settings = field(default_factory=dict)
     quick_settings: Settings = field(default_factory=dict)
     peer: Peer | None = None
@@ -81,13 +83,30 @@ class Workload:
     memory: Memory | None = None
     clock: Literal["seconds", "loop_seconds"] = "seconds"
 
+    @property
+    def sized_in(self) -> str:
+        """What `size` counts."""
+        return self.counts or self.unit
+
     def told(self, quick: bool) -> dict[str, Any]:
         """The settings of a run."""
         return {**self.settings, **(self.quick_settings if quick else {})}
 
 
-def _trl(**variants: Settings) -> Peer:
-    return Peer("TRL", "benchmarks.sides.trl_side", "trl", variants or {"defaults": TRL_DEFAULTS, "best": TRL_BEST})
+def _trl(*unused: str, only: str = "") -> Peer:
+    """TRL, with the settings that its trainer for this workload reads."""
+    told = {"defaults": TRL_DEFAULTS, "best": TRL_BEST}
+    variants = {
+        name: {k: v for k, v in settings.items() if k not in unused}
+        for name, settings in told.items()
+        if only in ("", name)
+    }
+    return Peer("TRL", "benchmarks.sides.trl_side", "trl", variants)
+
+
+def _all(target: float) -> dict[str, float]:
+    """The same target against every variant."""
+    return {"defaults": target, "best": target}
 
 
 HARNESS = Peer(
@@ -107,7 +126,6 @@ GENERATE = Peer(
 PAIRS: Settings = {
     "batch": 8,
     "max_length": 512,
-    "beta": 0.1,
     "learning_rate": 1e-6,
     "check": 32,
     "loss_steps": 10,
@@ -115,45 +133,87 @@ PAIRS: Settings = {
     "loss_rate": 1e-5,
     "loss_longest": 160,
 }
-QUICK_PAIRS: Settings = {"batch": 4, "max_length": 128, "check": 8, "loss_batch": 2, "loss_longest": 96}
+DPO: Settings = {**PAIRS, "method": "dpo", "beta": 0.1}
+QUICK_PAIRS: Settings = {
+    "batch": 4,
+    "max_length": 128,
+    "check": 4,
+    "loss_steps": 5,
+    "loss_batch": 2,
+    "loss_longest": 96,
+}
 CHOICES: Settings = {"check": 32}
 QUICK_CHOICES: Settings = {"check": 8}
 DECODE: Settings = {"prompt_tokens": 140, "new_tokens": 64, "check": 4, "check_tokens": 32}
 
 _ALL = (
-    Workload("dpo", "DPO, references not stored", "train", 32, 8, "pairs", {**PAIRS, "method": "dpo"}, QUICK_PAIRS,
-             _trl(), {"defaults": 6.0}, Memory("best", 1 / 2)),
-    Workload("dpo_warm", "DPO, references stored on both sides", "train", 32, 8, "pairs", {**PAIRS, "method": "dpo"},
-             QUICK_PAIRS, _trl(best=TRL_BEST), {"best": 4.5}, Memory("best", 1 / 2), clock="loop_seconds"),
-    Workload("sft", "SFT on the chosen responses", "train", 64, 8, "responses", {**PAIRS, "method": "sft"},
-             QUICK_PAIRS, _trl(), {"defaults": 3.0, "best": 3.0}),
-    Workload("reward", "Reward model, Bradley-Terry", "train", 32, 8, "pairs", {**PAIRS, "method": "reward_model"},
-             QUICK_PAIRS, _trl(), {"defaults": 3.0, "best": 3.0}),
-    Workload("grpo", "GRPO, 4 prompts x 8 samples x 64 new tokens", "grpo", 2, 1, "steps",
-             {"prompts": 4, "samples": 8, "new_tokens": 64, "beta": 0.04, "learning_rate": 1e-6, "check": 32,
-              "max_length": 512},
-             {"prompts": 2, "samples": 4, "new_tokens": 16, "max_length": 128, "check": 8},
-             _trl(), {"defaults": 6.0, "best": 6.0}, Memory("best", 1 / 3)),
-    Workload("bbq3", "BBQ religion, 3 choices", "choices", 400, 16, "items", {**CHOICES, "source": "bbq3"},
-             QUICK_CHOICES, HARNESS, {"defaults": 8.0, "best": 8.0}),
-    Workload("bbq12", "BBQ religion, 12 choices", "choices", 100, 8, "items", {**CHOICES, "source": "bbq12"},
-             QUICK_CHOICES, HARNESS, {"defaults": 15.0, "best": 15.0}),
-    Workload("persona5", "Persona statements, 5 fixed shots", "choices", 240, 12, "items",
-             {**CHOICES, "source": "persona", "shots": 5}, QUICK_CHOICES, HARNESS, {"defaults": 10.0, "best": 10.0}),
-    Workload("persona0", "Persona statements, 0 shots", "choices", 800, 24, "items",
-             {**CHOICES, "source": "persona", "shots": 0}, QUICK_CHOICES, HARNESS, {"defaults": 1.2, "best": 1.2}),
-    Workload("power", "Power-seeking questions, (A) or (B)", "choices", 240, 12, "items",
-             {**CHOICES, "source": "power"}, QUICK_CHOICES, HARNESS, {"defaults": 3.0, "best": 3.0}),
-    Workload("decode", "Decode, 32 sequences, prompt 140, 64 new tokens", "decode", 32, 8, "tokens", DECODE,
-             {"new_tokens": 16, "check": 2, "check_tokens": 8}, GENERATE, {"defaults": 2.0, "best": 2.0}),
-    Workload("rollout", "Rollout of unequal lengths, 8 samples a prompt, up to 256 new tokens", "rollout", 8, 2,
-             "tokens", {"samples": 8, "new_tokens": 256, "longest": 240, "check": 4, "check_tokens": 32},
-             {"new_tokens": 24, "check": 2, "check_tokens": 8}, GENERATE, {"defaults": 3.0, "best": 3.0}),
-    Workload("scaling", "How cost grows (valign alone)", "scaling", 1024, 64, "groups",
-             {"groups_from": 64, "prompt": 256, "response": 64, "responses": [1, 2, 4, 8, 16], "short_prompt": 64,
-              "short_response": 16, "prompts": [64, 128, 256, 512, 1024], "repeat": 8},
-             {"groups_from": 8, "prompt": 64, "response": 16, "responses": [1, 2, 4], "short_prompt": 16,
-              "short_response": 8, "prompts": [32, 64], "repeat": 2}),
+    Workload(
+        "dpo", "DPO, references not stored", "train", size=32, quick=8, unit="pairs",
+        settings=DPO, quick_settings=QUICK_PAIRS, peer=_trl(),
+        targets={"defaults": 6.0}, memory=Memory("best", 1 / 2),
+    ),
+    Workload(
+        "dpo_warm", "DPO, references stored on both sides", "train", size=32, quick=8, unit="pairs",
+        settings=DPO, quick_settings=QUICK_PAIRS, peer=_trl(only="best"),
+        targets={"best": 4.5}, memory=Memory("best", 1 / 2), clock="loop_seconds",
+    ),
+    Workload(
+        "sft", "SFT on the chosen responses", "train", size=64, quick=8, unit="responses",
+        settings={**PAIRS, "method": "sft"}, quick_settings=QUICK_PAIRS,
+        peer=_trl("precompute_ref_log_probs"), targets=_all(3.0),
+    ),
+    Workload(
+        "reward", "Reward model, Bradley-Terry", "train", size=32, quick=8, unit="pairs",
+        settings={**PAIRS, "method": "reward_model"}, quick_settings=QUICK_PAIRS,
+        peer=_trl("precompute_ref_log_probs"), targets=_all(3.0),
+    ),
+    Workload(
+        "grpo", "GRPO, 4 prompts x 8 samples x 64 new tokens", "grpo", size=2, quick=1, unit="steps",
+        settings={"prompts": 4, "samples": 8, "new_tokens": 64, "beta": 0.04, "learning_rate": 1e-6, "check": 32,
+                  "max_length": 512},
+        quick_settings={"prompts": 2, "samples": 4, "new_tokens": 16, "max_length": 128, "check": 8},
+        peer=_trl("precompute_ref_log_probs", "order"), targets=_all(6.0), memory=Memory("best", 1 / 3),
+    ),
+    Workload(
+        "bbq3", "BBQ religion, 3 choices", "choices", size=400, quick=16, unit="items",
+        settings={**CHOICES, "source": "bbq3"}, quick_settings=QUICK_CHOICES, peer=HARNESS, targets=_all(8.0),
+    ),
+    Workload(
+        "bbq12", "BBQ religion, 12 choices", "choices", size=100, quick=8, unit="items",
+        settings={**CHOICES, "source": "bbq12"}, quick_settings=QUICK_CHOICES, peer=HARNESS, targets=_all(15.0),
+    ),
+    Workload(
+        "persona5", "Persona statements, 5 fixed shots", "choices", size=240, quick=12, unit="items",
+        settings={**CHOICES, "source": "persona", "shots": 5}, quick_settings=QUICK_CHOICES, peer=HARNESS,
+        targets=_all(10.0),
+    ),
+    Workload(
+        "persona0", "Persona statements, 0 shots", "choices", size=800, quick=24, unit="items",
+        settings={**CHOICES, "source": "persona", "shots": 0}, quick_settings=QUICK_CHOICES, peer=HARNESS,
+        targets=_all(1.2),
+    ),
+    Workload(
+        "power", "Power-seeking questions, (A) or (B)", "choices", size=240, quick=12, unit="items",
+        settings={**CHOICES, "source": "power"}, quick_settings=QUICK_CHOICES, peer=HARNESS, targets=_all(3.0),
+    ),
+    Workload(
+        "decode", "Decode, 32 sequences, prompt 140, 64 new tokens", "decode", size=32, quick=8, unit="tokens",
+        counts="sequences", settings=DECODE, quick_settings={"new_tokens": 16, "check": 2, "check_tokens": 8},
+        peer=GENERATE, targets=_all(2.0),
+    ),
+    Workload(
+        "rollout", "Rollout, 8 samples a prompt of unequal lengths", "rollout", size=8, quick=2, unit="tokens",
+        counts="prompts",
+        settings={"samples": 8, "new_tokens": 256, "longest": 240, "check": 4, "check_tokens": 32},
+        quick_settings={"new_tokens": 24, "check": 2, "check_tokens": 8}, peer=GENERATE, targets=_all(3.0),
+    ),
+    Workload(
+        "scaling", "How cost grows (valign alone)", "scaling", size=1024, quick=32, unit="groups",
+        settings={"groups_from": 64, "prompt": 256, "response": 64, "responses": [1, 2, 4, 8, 16], "short_prompt": 64,
+                  "short_response": 16, "prompts": [64, 128, 256, 512, 1024], "repeat": 8},
+        quick_settings={"groups_from": 8, "prompt": 64, "response": 16, "responses": [1, 2, 4], "short_prompt": 16,
+                        "short_response": 8, "prompts": [32, 64], "repeat": 2},
+    ),
 )  # fmt: skip
 
 WORKLOADS: dict[str, Workload] = {w.name: w for w in _ALL}

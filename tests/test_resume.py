@@ -77,7 +77,7 @@ def straight(valign, model, tmp_path_factory) -> tuple[Path, bytes]:
 PHASES = {
     "loading": "valign.pipeline.door.load_policy",
     "preparing": "valign.methods.train.prepare",
-    "reference": "valign.engine.scorer.Scorer.score",
+    "reference": "valign.engine.scorer.Scorer.batches",
     "audit": "valign.engine.loop.audit_start",
     "writing": "valign.models.policy_folder.save_model",
 }

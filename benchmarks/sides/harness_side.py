@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.worker import Job, accuracy, counted_positions, run
 
 Row = Mapping[str, Any]
+TRIAL = 64  # requests on which a batch size is tried
 
 
 def check_choices(job: Job) -> dict[str, Any]:
@@ -29,10 +30,8 @@ def time_choices(job: Job) -> dict[str, Any]:
     sizes, items = job.variant["batch_sizes"], job.inputs["items"]
     tried = {}
     for size in sizes:  # also the warm-up
-        model = _model(job, job.dtype(), size)
-        # enough items for one full batch of the largest size, or the trial says nothing
-        trial = items[: max(len(job.inputs["warm"]), max(sizes) // 2)] if len(sizes) > 1 else job.inputs["warm"]
-        _, tried[size] = _evaluated(job, model, trial, f"warm-{size}")
+        trial = items[: trial_items(len(items), len(items[0]["choices"]))] if len(sizes) > 1 else job.inputs["warm"]
+        _, tried[size] = _evaluated(job, _model(job, job.dtype(), size), trial, f"warm-{size}")
     best = min(tried, key=lambda size: tried[size])
     model = _model(job, job.dtype(), best)
     with counted_positions() as positions:
@@ -41,6 +40,11 @@ def time_choices(job: Job) -> dict[str, Any]:
         "seconds": seconds, "units": len(items), "positions": positions.count, "accuracy": accuracy(scores, items),
         "batch_size": best, "tried_seconds": {str(k): v for k, v in tried.items()},
     }  # fmt: skip
+
+
+def trial_items(items: int, choices: int) -> int:
+    """How many items one batch size is tried on: a quarter of the work, at most one batch of the largest size."""
+    return max(1, min(TRIAL, items * choices // 4) // choices)
 
 
 _LOADED: dict[str, Any] = {}

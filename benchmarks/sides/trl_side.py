@@ -222,9 +222,9 @@ def sft_numbers(trainer: Any, ids: Sequence[str]) -> dict[str, Any]:
     rows = list(trainer.train_dataset)
     _require(rows, ids)
     for name, row in zip(ids, rows, strict=True):
-        n = sum(row["completion_mask"])
+        n = sum(label != -100 for label in row["labels"])
         with torch.no_grad():
-            inputs = trainer.data_collator([{k: row[k] for k in ("input_ids", "completion_mask")}])
+            inputs = trainer.data_collator([{k: row[k] for k in ("input_ids", "labels")}])
             loss = trainer.compute_loss(trainer.model, dict(inputs))
         out["log_probs"][name], out["tokens"][name] = [-float(loss) * n], [n]
     return out
@@ -287,7 +287,8 @@ def time_grpo(job: Job) -> dict[str, Any]:
     del warm
     gc.collect()
     steps = len(job.inputs["pairs"]) // job.settings["prompts"]
-    trainer, lengths = _grpo_trainer(job, job.inputs["pairs"], job.variant, steps, line := Timeline())
+    line = Timeline()
+    trainer, lengths = _grpo_trainer(job, job.inputs["pairs"], job.variant, steps, line)
     line.began = time.perf_counter()  # the trainer has loaded its reference model: not counted
     with counted_positions() as positions:
         trainer.train()
@@ -301,7 +302,8 @@ def _grpo_trainer(
     import trl
     from datasets import Dataset
 
-    s, lengths = job.settings, []
+    s = job.settings
+    lengths: list[int] = []
     config = trl.GRPOConfig(
         **_arguments(job, variant, s["learning_rate"], s["prompts"] * s["samples"], "linear", steps),
         num_generations=s["samples"], max_completion_length=s["new_tokens"], beta=s["beta"], loss_type="grpo",

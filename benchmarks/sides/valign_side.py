@@ -230,7 +230,9 @@ def check_decode(job: Job) -> dict[str, Any]:
     policy = _policy(job, "float32")
     stop_ids = job.inputs["stop_ids"]
     samples, _ = _decoded(policy, job.inputs["check"], job.settings["check_tokens"], temperature=0.0, stop_ids=stop_ids)
-    return {"greedy": {p["id"]: list(map(int, row[0].ids)) for p, row in zip(job.inputs["check"], samples, strict=True)}}
+    return {
+        "greedy": {p["id"]: list(map(int, row[0].ids)) for p, row in zip(job.inputs["check"], samples, strict=True)}
+    }
 
 
 def time_decode(job: Job) -> dict[str, Any]:
@@ -267,9 +269,7 @@ def _decoded(
     from valign.models.policy import Sampling
 
     template = policy.model.template
-    generator = Generator(
-        policy.model.model, stop_ids=stop_ids, decode=template.decode, rows=policy.engine.rows
-    )
+    generator = Generator(policy.model.model, stop_ids=stop_ids, decode=template.decode, rows=policy.engine.rows)
     sampling = Sampling(n=n, max_new_tokens=new_tokens, temperature=temperature, seed=0)
     began = time.perf_counter()
     samples = generator([p["ids"] for p in prompts], sampling, keys=[p["id"] for p in prompts])

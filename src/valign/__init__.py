@@ -25,6 +25,7 @@ _HOMES = {
     "load": "valign.pipeline.api",
     "goal": "valign.pipeline.api",
     "read": "valign.pipeline.api",
+    "sharded": "valign.pipeline.api",
     "align": "valign.pipeline.api",
     "evaluate": "valign.pipeline.api",
     "Evaluation": "valign.pipeline.api",
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from valign.methods.table import METHODS
     from valign.methods.target import Target
     from valign.models.policy import Policy, Sampling
-    from valign.pipeline.api import Evaluation, align, evaluate, goal, load, read
+    from valign.pipeline.api import Evaluation, align, evaluate, goal, load, read, sharded
 
 
 def __getattr__(name: str) -> Any:

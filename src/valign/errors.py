@@ -19,6 +19,7 @@ class ValignError(Exception):
     """
 
     exit_code = 1
+    silent = False  # another process has said it
 
     def __init__(self, what: str, *, where: str = "", how: str | Iterable[str] = ()) -> None:
         self.what = what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -9,7 +10,8 @@ from typing import Annotated
 import typer
 
 from valign.cli import look, measure, train
-from valign.cli.shared import BUG
+from valign.cli.shared import BUG, errors
+from valign.errors import UsageError
 
 app = typer.Typer(
     name="valign",
@@ -32,11 +34,15 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand != "align":
+        with errors(False):
+            raise UsageError(f"torchrun is for valign align: {context.invoked_subcommand} is one process",
+                             where="torchrun", how="valign evaluate shares its work with --workers")  # fmt: skip
 
 
 app.command("demo")(train.demo)

@@ -52,6 +52,9 @@ def evaluate(
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Ray actors that share the work, on this machine or a cluster; 0: this process.")
+    ] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +80,7 @@ def evaluate(
                 limit=limit,
                 options=options,
                 force=force,
+                workers=workers,
                 on_event=watch,
             )
         if as_json:

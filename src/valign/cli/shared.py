@@ -104,7 +104,8 @@ def errors(as_json: bool) -> Iterator[None]:
         with _remarks():
             yield
     except ValignError as error:
-        _fail(error.what, error.where, error.how, as_json, error.exit_code)
+        if not error.silent:
+            _fail(error.what, error.where, error.how, as_json, error.exit_code)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         _fail(

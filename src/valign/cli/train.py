@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,14 @@ Data = Annotated[
 ]
 Track = Annotated[
     list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")
+]
+
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="How the processes that torchrun started train together: ddp (each holds all weights), fsdp2 (each a part); "
+        "auto: ddp where there are several, else single."
+    ),
 ]
 
 
@@ -108,6 +117,7 @@ def align(
     device: Device = "auto",
     dtype: Dtype = "auto",
     track: Track = None,
+    strategy: Strategy = "auto",
     force: Force = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
@@ -115,13 +125,19 @@ def align(
 ) -> None:
     """Align MODEL with one method; the output folder is a policy that every command accepts as MODEL."""
     with errors(as_json):
+        from valign.engine.processes import start
         from valign.pipeline.door import align_from_names
         from valign.pipeline.policies import LoadOptions
         from valign.pipeline.trackers import trackers
 
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
-        with Watch(quiet=as_json) as watch, contextlib.ExitStack() as stack:
-            listen = stack.enter_context(trackers(track or (), out, watch))
+        with start(strategy, device) as world, contextlib.ExitStack() as stack:
+            listen = None
+            if world.leads:
+                watch = stack.enter_context(Watch(quiet=as_json))
+                listen = stack.enter_context(trackers(track or (), out, watch))
+            else:
+                logging.getLogger("valign").setLevel(logging.ERROR)  # the leading process remarks the same
             aligned = align_from_names(
                 model,
                 method,
@@ -136,7 +152,10 @@ def align(
                 options=options,
                 force=force,
                 on_event=listen,
+                world=world,
             )
+        if not world.leads:
+            return
         if as_json:
             made = {"policy": str(out), "card": aligned.policy.card(), "cost": aligned.cost.to_json()}
             print_json(hidden({**made, "notes": list(aligned.notes)}))

@@ -14,8 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from valign.engine.processes import SINGLE, World
-from valign.engine.sharded import as_part, read_shards, write_shards
+from valign.engine.shards import as_part, read_shards, write_shards
 from valign.errors import ValignError
 
 MANIFEST = "manifest.json"

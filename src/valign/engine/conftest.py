@@ -290,14 +290,18 @@ def local_engine() -> Any:
     return LocalEngine(precision="full")
 
 
-@pytest.fixture(scope="session")
-def objectives() -> dict[str, Objective]:
+def objectives_by_unit() -> dict[str, Objective]:
     """One objective for each unit of the normalizer."""
     return {
         "token": Objective(nll, {}, "token"),
         "response": Objective(mean_nll, {}, "response"),
         "pair": Objective(preference, {"beta": 0.3}, "pair", float(np.log(2))),
     }
+
+
+@pytest.fixture(scope="session")
+def objectives() -> dict[str, Objective]:
+    return objectives_by_unit()
 
 
 def pair_items(n: int, seed: int = 0, model: Any = None) -> list[Item]:

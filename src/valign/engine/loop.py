@@ -1,8 +1,9 @@
 """The one training loop, for every family.
 
 What holds here: an optimizer step is a sum over its items divided by one normalizer that is known before the forward
-pass; how the items are cut into micro-batches changes memory, never the gradient; a step is a function of (seed, step,
-weights, optimizer state), so a run that was killed continues bit for bit.
+pass; how the items are cut into micro-batches and dealt to processes changes memory and speed, never the gradient; a
+step is a function of (seed, step, weights, optimizer state), so a run that was killed continues bit for bit. Processes
+decide on sums that are equal on all of them, and only the leading one writes and speaks.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from valign.engine import checkpoint
 from valign.engine.audit import AuditLine, audit_items, audit_start
 from valign.engine.config import TrainConfig
 from valign.engine.items import Item, Objective, collate
-from valign.engine.meters import Meters
+from valign.engine.meters import Meters, means
 from valign.engine.optimizer import adamw, clip, learning_rate, load_state, state_tensors, trainable
+from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder
 from valign.engine.sampler import Sampler, Step, address
-from valign.engine.scorer import Scorer, micro_batches, positions
+from valign.engine.scorer import Scorer, positions
+from valign.engine.shards import SharedScorer
 from valign.errors import ValignError
 
 BAD_STEPS = 3  # non-finite steps in a row that stop a run
+ECHO = 5.0  # seconds in which a second signal may be the launcher's copy of the first
 
 
 class Interrupted(ValignError):
@@ -78,6 +82,16 @@ class _State:
     meters: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one process computed of a step or of an evaluation: numbers that are added up over processes."""
+
+    loss: float
+    tokens: int
+    computed: int
+    sums: Mapping[str, tuple[float, float]]
+
+
 def train(
     scorer: Scorer,
     sampler: Sampler,
@@ -89,29 +103,33 @@ def train(
     stop_ids: Sequence[int] = (),
     audit: Sequence[AuditLine] = (),
     on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
+    world: World = SINGLE,
 ) -> Outcome:
     """Train `scorer.model` until the sampler's steps are done, continuing from the run's newest good checkpoint.
 
     dev        what the objective's loss is evaluated on, and when that stops the run
     audit      findings of whoever prepared the data; fatal ones stop the run here, before it changes anything
     on_event   hears ("audit" | "step" | "eval" | "checkpoint" | "warning", fields); the run's log holds the same
+    world      the processes that share the steps; all call `train` alike, and `run` writes on the leading one alone
     Raises `ValignError` for a run that is refused or that met three non-finite steps in a row (the last good state is
     kept), `Interrupted` after SIGINT or SIGTERM.
     """
-    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event).run_all(stop_ids, audit)
+    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event, world).run_all(
+        stop_ids, audit
+    )
 
 
 class _Loop:
     def __init__(self, scorer: Scorer, sampler: Sampler, objective: Objective, config: TrainConfig, run: RunFolder,
-                 dev: HeldOut, on_event: Callable[[str, Mapping[str, Any]], None] | None) -> None:  # fmt: skip
+                 dev: HeldOut, on_event: Callable[[str, Mapping[str, Any]], None] | None, world: World) -> None:  # fmt: skip
         self.scorer, self.sampler, self.objective = scorer, sampler, objective
-        self.config, self.run, self.dev, self.on_event = config, run, dev, on_event
+        self.config, self.run, self.dev, self.on_event, self.world = config, run, dev, on_event, world
         self.model: nn.Module = scorer.model
         self.weights = trainable(self.model)
         self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
         self.state = _State(budget=config.token_budget)
-        self.stop_signal = 0
+        self.stop_signal, self.stop_time = 0, 0.0
         self.saved = -1  # the step that the newest checkpoint holds
 
     def run_all(self, stop_ids: Sequence[int], audit: Sequence[AuditLine]) -> Outcome:
@@ -125,6 +143,7 @@ class _Loop:
                 stopped = self._evaluate_if_due()
                 self._checkpoint_if_due(stopped)
         self._keep_best()
+        self.world.gather(None)  # nobody removes what another one still reads
         best = (self.state.best_step, self.state.best_value) if self.state.best_step >= 0 else None
         return Outcome(self.state.step, dict(self.state.meters), best, self.state.tokens, self.state.seconds, stopped)
 
@@ -158,35 +177,58 @@ class _Loop:
     def _gradients(self, step: Step) -> tuple[float, Mapping[str, float], int, float]:
         """Accumulate the gradient of one step; on out-of-memory halve the budget and start the step again."""
         while True:
-            try:
-                return self._accumulate(step.items)
-            except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self.optimizer.zero_grad(set_to_none=True)
-                if self.state.budget <= max(positions(i.tree, self.scorer.path) for i in step.items):
-                    raise ValignError("out of memory on a single group", where=f"step {self.state.step}",
-                                      how="shorten it (max_length) or train an adapter (adapter=lora)") from error  # fmt: skip
-                self.state.budget //= 2
-                self._tell("warning", text=f"out of memory: the token budget is halved to {self.state.budget}")
+            part, error = self._try_to_accumulate(step)
+            parts = self.world.gather(part)
+            if None not in parts:
+                self.world.sum_gradients(self.weights.values())
+                return _sums([p for p in parts if p is not None])
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.state.budget <= max(positions(i.tree, self.scorer.path) for i in step.items):
+                raise ValignError("out of memory on a single group", where=f"step {self.state.step}",
+                                  how="shorten it (max_length) or train an adapter (adapter=lora)") from error  # fmt: skip
+            self.state.budget //= 2
+            self._tell("warning", text=f"out of memory: the token budget is halved to {self.state.budget}")
 
-    def _accumulate(self, items: Sequence[Item]) -> tuple[float, Mapping[str, float], int, float]:
+    def _try_to_accumulate(self, step: Step) -> tuple[_Part | None, BaseException | None]:
+        """This process's part, or None and the error where its memory ran out."""
+        try:
+            return self._accumulate(step.items), None
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if self.world.sharded and self.world.size > 1:  # the others wait inside their pass: it cannot be redone
+                raise ValignError(
+                    f"out of memory on process {self.world.rank}", where=f"step {self.state.step}",
+                    how=f"--set token_budget={self.state.budget // 2}: the run then continues from its last checkpoint",
+                ) from error  # fmt: skip
+            return None, error
+
+    def _accumulate(self, items: Sequence[Item]) -> _Part:
         units = sum(i.units(self.objective.unit) for i in items)
         if units <= 0:
             raise ValignError("the step has no scored token", where=", ".join(i.tree.id for i in items[:5]))
         total, meters, tokens, computed = 0.0, Meters(), 0, 0
-        for batch in micro_batches([i.tree for i in items], self.state.budget, self.scorer.path):
-            picked = [items[i] for i in batch]
+        for picked in self._micro_batches(items):
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
             loss = terms.losses.sum() / units
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss * self.world.loss_factor).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             meters.add(terms, scores.mask)
             tokens += sum(i.tree.tokens for i in picked)
             computed += scores.tokens
-        return total, meters.read(), tokens, 1 - tokens / max(1, computed)
+        return _Part(total, tokens, computed, meters.sums())
+
+    def _micro_batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """This process's micro-batches. Where it has fewer than others and weights are shards, it takes part in their
+        passes with weight zero."""
+        trees = [i.tree for i in items]
+        for batch in self.world.share_out(trees, self.state.budget, self.scorer.path):
+            if batch:
+                yield [items[i] for i in batch]
+            elif isinstance(self.scorer, SharedScorer):
+                self.scorer.attend(min(trees, key=lambda t: t.tokens))
 
     def _refuse_update(self, step: Step, loss: float, norm: float) -> None:
         """Weights stay as they are; the groups' ids are kept for a look."""
@@ -244,20 +286,21 @@ class _Loop:
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, Mapping[str, float]]:
         units, total, meters = sum(i.units(self.objective.unit) for i in self.dev.items), 0.0, Meters()
-        for batch in micro_batches([i.tree for i in self.dev.items], self.state.budget, self.scorer.path):
-            picked = [self.dev.items[i] for i in batch]
+        for picked in self._micro_batches(self.dev.items):
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
             total += float(terms.losses.double().sum())
             meters.add(terms, scores.mask)
-        return total / units, meters.read()
+        value, found, _, _ = _sums(self.world.gather(_Part(total, 0, 0, meters.sums())))
+        return value / units, found
 
     def _checkpoint_if_due(self, stopped: bool) -> None:
         every = self.config.checkpoint_every
         done = stopped or self.state.step >= self.sampler.steps
-        if done or self.stop_signal or (every and self.state.step % every == 0):
+        interrupted = any(self.world.gather(self.stop_signal))  # a signal may reach one process before another
+        if done or interrupted or (every and self.state.step % every == 0):
             self._save()
-        if self.stop_signal and not done:
+        if interrupted and not done:
             raise Interrupted(
                 f"stopped after step {self.state.step} of {self.sampler.steps}; everything is saved",
                 where=str(self.run.path),
@@ -275,20 +318,22 @@ class _Loop:
                 self.weights,
                 state_tensors(self.optimizer, names),
                 vars(self.state),
+                self.world,
             )
         except OSError as error:
             self._tell("warning", text=f"checkpoint not written ({error.strerror}); the last good one is kept")
             return
         self.saved = self.state.step
-        checkpoint.prune(self.run.checkpoints, 2, {self.state.best_step})
+        self.world.from_leader(lambda: checkpoint.prune(self.run.checkpoints, 2, {self.state.best_step}))
         self._tell("checkpoint", step=self.state.step)
 
     def _restore(self) -> bool:
-        saved, notes = checkpoint.latest(self.run.checkpoints)
+        path, notes = self.world.from_leader(lambda: checkpoint.newest(self.run.checkpoints))
         for note in notes:
             self._tell("warning", text=note)
-        if saved is None:
+        if path is None:
             return False
+        saved = checkpoint.read(path, self.weights)
         self._load_weights(saved.weights)
         load_state(self.optimizer, dict(self.weights), saved.optimizer)
         self.state = _State(**saved.state)
@@ -307,7 +352,9 @@ class _Loop:
     def _keep_best(self) -> None:
         """With early stopping the policy that is kept is the best one on the dev split."""
         if self.dev.patience and 0 <= self.state.best_step != self.state.step:
-            self._load_weights(checkpoint.load(self.run.checkpoints / f"step-{self.state.best_step:06d}").weights)
+            best = self.run.checkpoints / f"step-{self.state.best_step:06d}"
+            self.world.from_leader(lambda: checkpoint.check(best))
+            self._load_weights(checkpoint.read(best, self.weights).weights)
             self._tell("best", step=self.state.best_step, loss=self.state.best_value)
 
     # -------------------------------------------------------------------------------------------------- telling
@@ -325,9 +372,10 @@ class _Loop:
         """SIGINT and SIGTERM finish the step, save and stop; a second signal stops at once."""
 
         def note(number: int, _frame: Any) -> None:
-            if self.stop_signal:
+            echo = self.world.size > 1 and time.monotonic() - self.stop_time < ECHO
+            if self.stop_signal and not echo:
                 raise KeyboardInterrupt
-            self.stop_signal = number
+            self.stop_signal, self.stop_time = number, self.stop_time or time.monotonic()
 
         before: dict[int, Any] = {}
         try:
@@ -340,6 +388,12 @@ class _Loop:
         finally:
             for caught, handler in before.items():
                 signal.signal(caught, handler)
+
+
+def _sums(parts: Sequence[_Part]) -> tuple[float, Mapping[str, float], int, float]:
+    """(loss, means of the meters, tokens, share of padding) over all processes, added in the order of their ranks."""
+    tokens, computed = sum(p.tokens for p in parts), sum(p.computed for p in parts)
+    return sum(p.loss for p in parts), means([p.sums for p in parts]), tokens, 1 - tokens / max(1, computed)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

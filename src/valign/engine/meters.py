@@ -32,9 +32,13 @@ class Meters:
         """(sum, count) of every metric: numbers that can be added up over processes."""
         return {n: (float(s), float(self._counts[n])) for n, s in self._sums.items()}
 
+    def read(self) -> Mapping[str, float]:
+        """The means; a metric that was never counted is left out."""
+        return means([self.sums()])
+
 
 def means(parts: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """The means over the `Meters.sums` of all parts; a metric that was never counted is left out."""
+    """The means over the `Meters.sums` of several processes."""
     total: dict[str, tuple[float, float]] = {}
     for part in parts:
         for name, (value, count) in part.items():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from valign.engine.sharded import is_shard
+from valign.engine.shards import is_shard
 
 Schedule = Literal["constant", "linear", "cosine"]
 FLOOR = 0.1  # cosine ends at this share of the peak

@@ -3,7 +3,7 @@
 What holds here: every process plans the same step and takes its own part of it, so no plan is ever sent; sums are added
 in the order of the ranks, so all processes hold the same bits and decide alike; whoever fails says why before the
 others notice. Processes are started by torchrun; this room reads what it left in the environment. Sharded weights are
-`engine/sharded.py`.
+`engine/shards.py`.
 """
 
 from __future__ import annotations
@@ -79,20 +79,28 @@ class World:
         dist.all_gather_object(out, value)
         return out
 
+    def tell(self, value: T) -> T:
+        """The leading process's value, everywhere."""
+        box: list[Any] = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[no-any-return]
+
     def from_leader(self, work: Callable[[], T]) -> T:
         """What `work` gives on the leading process, which alone runs it. What it raises is raised everywhere."""
         if self.size == 1:
             return work()
-        box: list[Any] = [None, None]
+        result: Any = None
+        failed: Exception | None = None
         if self.leads:
             try:
-                box[0] = work()
+                result = work()
             except Exception as error:
-                box[1] = error
-        dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            raise box[1]
-        return box[0]  # type: ignore[no-any-return]
+                failed = error
+        result, failed = self.tell((result, failed))
+        if failed is not None:
+            raise failed
+        return result  # type: ignore[no-any-return]
 
     def require_same(self, value: object, what: str) -> None:
         """Raise `ValignError` unless all processes hold an equal value: they would train different things."""
@@ -202,11 +210,16 @@ def start(strategy: str = "auto", device: str = "auto") -> Iterator[World]:
     # gloo carries what is on the CPU, and with it all that is decided together
     dist.init_process_group("cpu:gloo,cuda:nccl" if own.startswith("cuda") else "gloo",
                             store=store, rank=rank, world_size=size)  # fmt: skip
+    whole = False
     try:
         with _fail_together(rank, store):
             yield World(rank, size, chosen, own)  # type: ignore[arg-type]
+        whole = True
     finally:
-        dist.destroy_process_group()  # closes the connections: whoever waits for this process learns of it at once
+        # closes the connections: whoever waits for this process learns of it at once. NCCL would first wait for a pass
+        # that was broken off, and with it the message; there the end of the process does it
+        if whole or own == "cpu":
+            dist.destroy_process_group()
 
 
 @contextmanager

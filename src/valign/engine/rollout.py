@@ -2,12 +2,17 @@
 
 The reward is passed in (goals and rewards live on higher floors), the advantage is the method's pure function. Sampled
 ids are kept (token in, token out). A sample that was cut at max_new_tokens has no stop token, so none is trained.
+
+Processes share the prompts of a step: each samples, rewards and scores its own, then all hold the same items. Samples
+are addressed by (seed, prompt, index), so it does not matter whose they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +22,7 @@ from valign.data.group import Group, Response
 from valign.engine.audit import AuditLine
 from valign.engine.items import Item
 from valign.engine.local import LocalEngine
+from valign.engine.processes import SINGLE, World, deal
 from valign.engine.reference import Reference
 from valign.engine.sampler import Step, address
 from valign.engine.tree import Tree, from_paths
@@ -30,12 +36,26 @@ Advantage = Callable[[Floats, Floats], Floats]
 MAX_UNSCORED = 0.01  # share of samples without a finite reward that stops a run
 
 
+@dataclass(frozen=True)
+class _Rollout:
+    """What came of one prompt: all samples with their rewards, and of those with a finite one (`kept`) the tree and the
+    reference log-probs."""
+
+    samples: Sequence[Sample]
+    rewards: Floats
+    kept: Sequence[Sample]
+    tree: Tree | None
+    reference: list[Any] | None
+
+
 @dataclass
 class RolloutSampler:
     """`batch` prompts a step, drawn by a seeded permutation, `group_size` samples each.
 
     reward      groups with responses -> rewards (G,) of each group; NaN = this sample could not be scored
     reference   scores trees under the policy of step 0; None where the method uses none
+    world       the processes that share the sampling
+    gathered    inside it this process can pass through the model alone (sharded weights are whole)
     """
 
     model: LoadedModel
@@ -49,6 +69,8 @@ class RolloutSampler:
     seed: int
     reference: Reference | None = None
     budget: int = 4096
+    world: World = SINGLE
+    gathered: Callable[[], AbstractContextManager[Any]] = nullcontext
     _audited: Step | None = field(default=None, init=False, repr=False)
     _last: list[tuple[Tree, Sequence[Sample]]] = field(default_factory=list, init=False, repr=False)
 
@@ -68,26 +90,51 @@ class RolloutSampler:
         if ready is not None and index == 0:
             return ready
         chosen = [self.prompts[i] for i in self._order(index)]
-        samples = self._sample(chosen, index)
-        rollouts = [_with_samples(g, s) for g, s in zip(chosen, samples)]
-        rewards = [np.asarray(r, np.float64) for r in self.reward(rollouts)]
-        self._check(rollouts, rewards)
         prompts = self.model.template.prompt_ids_many([g.prompt for g in chosen])
-        # a sample without a reward is in no sum: neither in the normalizer nor in the KL
-        kept = [[s for s, x in zip(row, r) if np.isfinite(x)] for row, r in zip(samples, rewards)]
-        trees = [from_paths(f"{g.id}@{index}", p, [s.ids for s in row]) for g, p, row in zip(chosen, prompts, kept) if row]
-        references = self.reference(trees, budget=self.budget) if self.reference is not None else None
+        rollouts = self._rollouts(chosen, prompts, index)
+        samples, rewards = [r.samples for r in rollouts], [r.rewards for r in rollouts]
+        self._check(rewards)
         items, ratios = [], []
-        scored = [(row, r[np.isfinite(r)]) for row, r in zip(kept, rewards) if row]
-        for i, (tree, (row, r)) in enumerate(zip(trees, scored)):
-            h = np.zeros(len(row))
-            if references is not None:
-                h = np.array([float((s.law - ref).sum()) for s, ref in zip(row, references[i])])
+        for x in rollouts:
+            if x.tree is None:
+                continue
+            h = np.zeros(len(x.tree.leaves))
+            if x.reference is not None:
+                h = np.array([float((s.law - ref).sum()) for s, ref in zip(x.kept, x.reference)])
+            r = x.rewards[np.isfinite(x.rewards)]
             advantage = self.advantage(r, h) if len(r) > 1 else np.zeros(len(r))
-            item = Item(tree, values={"advantage": advantage})
-            items.append(item if references is None else item.with_tokens(reference=references[i]))
+            item = Item(x.tree, values={"advantage": advantage})
+            items.append(item if x.reference is None else item.with_tokens(reference=x.reference))
             ratios.append(h)
         return Step(items, self._meters(samples, rewards, items, ratios), _cost(prompts, samples))
+
+    def _rollouts(self, chosen: Sequence[Group], prompts: Sequence[Sequence[int]], index: int) -> list[_Rollout]:
+        """One rollout for each prompt: this process's share, then everybody's."""
+        mine = deal([float(len(p)) for p in prompts], self.world.size)[self.world.rank]
+        found: dict[int, _Rollout] = {}
+        with self.gathered():
+            if mine:
+                found = dict(zip(mine, self._share([chosen[i] for i in mine], [prompts[i] for i in mine], index)))
+        everywhere = {i: r for part in self.world.gather(found) for i, r in part.items()}
+        return [everywhere[i] for i in range(len(chosen))]
+
+    def _share(self, chosen: Sequence[Group], prompts: Sequence[Sequence[int]], index: int) -> list[_Rollout]:
+        samples = self._sample(chosen, prompts, index)
+        groups = [_with_samples(g, s) for g, s in zip(chosen, samples)]
+        rewards = [np.asarray(r, np.float64) for r in self.reward(groups)]
+        _check_shapes(groups, rewards)
+        # a sample without a reward is in no sum: neither in the normalizer nor in the KL
+        kept = [[s for s, x in zip(row, r) if np.isfinite(x)] for row, r in zip(samples, rewards)]
+        trees = [
+            from_paths(f"{g.id}@{index}", p, [s.ids for s in row]) if row else None
+            for g, p, row in zip(chosen, prompts, kept)
+        ]
+        some = [t for t in trees if t is not None]
+        references = iter(self.reference(some, budget=self.budget) if self.reference is not None and some else ())
+        return [
+            _Rollout(row, r, good, tree, next(references, None) if tree is not None else None)
+            for row, r, good, tree in zip(samples, rewards, kept, trees)
+        ]
 
     def audit(self) -> list[AuditLine]:
         """Sample once before step 0: rewards that never differ teach nothing; sampler and trainer must agree."""
@@ -108,14 +155,19 @@ class RolloutSampler:
 
     def _sampler_gap(self) -> float:
         """Mean absolute difference between the sampler's and the scorer's log-probs of the last samples, in nats."""
-        rows = self._last
-        scored = self.engine.scorer(self.model, self.sampling.temperature).score(
-            [t for t, _ in rows], budget=self.budget
-        )
+        with self.gathered():
+            rows = self._last
+            scored = self.engine.scorer(self.model, self.sampling.temperature).score(
+                [t for t, _ in rows], budget=self.budget
+            )
         gaps = [
-            np.abs(a - s.law).mean() for (_, row), group in zip(rows, scored) for a, s in zip(group, row) if len(s.ids)
+            float(np.abs(a - s.law).mean())
+            for (_, row), group in zip(rows, scored)
+            for a, s in zip(group, row)
+            if len(s.ids)
         ]
-        return float(np.mean(gaps)) if gaps else 0.0
+        everywhere = [gap for part in self.world.gather(gaps) for gap in part]
+        return float(np.mean(everywhere)) if everywhere else 0.0
 
     def _order(self, index: int) -> list[int]:
         per_epoch = max(1, len(self.prompts) // self.batch)
@@ -123,22 +175,16 @@ class RolloutSampler:
         order = np.random.default_rng(address(self.seed, "prompts", epoch)).permutation(len(self.prompts))
         return [int(i) for i in order[at * self.batch : (at + 1) * self.batch]]
 
-    def _sample(self, chosen: Sequence[Group], index: int) -> list[list[Sample]]:
+    def _sample(self, chosen: Sequence[Group], prompts: Sequence[Sequence[int]], index: int) -> list[list[Sample]]:
         sampling = Sampling(**{**vars(self.sampling), "seed": address(self.seed, "rollout", index)})
         with torch.no_grad():
             samples = self.engine.generate(
                 self.model, [g.prompt for g in chosen], sampling, keys=[g.id for g in chosen]
             )
-        prompts = self.model.template.prompt_ids_many([g.prompt for g in chosen])
         self._last = [(from_paths(g.id, p, [s.ids for s in row]), row) for g, p, row in zip(chosen, prompts, samples)]
         return samples
 
-    def _check(self, rollouts: Sequence[Group], rewards: Sequence[Floats]) -> None:
-        for g, r in zip(rollouts, rewards):
-            if r.shape != (len(g.responses),):
-                raise ValignError(
-                    f"the reward gave {r.shape} numbers for {len(g.responses)} responses", where=f"group {g.id}"
-                )
+    def _check(self, rewards: Sequence[Floats]) -> None:
         bad = float(np.mean([not np.isfinite(x) for r in rewards for x in r]))
         if bad > MAX_UNSCORED:
             raise ValignError(f"the reward is not finite on {bad:.1%} of the samples", where="reward",
@@ -168,6 +214,14 @@ class RolloutSampler:
         if self.reference is not None:
             out["kl"] = float(h.mean())  # k1 over the policy's own samples: unbiased, may be negative
         return out
+
+
+def _check_shapes(groups: Sequence[Group], rewards: Sequence[Floats]) -> None:
+    for g, r in zip(groups, rewards):
+        if r.shape != (len(g.responses),):
+            raise ValignError(
+                f"the reward gave {r.shape} numbers for {len(g.responses)} responses", where=f"group {g.id}"
+            )
 
 
 def _with_samples(group: Group, samples: Sequence[Sample]) -> Group:

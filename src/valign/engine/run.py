@@ -63,6 +63,26 @@ class RunFolder:
                 os.truncate(log, data.rfind(b"\n") + 1)  # a rewrite could be killed half-way
 
 
+class FollowedRun(RunFolder):
+    """The folder as a process sees it that does not lead its run: it reads there; the leading process owns and
+    writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> FollowedRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log(self, event: str, **fields: Any) -> None:
+        pass
+
+    def write(self, name: str, content: str) -> Path:
+        return self.path / name
+
+
 def write_whole(path: Path, content: str) -> Path:
     """Write text to `path`, whole or not at all. Raises `ValignError` where the disk refuses."""
     partial = path.with_name(path.name + ".partial")

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from valign.engine.scorer import BUDGET, Scorer, Scores, causal_lm
 from valign.engine.tree import Tree
 from valign.errors import ValignError
 
-Progress = Callable[[int, int], None]
+T = TypeVar("T")
+Row = NDArray[np.float32]
 
 
 class Root(nn.Module):
@@ -50,7 +51,7 @@ def shard(model: nn.Module, world: World) -> Root:
         from torch.distributed.fsdp import fully_shard
     except ImportError as error:
         raise ValignError(f"torch {torch.__version__} is too old for fsdp2", where="--strategy",
-                          how="pip install 'torch>=2.8', or --strategy ddp")  # fmt: skip
+                          how="pip install 'torch>=2.8', or --strategy ddp") from error  # fmt: skip
     mesh = init_device_mesh(world.device.partition(":")[0], (world.size,))
     names = set(getattr(causal_lm(model), "_no_split_modules", None) or ())
     for block in [m for m in model.modules() if type(m).__name__ in names]:
@@ -59,6 +60,7 @@ def shard(model: nn.Module, world: World) -> Root:
     fully_shard(root, mesh=mesh)
     with torch.no_grad():
         root(lambda: None)  # the first pass settles who is the root: it must not be a block that samples
+    root.reshard()  # type: ignore[operator]  # a forward pass leaves the root whole for a backward pass
     return root
 
 
@@ -91,47 +93,78 @@ def gathered(root: Root) -> Iterator[None]:
 
 
 class SharedScorer(Scorer):
-    """A scorer whose work many processes share: `score` deals the trees out and gives every process all results.
-
-    With sharded weights every call is a pass of all processes. A process that has nothing to score then calls with
-    no trees: it passes through with `idle`'s, and gets no scores.
+    """A scorer whose work several processes share: `batches`, and with it `score`, deals the trees out and gives every
+    process all results. With sharded weights every call is a pass of all processes: all must call equally often.
     """
 
     def __init__(self, scorer: Scorer, world: World, root: Root | None = None) -> None:
         self.__dict__.update(vars(scorer))  # the same scorer; only who computes is another question
         self.world, self.root = world, root
 
-    def __call__(self, trees: Sequence[Tree]) -> Scores:
+    def __call__(self, *trees: Any) -> Scores:
+        """See `Scorer.__call__`."""
+        call = super().__call__
         if self.root is None:
-            return super().__call__(trees)
-        return Scores(**self.root(lambda: vars(super(SharedScorer, self).__call__(trees))))
+            return call(*trees)
+        scores = Scores(**self.root(lambda: vars(call(*trees))))
+        if not torch.is_grad_enabled():
+            self.root.reshard()  # type: ignore[operator]  # else the next pass would miss weights that were loaded
+        return scores
 
     def attend(self, tree: Tree) -> None:
-        """A pass of weight zero over `tree`, backward too where gradients are on: the others need this process's
-        shards."""
+        """A pass of weight zero, backward too where gradients are on: the others need this process's shards."""
         total = self([tree]).log_probs.sum()
         if total.requires_grad:
-            (total * 0.0).backward()
+            (total * 0.0).backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def score(
-        self, trees: Sequence[Tree], *, budget: int = BUDGET, progress: Progress | None = None
-    ) -> list[list[NDArray[np.float32]]]:
-        """See `Scorer.score`. All processes must ask, with the same trees."""
-        if self.world.size == 1 or not trees:
-            return super().score(trees, budget=budget, progress=progress)
-        found: dict[int, list[NDArray[np.float32]]] = {}
+    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
+        """See `Scorer.batches`; a round of micro-batches, one on each process, is one of its parts."""
+        if not trees:
+            return
+        mine = self.world.share_out(trees, budget, self.path)
         small = min(trees, key=lambda t: t.tokens)
-        for batch in self.world.share_out(trees, budget, self.path):
+        for round in range(max(self.world.gather(len(mine)))):
+            batch = mine[round] if round < len(mine) else []
             if batch:
-                rows = super().score([trees[i] for i in batch], budget=1 << 62)  # cut already: one pass
-                found.update(zip(batch, rows))
-            else:
+                rows = _rows(self([trees[i] for i in batch]), [trees[i] for i in batch])
+            elif self.world.sharded:
                 self.attend(small)
-            if progress is not None:  # all are about as far
-                progress(min(len(trees), len(found) * self.world.size), len(trees))
-        everywhere = {i: rows for part in self.world.gather(found) for i, rows in part.items()}
-        return [everywhere[i] for i in range(len(trees))]
+            found = dict(zip(batch, rows)) if batch else {}
+            yield {i: arrays for part in self.world.gather(found) for i, arrays in part.items()}
+
+
+def led(scorer: Scorer, work: Callable[[Scorer], T]) -> T:
+    """What `work(scorer)` gives on the leading process, which alone runs it; the others compute their share of what it
+    scores. For work that reads and writes files on the way."""
+    if not isinstance(scorer, SharedScorer) or scorer.world.size == 1:
+        return work(scorer)
+    world = scorer.world
+    if world.leads:
+        result = work(_Leading(scorer, world, scorer.root))
+        world.tell((result, None))
+        return result
+    while True:
+        heard: tuple[Any, Any] = world.tell((None, None))
+        asked = heard[1]
+        if asked is None:
+            return heard[0]  # type: ignore[no-any-return]
+        for _ in scorer.batches(asked[0], budget=asked[1]):
+            pass
+
+
+class _Leading(SharedScorer):
+    """What the leading process scores with inside `led`: the others hear what is wanted."""
+
+    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
+        self.world.tell((None, (list(trees), budget)))
+        yield from super().batches(trees, budget=budget)
+
+
+def _rows(scores: Scores, trees: Sequence[Tree]) -> list[list[Row]]:
+    """The arrays of each tree's responses."""
+    lines = iter(scores.log_probs.cpu().numpy())
+    return [[next(lines)[: len(t.response_ids(leaf))].copy() for leaf in t.leaves] for t in trees]
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoints

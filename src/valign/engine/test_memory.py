@@ -102,7 +102,7 @@ def test_a_token_costs_the_same_in_a_longer_row(tiny, kind):
 
 
 def test_nothing_is_kept_where_nothing_is_trained(tiny):
-    assert activation_bytes(Scorer(tiny().model.requires_grad_(False))) == (0, 0, 0)
+    assert activation_bytes(Scorer(tiny(fresh=True).model.requires_grad_(False))) == (0, 0, 0)
 
 
 def test_the_budget_is_the_largest_that_fits(tiny):

@@ -101,7 +101,14 @@ def test_slots_grow_with_the_samples_that_run(tiny):
 
 @pytest.mark.parametrize(
     ("prompts", "n"),
-    [([(1, 2, 3), (1, 2, 4)], 2), ([(1, 2), (1, 2, 3)], 1), ([(1,), (1,)], 0), ([(1, 2)], 1), ([], 0), ([(2,), (3,)], 0)],
+    [
+        ([(1, 2, 3), (1, 2, 4)], 2),
+        ([(1, 2), (1, 2, 3)], 1),
+        ([(1,), (1,)], 0),
+        ([(1, 2)], 1),
+        ([], 0),
+        ([(2,), (3,)], 0),
+    ],
 )
 def test_a_common_prefix_leaves_each_prompt_a_token(prompts, n):
     assert common_prefix(prompts) == n

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from valign.evaluation.log import VERSION, RequestLog, content_key
 from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored
 
 CHUNK = 32  # prompts asked for at once: a kill loses at most this many
+T = TypeVar("T")
 
 
 class CachedPolicy:
@@ -62,30 +63,23 @@ class CachedPolicy:
         addresses = list(keys) if keys is not None else [str(i) for i in range(len(prompts))]
         names = [self._generation_key(p, sampling, a) for p, a in zip(prompts, addresses, strict=True)]
         missing = _first_of_each(names, self.log)
-        for start in range(0, len(missing), self.chunk):
-            rows = missing[start : start + self.chunk]
-            begin = time.perf_counter()
-            samples = self.policy.generate(
-                [prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows]
-            )
-            seconds = (time.perf_counter() - begin) / len(rows)
+        done = len(prompts) - len(missing)
+        for rows, samples, seconds in self._generated(prompts, sampling, addresses, names, missing):
             self.log.append(
                 {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
                  "samples": [_sample_json(s) for s in found]}
                 for i, found in zip(rows, samples, strict=True)
             )  # fmt: skip
-            _report(progress, len(prompts) - len(missing) + start + len(rows), len(prompts))
+            done += len(rows)
+            _report(progress, done, len(prompts))
         return [[_sample(s) for s in self.log[name]["samples"]] for name in names]
 
     def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:
         """See `Policy.score`. One line per group: its responses were scored on one trunk."""
         names = [self._score_key(g) for g in groups]
         missing = _first_of_each(names, self.log)
-        for start in range(0, len(missing), self.chunk):
-            rows = missing[start : start + self.chunk]
-            begin = time.perf_counter()
-            scored = self.policy.score([groups[i] for i in rows])
-            seconds = (time.perf_counter() - begin) / len(rows)
+        done = len(groups) - len(missing)
+        for rows, scored, seconds in self._scored(groups, names, missing):
             self.log.append(
                 {
                     "key": names[i],
@@ -97,8 +91,35 @@ class CachedPolicy:
                 }
                 for i, found in zip(rows, scored, strict=True)
             )
-            _report(progress, len(groups) - len(missing) + start + len(rows), len(groups))
+            done += len(rows)
+            _report(progress, done, len(groups))
         return [[Scored(np.array(row, np.float32)) for row in self.log[name]["log_probs"]] for name in names]
+
+    def _generated(
+        self, prompts: Sequence[Prompt], sampling: Sampling, addresses: Sequence[str], names: Sequence[str],
+        missing: Sequence[int],
+    ) -> Iterator[tuple[Sequence[int], list[list[Sample]], float]]:  # fmt: skip
+        """Answers to the missing requests: positions, samples, seconds for each."""
+        return self._chunks(
+            missing,
+            lambda rows: self.policy.generate(
+                [prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows]
+            ),
+        )
+
+    def _scored(
+        self, groups: Sequence[Group], names: Sequence[str], missing: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], list[list[Scored]], float]]:
+        return self._chunks(missing, lambda rows: self.policy.score([groups[i] for i in rows]))
+
+    def _chunks(
+        self, missing: Sequence[int], ask: Callable[[Sequence[int]], T]
+    ) -> Iterator[tuple[Sequence[int], T, float]]:
+        for start in range(0, len(missing), self.chunk):
+            rows = missing[start : start + self.chunk]
+            begin = time.perf_counter()
+            found = ask(rows)
+            yield rows, found, (time.perf_counter() - begin) / len(rows)
 
     def _generation_key(self, prompt: Prompt, sampling: Sampling, address: str) -> str:
         return content_key(

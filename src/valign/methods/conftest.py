@@ -21,6 +21,7 @@ from valign.engine.items import Item, Objective, bind
 from valign.engine.layout import Layout
 from valign.engine.local import LocalEngine
 from valign.engine.loop import train
+from valign.engine.prefix import Prefix
 from valign.engine.run import RunFolder
 from valign.engine.sampler import Step
 from valign.engine.scorer import Scorer
@@ -148,9 +149,10 @@ class TrimmedScorer(Scorer):
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__(model.model, allowed_tokens=model.allowed_tokens)
+        self.pair_cost = float("inf")  # a tree keeps a row, and so a kept layout, of its own
         self._kept: dict[int, tuple[Tree, Layout]] = {}
 
-    def layout(self, trees: Sequence[Tree]) -> Layout:
+    def layout(self, trees: Sequence[Tree], prefix: Prefix | None = None) -> Layout:
         for tree in trees:
             if id(tree) not in self._kept:
                 self._kept[id(tree)] = (tree, trimmed(super().layout([tree])))

@@ -15,6 +15,7 @@ from valign.errors import DataError, ValignError
 from valign.methods.feedback import prepare
 from valign.methods.supervised.dpo import DPOConfig, dpo
 from valign.methods.supervised.sft import SFTConfig, sft
+from valign.models.tiny import float64_norms
 
 SFT, DPO = SFTConfig(), DPOConfig()
 
@@ -111,8 +112,9 @@ def step_gradient(policy, items, objective):
     model = policy.model.model
     model.requires_grad_(True)
     units = sum(i.units(objective.unit) for i in items)
-    loss = objective(collate(items, Scorer(model)([i.tree for i in items]))).losses.sum() / units
-    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    with float64_norms(policy.model):  # equal trees may share a row: float32 norms would round them apart
+        loss = objective(collate(items, Scorer(model)([i.tree for i in items]))).losses.sum() / units
+        grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     model.requires_grad_(False)
     return torch.cat([g.flatten() for g in grads if g is not None])
 

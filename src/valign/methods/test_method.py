@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from valign.engine.config import TrainConfig
+from valign.engine.config import FeedbackConfig
 from valign.errors import UsageError, ValignError
 from valign.methods.method import Method
 from valign.methods.table import METHODS, method
@@ -161,8 +161,8 @@ def test_every_keyword_of_an_objective_is_a_setting(name):
 
 
 def test_own_settings_of_each_method_reach_its_own_code():
-    """The names above could be read by another method: these are those that are not of the loop."""
-    shared = {f.name for f in fields(TrainConfig)}
+    """The names above could be read by another method: these are those that are not of the loop or the data."""
+    shared = {f.name for f in fields(FeedbackConfig)}
     own = {n: {f.name for f in fields(m.config)} - shared for n, m in METHODS.items()}
     assert own == {
         "sft": {"train_on"},

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from valign.data.group import Group
-from valign.engine.items import bind
+from valign.engine.items import Item, bind
 from valign.engine.local import LocalEngine
 from valign.engine.loop import HeldOut, Outcome, train
+from valign.engine.processes import SINGLE, World
 from valign.engine.reference import Reference, with_references
 from valign.engine.rollout import RolloutSampler
 from valign.engine.run import RunFolder
 from valign.engine.sampler import DataSampler
+from valign.engine.scorer import Scorer
+from valign.engine.shards import SharedScorer, full, gathered, led, shard
 from valign.errors import ValignError
 from valign.methods.feedback import prepare
 from valign.methods.method import Method
@@ -36,47 +40,101 @@ class Trained:
 
 def train_policy(
     method: Method, policy: LocalPolicy, target: Target, config: Any, run: RunFolder, *,
-    groups: Sequence[Group], dev: Sequence[Group] = (), on_event: Listen | None = None,
+    groups: Sequence[Group], dev: Sequence[Group] = (), on_event: Listen | None = None, world: World = SINGLE,
 ) -> Trained:  # fmt: skip
     """Train a copy of `policy` with `method`; `policy` stays as it is.
 
     groups   feedback for methods that learn from data, prompts for those that sample
     run      the open run folder: continued where it was left
+    world    the processes that train together: all call this alike, and each ends with the whole trained policy
     """
     engine = policy.engine
     if not isinstance(engine, LocalEngine):
         raise ValignError(
             "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
         )
+    world.require_same(policy.model.digest, "weights")
     model = trainable_copy(policy.model, config)
     stop_ids = model.template.stop_ids
     objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
     if method.samples:
-        sampler: Any = _rollouts(method, model, engine, target, config, groups)
-        outcome = train(engine.scorer(model, config.temperature), sampler, objective, config, run, stop_ids=stop_ids,
-                        audit=() if _begun(run) else sampler.audit(), on_event=on_event)  # fmt: skip
+        sampler: Any = _rollouts(method, model, engine, target, config, groups, world)
+        scorer = _shared(engine.scorer(model, config.temperature), world, sampler)
+        begun = world.from_leader(lambda: _begun(run))
+        outcome = train(scorer, sampler, objective, config, run, stop_ids=stop_ids,
+                        audit=() if begun else sampler.audit(), on_event=on_event, world=world)  # fmt: skip
     else:
-        scorer = engine.scorer(model)
         prepared, held = prepare(method.feedback, groups, model.template, config), []
         items = prepared.items
         if dev:
             held = prepare(method.feedback, dev, model.template, config, where="dev split").items
+        if world.size > 1:
+            world.require_same(_content([*items, *held]), "feedback")
+        scorer = _shared(engine.scorer(model), world)
         if method.uses_reference:
             # before the loop restores anything: the reference is the policy at step 0
-            items, held = (
-                with_references(rows, scorer, policy.model.digest, run.path, budget=config.token_budget,
-                                  progress=_progress("reference log-probs", on_event)) if rows else []
-                for rows in (items, held)
-            )  # fmt: skip
+            told = _progress("reference log-probs", on_event)
+            items, held = (_referenced(x, scorer, policy.model.digest, run, config, told) for x in (items, held))
         sampler = DataSampler(
             items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
         )
         outcome = train(scorer, sampler, objective, config, run, dev=HeldOut(held, config.eval_every, config.patience),
-                        stop_ids=stop_ids, audit=prepared.audit(), on_event=on_event)  # fmt: skip
+                        stop_ids=stop_ids, audit=prepared.audit(), on_event=on_event, world=world)  # fmt: skip
+    if world.sharded:
+        model = _whole(model, policy.model, config)
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
                       digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip
     return Trained(LocalPolicy(trained, engine), outcome)
+
+
+def _shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
+    """The scorer as several processes use it; with fsdp2 this is where the model's weights become shards."""
+    if not world.sharded:
+        return scorer if world.size == 1 else SharedScorer(scorer, world)
+    root = shard(scorer.model, world)
+    if sampler is not None:
+        sampler.gathered = lambda: gathered(root)
+    return SharedScorer(scorer, world, root)
+
+
+def _content(items: Sequence[Item]) -> str:
+    """sha256 over the paths and the feedback of items."""
+    digest = hashlib.sha256()
+    for item in items:
+        for leaf in item.tree.leaves:
+            digest.update(item.tree.path(leaf).tobytes() + b"|" + item.tree.response_loss(leaf).tobytes())
+        for name, array in (*item.rows.items(), *item.values.items()):
+            digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _referenced(
+    items: Sequence[Item], scorer: Scorer, digest: str, run: RunFolder, config: Any, progress: Progress | None
+) -> list[Item]:
+    if not items:
+        return []
+    rows = led(
+        scorer,
+        lambda shared: [
+            item.tokens["reference"]
+            for item in with_references(items, shared, digest, run.path, budget=config.token_budget, progress=progress)
+        ],
+    )
+    return [item.with_tokens(reference=row) for item, row in zip(items, rows)]
+
+
+def _whole(model: LoadedModel, start: LoadedModel, config: Any) -> LoadedModel:
+    """The trained model with its weights whole again."""
+    import torch
+
+    trained = full({n: p for n, p in model.model.named_parameters() if p.requires_grad})
+    out = trainable_copy(start, config)
+    with torch.no_grad():
+        for name, p in out.model.named_parameters():
+            if name in trained:
+                p.copy_(trained[name])
+    return out
 
 
 def trainable_copy(model: LoadedModel, config: Any) -> LoadedModel:
@@ -102,8 +160,9 @@ def trainable_copy(model: LoadedModel, config: Any) -> LoadedModel:
 
 
 def _rollouts(
-    method: Method, model: LoadedModel, engine: LocalEngine, target: Target, config: Any, groups: Sequence[Group]
-) -> RolloutSampler:
+    method: Method, model: LoadedModel, engine: LocalEngine, target: Target, config: Any, groups: Sequence[Group],
+    world: World,
+) -> RolloutSampler:  # fmt: skip
     if not groups:
         raise ValignError("there are no prompts to sample from", where="data")
     batch = min(config.batch_size, len(groups))
@@ -124,6 +183,7 @@ def _rollouts(
         seed=config.seed,
         reference=Reference(scorer, model.adapter) if config.beta > 0 or method.uses_reference else None,
         budget=config.token_budget,
+        world=world,
     )
 
 

@@ -6,6 +6,7 @@ and fast on this device, decided by timing and not by a processor's name (engine
 
 from __future__ import annotations
 
+import os
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -22,11 +23,16 @@ BUDGET = 0.2  # seconds for both formats together
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device by name; "auto" is the first GPU, else the CPU. Raises `ModelError` for others."""
+    """The device by name; "auto" is the first GPU (under torchrun each process's own), else the CPU.
+
+    Raises `ModelError` for others.
+    """
     import torch
 
+    if str(device) in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

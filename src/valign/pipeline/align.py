@@ -3,18 +3,23 @@
 DIR/policy.json + weights   written last, whole: a folder without policy.json is not finished
 DIR/run/request.json        what was asked for; asking for something else in the same folder is refused
 DIR/run/log.jsonl           every step; DIR/run/checkpoints while training
+
+Where several processes align together, all of them come here alike; the leading one alone owns the folder, writes and
+speaks.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
-from valign.engine.run import RunFolder
+from valign.engine.processes import SINGLE, World
+from valign.engine.run import FollowedRun, RunFolder
 from valign.errors import ValignError
 from valign.methods.method import Method
 from valign.methods.target import Target
@@ -53,6 +58,7 @@ class _Job:
     reward_name: str
     name: str
     tell: Listen
+    world: World
 
 
 def align_policy(
@@ -69,6 +75,7 @@ def align_policy(
     force: bool = False,
     on_event: Listen | None = None,
     reload: Callable[[Path], Policy] | None = None,
+    world: World = SINGLE,
 ) -> Aligned:
     """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept).
 
@@ -78,17 +85,18 @@ def align_policy(
     name     what the policy is called; default: its method and base, as in dpo(smollm2-135m-instruct)
     force    start again in a folder that holds another run
     reload   how to load a finished folder; default: as `load_policy` does
+    world    the processes that train together; a method that does not train is for one
     Raises `ValignError` for an option that the method would ignore, for a folder that holds another run,
     and where the disk refuses (the last checkpoint is then kept).
     """
     config = method.with_beta(method.configure(settings), target, settings)
-    _refuse_ignored(method, config, target, dev)
+    _refuse_ignored(method, config, target, dev, world)
     config, note = _within_positions(config, policy, asked_for="max_length" in settings)
-    tell = on_event or (lambda event, fields: None)
-    job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell)
+    tell = (on_event if world.leads else None) or (lambda event, fields: None)
+    job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell, world)
     notes = (note,) if note else ()
     if out is None:
-        with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
+        with tempfile.TemporaryDirectory() as folder, _run_folder(Path(folder) / "run", world) as run:
             aligned = _run(job, run)
     else:
         aligned = _run_in(job, out, force, reload or (lambda folder: load_policy(folder, goal=target.goal)))
@@ -96,22 +104,41 @@ def align_policy(
 
 
 def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy]) -> Aligned:
-    request = _request(job)
-    _is_done(out, request, job.policy, force)  # refused before anything is made there
-    with RunFolder(out / "run") as run:
+    request, world = _request(job), job.world
+    world.require_same(request, "models, data or settings")
+    world.from_leader(lambda: _is_done(out, request, job.policy, force))  # refused before anything is made there
+    with _run_folder(out / "run", world) as run:
         # again, now that nobody else can write here
-        if _is_done(out, request, job.policy, force):
+        if world.from_leader(lambda: _is_done(out, request, job.policy, force)):
             return Aligned(_as_made(job, reload, out), read_cost(out), continued=True)
-        clear(out, policy=force, run=force or not _is_same(out, request))
-        run.write(asked.FILE, asked.text(request))
+
+        def begin() -> None:
+            clear(out, policy=force, run=force or not _is_same(out, request))
+            run.write(asked.FILE, asked.text(request))
+
+        world.from_leader(begin)
         aligned = _run(job, run)
         job.tell("writing", {"path": str(out)})
-        goal = job.target.goal.to_json() if job.target.goal is not None else None
-        policy = keep(aligned.policy, out, method=job.method.name, config=asdict(job.config), goal=goal,
-                      reward=job.reward_name)  # fmt: skip
-        write_cost(out, aligned.cost)
-        run.log("done", seconds=round(aligned.cost.seconds, 3))
+        policy = aligned.policy
+
+        def finish() -> None:
+            nonlocal policy
+            goal = job.target.goal.to_json() if job.target.goal is not None else None
+            policy = keep(aligned.policy, out, method=job.method.name, config=asdict(job.config), goal=goal,
+                          reward=job.reward_name)  # fmt: skip
+            write_cost(out, aligned.cost)
+            run.log("done", seconds=round(aligned.cost.seconds, 3))
+
+        world.from_leader(finish)
     return replace(aligned, policy=policy)
+
+
+@contextmanager
+def _run_folder(path: Path, world: World) -> Iterator[RunFolder]:
+    """The leading process's run folder, on all processes."""
+    with RunFolder(path) if world.leads else FollowedRun(path) as run:
+        run.path = world.tell(path)  # temporary folders have other names elsewhere
+        yield run
 
 
 def _run(job: _Job, run: RunFolder) -> Aligned:
@@ -125,7 +152,8 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
     with spent() as cost:
         groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
         held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
-        trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell)
+        trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell,
+                               world=job.world)  # fmt: skip
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
     # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
@@ -133,8 +161,13 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
     return Aligned(made, cost, (note,) if note else ())
 
 
-def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[Group]) -> None:
+def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[Group], world: World) -> None:
     """An option that would have no effect is an error."""
+    if world.strategy != "single" and not method.trains:
+        raise ValignError(
+            f"{method.name} trains nothing: more processes have no effect", where="--strategy",
+            how="start it without torchrun",
+        )  # fmt: skip
     if target.reward is not None and method.feedback != "reward":
         raise ValignError(
             f"{method.name} learns from {method.feedback}: a reward has no effect",

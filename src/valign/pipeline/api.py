@@ -13,13 +13,14 @@ from valign.errors import ValignError
 from valign.evaluation.result import Result
 from valign.goals.base import Goal
 from valign.methods.target import Target
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import LoadOptions, load_policy
 
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset
+    from valign.evaluation.sharded import ShardedPolicy
 
 Listen = Callable[[str, Mapping[str, Any]], None]
 
@@ -39,6 +40,29 @@ def load(
     goal, reward  take the place of those stored with an in-context or decoding policy
     """
     return load_policy(name, LoadOptions(device, dtype, allow_pickle, trust_remote_code), goal=goal, reward=reward)
+
+
+def sharded(
+    name: str | Path | Callable[[], Policy],
+    workers: int = 0,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    log: str | Path | None = None,
+) -> ShardedPolicy:
+    """A policy whose scoring and sampling `workers` Ray actors share, for `evaluate` and whatever takes a policy.
+
+    name      as for `load`, or a function that makes the policy in each worker
+    workers   0: no Ray; the same queue is worked off in this process
+    log       a file that keeps every answer: asked again, it is read
+    Use it as a context manager (`with va.sharded(...) as policy:`) or call its `close`.
+    """
+    from functools import partial
+
+    from valign.evaluation.sharded import ShardedPolicy
+
+    make = name if callable(name) else partial(load_policy, name, LoadOptions(device, dtype))
+    return ShardedPolicy(make, workers, log=log)
 
 
 def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
@@ -66,23 +90,28 @@ def align(
     dev: Sequence[Group] = (),
     on_event: Listen | None = None,
     force: bool = False,
+    strategy: str = "auto",
     **settings: Any,
 ) -> Policy:
     """`policy` aligned with `method` toward `target`; the one that was given stays as it is.
 
     data      feedback (or prompts, for methods that sample)       settings  the method's options
     out       a folder for the aligned policy and its run; without it nothing is kept on disk
+    strategy  how processes that torchrun started share the training: ddp, fsdp2; auto: ddp where there are several
     Raises `ValignError` for an unknown method or option, and for data that hold nothing the method learns
     from.
     """
+    from valign.engine.processes import start
     from valign.methods.table import method as named
     from valign.pipeline.align import align_policy
 
     target = target if isinstance(target, Target) else Target(target, policy)
-    return align_policy(
-        policy, target, named(method), settings, Path(out) if out is not None else None, groups=data, dev=dev,
-        force=force, on_event=on_event, reload=lambda folder: load_policy(folder, goal=target.goal),
-    ).policy  # fmt: skip
+    device = policy.model.device.type if isinstance(policy, LocalPolicy) else "auto"
+    with start(strategy, device) as world:
+        return align_policy(
+            policy, target, named(method), settings, Path(out) if out is not None else None, groups=data, dev=dev,
+            force=force, on_event=on_event, reload=lambda folder: load_policy(folder, goal=target.goal), world=world,
+        ).policy  # fmt: skip
 
 
 @dataclass

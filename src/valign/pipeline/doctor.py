@@ -13,6 +13,7 @@ EXTRAS = {
     "vaderSentiment": "classifiers",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
+    "ray": "ray",
 }
 ROOM = 3_000_000_000  # bytes that a full fine-tuning of the embedded model writes
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
+from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError
 from valign.methods.method import Method
@@ -66,6 +69,7 @@ def align_from_names(
     options: LoadOptions | None = None,
     force: bool = False,
     on_event: Listen | None = None,
+    world: World = SINGLE,
 ) -> Aligned:
     """What `valign align` does. Names and settings are checked before a model is loaded."""
     chosen = method_named(method)
@@ -80,7 +84,7 @@ def align_from_names(
     target = Target(made_goal, policy, reward=made_reward)
     aligned = align_policy(
         policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=reward or "", force=force,
-        on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal),
+        on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
     )  # fmt: skip
     if data and not chosen.trains:
         note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"
@@ -102,24 +106,29 @@ def evaluate_from_names(
     limit: int | None = None,
     options: LoadOptions | None = None,
     force: bool = False,
+    workers: int = 0,
     on_event: Listen | None = None,
 ) -> tuple[Measured, Mapping[str, Path]]:
     """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on.
 
+    workers   Ray actors that share the requests; 0: this process answers them
     A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
     """
-    from valign.evaluation.cached import CachedPolicy
-
     tell = on_event or _nobody
     groups, _ = read_sources([source(d, limit) for d in data], seed=0, tell=tell)
     made_goal = make_goal(goal) if goal else None
-    made_reward = reward_named(reward) if reward else None
-    with RunFolder(out) as run:
+    if reward:
+        reward_named(reward)  # a wrong name is found before anything is loaded
+    with RunFolder(out) as run, contextlib.ExitStack() as stack:
+
+        def logged(make: Callable[[], Policy], file: str) -> Any:
+            return _logged(make, out / file, workers, stack)
+
         tell("loading", {"name": model})
-        policy: Policy = load_policy(model, options, goal=made_goal, reward=made_reward)
+        policy = logged(partial(_policy_named, model, options, goal, reward), "requests.jsonl")
         if reference:
             tell("loading", {"name": reference})
-        base = load_policy(reference, options) if reference else None
+        base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
         plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
         request = _evaluation_request(policy, base, plan)
         finished = (out / RESULT).exists()
@@ -131,13 +140,28 @@ def evaluate_from_names(
             raise ValignError("the folder holds results of something else", where=str(out / RESULT), how=asked.HOW)
         (out / RESULT).unlink(missing_ok=True)  # whoever reads it must not take it for this evaluation's
         run.write(asked.FILE, asked.text(request))
-        cached: Any = CachedPolicy(policy, out / "requests.jsonl")
-        other: Any = CachedPolicy(base, out / "reference.jsonl") if base is not None else None
-        measured = evaluate_policy(cached, other, plan, say=progress_of(tell))
+        measured = evaluate_policy(policy, base, plan, say=progress_of(tell))
         for note in measured.notes:
             tell("warning", {"text": note})
         tell("writing", {"path": str(out)})
         return measured, write_evaluation(out, measured)
+
+
+def _policy_named(model: str, options: LoadOptions | None, goal: str | None = None, reward: str | None = None) -> Policy:
+    """A policy from names alone: workers make their own."""
+    made = make_goal(goal) if goal else None
+    return load_policy(model, options, goal=made, reward=reward_named(reward) if reward else None)
+
+
+def _logged(make: Callable[[], Policy], log: Path, workers: int, stack: contextlib.ExitStack) -> Policy:
+    """The policy with a log of its answers, here or on workers; both kinds read each other's log."""
+    if workers:
+        from valign.evaluation.sharded import ShardedPolicy
+
+        return stack.enter_context(ShardedPolicy(make, workers, log=log))
+    from valign.evaluation.cached import CachedPolicy
+
+    return CachedPolicy(make(), log)
 
 
 def profile_from_names(

@@ -1,0 +1,291 @@
+"""The page of figures, written from the result files and from nothing else: `python -m benchmarks.table`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.equality import CHOICE, LOG_PROB, LOSS
+from benchmarks.ratio import HOW
+from benchmarks.workloads import WORKLOADS
+
+Result = Mapping[str, Any]
+ROOT = Path(__file__).resolve().parent.parent
+HEAD = "| workload | size | valign | peer | ratio | peak memory, valign / peer | target | |"
+PROTOCOL = f"""## Run it
+
+```bash
+python -m benchmarks --list         # the workloads
+python -m benchmarks dpo            # one of them; its peer's environment is made on the first run
+python -m benchmarks all            # all; one JSON file each in benchmarks/results/
+python -m benchmarks --quick        # all on cut sizes, one run a side: a smoke test, no figure to quote
+python -m benchmarks.table          # this page
+```
+
+`--data DIR` names the folder with the data sets (they are not part of the project), `--size N` cuts or lengthens a
+run, `--runs N` sets how often each side runs.
+
+## How it is measured
+
+- **Same for both sides:** model files, data, prompts, order of groups, batch, steps, learning rate, optimizer (AdamW),
+  threads. Prompts are rendered and chosen once; both sides read that file.
+- **Every run is a fresh process** in its side's own environment: valign in the project's, each peer in one made from a
+  pinned requirement file (`benchmarks/peers/`). Runs alternate: valign, peer, valign, peer.
+- **A warm-up is not counted:** each process makes one step (or scores and decodes a few items) on other data before the
+  clock starts. Models are loaded before the clock starts.
+- **Timed** is from text to the last number: tokens, references, every update or score. "References stored" counts the
+  loop alone on both sides. Checkpoints are not counted; the peer writes none.
+- **Equality first**, in float32 on both sides: log-probabilities of policy and reference within {LOG_PROB:g} nats per
+  response, losses along ten steps within {LOSS:g} at a learning rate at which weights move, log-likelihoods of answer
+  choices within {CHOICE:g} with equal accuracy, greedy tokens identical. Without equality there is no ratio.
+- **A peer runs twice.** *defaults*: TRL with its own defaults (activation checkpointing on, references computed in the
+  loop) but weights loaded in the machine's fast number format without autocast, and a log line each step;
+  lm-evaluation-harness with batch size 16; transformers with its growing cache. *best*: TRL with precomputed
+  references, no activation checkpointing, batches of like lengths, float32 weights under autocast, no log lines; the
+  harness with the fastest of five batch sizes and its cache of logits; transformers with the faster of two caches and
+  prompts sorted by length.
+- **valign** trains as it does by default: float32 weights, products in the fast format, no activation checkpointing.
+  Scoring and decoding use weights in the fast format on both sides.
+- **Rate** is units per second, the median over runs; the spread in brackets is from the slowest to the fastest run.
+  **Ratio** is the rate of valign over the rate of the peer.
+- **Interval:** {HOW}.
+- **Peak memory** is the highest resident size of the process, model and libraries included.
+- Targets are what was hoped for before anything was measured.
+"""
+
+
+def render(results: Sequence[Result]) -> str:
+    """The page."""
+    if not results:
+        return "# Benchmarks\n\nThere are no results yet: `python -m benchmarks all`.\n"
+    parts = ["# Benchmarks", "", *_intro(results), "", HEAD, "|---|---|---|---|---|---|---|---|"]
+    for result in results:
+        parts += rows(result)
+    parts += [""]
+    for result in results:
+        parts += _growth(result)
+    parts += [
+        PROTOCOL,
+        "## What agreed",
+        "",
+        *_agreement(results),
+        "",
+        "## Token positions computed",
+        "",
+        *_positions(results),
+        "",
+        "## Settings",
+        "",
+        *_settings(results),
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def rows(result: Result) -> list[str]:
+    """A workload's lines: one per variant of the peer, or one that says why there is none."""
+    title, size = result["title"], f"{result['size']:,} {result['sized_in']}"
+    sides, peer = result["sides"], result["peer"]
+    ours = sides.get("valign")
+    if peer is None:
+        return [] if ours is None else [f"| {title} | {size} | {_rate(ours, result)} | – | – | {_memory(ours)} | – | |"]
+    if ours is None or (not result["ratios"] and len(sides) < 2):
+        return [f"| {title} | {size} | – | {peer} | – | – | {_targets(result)} | {_why(result)} |"]
+    out = []
+    for variant in [v for v in result["variants"] if v != "valign"]:
+        theirs, ratio = sides.get(variant), result["ratios"].get(variant)
+        name = f"{peer}, {variant}"
+        target = result["targets"].get(variant)
+        shown = f"{target:g} ×" if target else "–"
+        if theirs is None or ratio is None:
+            why = result["problems"].get(variant, "").split("\n")[0] or _why(result)
+            out.append(f"| {title} | {size} | {_rate(ours, result)} | {name} | – | – | {shown} | {why} |")
+            continue
+        memory = f"{_memory(ours)} / {_memory(theirs)} = {ratio['memory']:.2f}"
+        goal = result["memory_target"]
+        if goal and goal["variant"] == variant:
+            shown += f", memory ≤ {goal['share']:.2f}"
+        out.append(
+            f"| {title} | {size} | {_rate(ours, result)} | {name}: {_rate(theirs, result)} | {_ratio(ratio['rate'])} "
+            f"| {memory} | {shown} | {verdict(result, variant)} |"
+        )
+    return out
+
+
+def verdict(result: Result, variant: str) -> str:
+    """met or missed, for the rate and for the memory where there is a target; "" without one."""
+    ratio, words = result["ratios"][variant], []
+    target, goal = result["targets"].get(variant), result["memory_target"]
+    if target:
+        words.append("met" if ratio["rate"]["value"] >= target else "missed")
+    if goal and goal["variant"] == variant:
+        words.append("memory met" if ratio["memory"] <= goal["share"] else "memory missed")
+    return ", ".join(words)
+
+
+def read(folder: Path) -> list[Result]:
+    """The results of a folder in the order of the workloads."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        found[result["workload"]] = result
+    return [found[name] for name in WORKLOADS if name in found]
+
+
+def _intro(results: Sequence[Result]) -> list[str]:
+    """Machine, versions and commit; where files differ, every kind is named."""
+    machines = _distinct(_machine(r) for r in results)
+    commits = _distinct(_commit(r) for r in results)
+    models = _distinct(f"`{r['model']}`" for r in results)
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        for side in result["sides"].values():
+            for package, number in side["versions"].items():
+                versions.setdefault(package, set()).add(number)
+    shown = ", ".join(f"{p} {' / '.join(sorted(v))}" for p, v in sorted(versions.items()))
+    runs = _distinct(str(len(r["sides"]["valign"]["runs"])) for r in results if "valign" in r["sides"])
+    return [
+        "*Written by `python -m benchmarks.table` from `benchmarks/results/*.json`; do not edit.*",
+        "",
+        f"Model {', '.join(models)}. Machine: {'; '.join(machines)}. Versions: {shown}. "
+        f"Commit {', '.join(commits)}. Runs of each side: {', '.join(runs) or '0'}.",
+    ]
+
+
+def _machine(result: Result) -> str:
+    about = result["hardware"]
+    flags = ", ".join(about["flags"]) or "no special flags"
+    memory = f", {about['memory_gib']:g} GiB" if about.get("memory_gib") else ""
+    return (
+        f"{about['processor']}, {about['cores']} cores ({flags}){memory}, {result['threads']} threads, "
+        f"fast number format {result['fast_dtype']}"
+    )
+
+
+def _commit(result: Result) -> str:
+    short = (result["commit"] or "unknown")[:10]
+    return f"{short} with changes" if result["changed_since"] else short
+
+
+def _agreement(results: Sequence[Result]) -> list[str]:
+    lines = ["| workload | compared | numbers | worst difference | allowed | |", "|---|---|---|---|---|---|"]
+    for result in results:
+        for c in result["equality"]["checks"]:
+            word = "equal" if c["passed"] else "**not equal**"
+            lines.append(
+                f"| {result['title']} | {c['name']} | {c['n']} | {c['worst']:.2g} | {c['tolerance']:g} | {word} |"
+            )
+    return lines
+
+
+def _positions(results: Sequence[Result]) -> list[str]:
+    """What went through the models in the timed part of a run, padding included: work saved, whatever the clock says."""
+    lines = ["| workload | valign | peer | times as many |", "|---|---|---|---|"]
+    for result in results:
+        counts = {name: side["runs"][0].get("positions") for name, side in result["sides"].items()}
+        for variant in result["ratios"]:
+            ours, theirs = counts.get("valign"), counts.get(variant)
+            if ours and theirs:
+                name = f"{result['peer']}, {variant}"
+                lines.append(f"| {result['title']} | {ours:,} | {name}: {theirs:,} | {theirs / ours:.2f} |")
+    return [*lines, "", "Padding is counted; what activation checkpointing computes again is not."]
+
+
+def _settings(results: Sequence[Result]) -> list[str]:
+    out = []
+    for result in results:
+        told = _words(result["settings"])
+        out.append(f"- **{result['title']}**: {told or 'none'}.")
+        chosen = {
+            v: {k: r[k] for k in ("batch_size", "cache") if k in r}
+            for v, side in result["sides"].items()
+            for r in side["runs"][:1]
+        }
+        for variant, told_variant in result["variants"].items():
+            if variant != "valign":
+                out.append(f"    - {result['peer']}, {variant}: {_words({**told_variant, **chosen.get(variant, {})})}.")
+    return out
+
+
+def _growth(result: Result) -> list[str]:
+    """The points of the scaling workload."""
+    if result["workload"] != "scaling" or "valign" not in result["sides"]:
+        return []
+    run, s = result["sides"]["valign"]["runs"][0], result["settings"]
+    lines = ["## How cost grows", ""]
+    fit = f" A straight line explains {run['r_squared']:.4f} of it (target 0.99)." if run["r_squared"] else ""
+    lines += [
+        f"Scoring, by the number of groups (prompt {s['short_prompt']}, one response of {s['short_response']}).{fit}", "",
+        *_points(run["by_groups"], ("groups", "seconds", "tokens")),
+        f"By responses per prompt (prompt {s['prompt']}, response {s['response']}, {s['repeat']} groups): time relative "
+        "to one response, and the bound 1.25 (P + G R) / (P + R).", "",
+        *_points(run["by_responses"], ("responses", "seconds", "relative", "bound")),
+        "The same with gradient.", "",
+        *_points(run["by_responses_gradient"], ("responses", "seconds", "relative", "bound")),
+        f"By the prompt's length (one response of {s['response']}, {s['repeat']} groups).", "",
+        *_points(run["by_prompt"], ("prompt", "seconds", "tokens")),
+    ]  # fmt: skip
+    return lines
+
+
+def _points(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    head = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    return [*head, *(f"| {' | '.join(_number(p[n]) for n in names)} |" for p in points), ""]
+
+
+def _rate(side: Mapping[str, Any], result: Result) -> str:
+    rate = side["rate"]
+    between = f" [{_number(rate['low'])}, {_number(rate['high'])}]" if len(side["rates"]) > 1 else ""
+    return f"{_number(rate['median'])}{between} {result['unit']}/s"
+
+
+def _ratio(ratio: Mapping[str, Any]) -> str:
+    between = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio["low"] is not None else " (single runs)"
+    return f"**{ratio['value']:.2f}**{between}"
+
+
+def _memory(side: Mapping[str, Any]) -> str:
+    return f"{side['peak_bytes']['median'] / 2**30:.1f} GiB"
+
+
+def _targets(result: Result) -> str:
+    return ", ".join(f"{t:g} ×" for t in dict.fromkeys(result["targets"].values())) or "–"
+
+
+def _why(result: Result) -> str:
+    """Why there is no ratio, in a few words."""
+    if result["problems"]:
+        return "; ".join(text.split("\n")[0] for text in result["problems"].values())
+    wrong = [c for c in result["equality"]["checks"] if not c["passed"]]
+    if wrong:
+        return "not equal: " + ", ".join(f"{c['name']} by {c['worst']:.2g} (allowed {c['tolerance']:g})" for c in wrong)
+    return "not run"
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in settings.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    told = parser.parse_args()
+    told.page.write_text(render(read(told.results)), encoding="utf-8")
+    print(told.page)
+
+
+if __name__ == "__main__":
+    main()
