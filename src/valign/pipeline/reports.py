@@ -16,7 +16,6 @@ from valign.models.policy import Policy
 from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
 
-
 def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
     """The page of a report.json, of a result.json, or of the folder that holds one."""
     from valign.report import method_report, redraw, write_report

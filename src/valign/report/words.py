@@ -187,7 +187,8 @@ def _answers(base: Row, tried: Sequence[Row], v: Mapping[str, Any]) -> list[str]
         return [f"In its own answers no policy comes closer to the goal than {base['label']}: V {shown(start)}."]
     apart = start.get("interval") and row.get("interval") and row["interval"]["low"] > start["interval"]["high"]
     noise = "" if apart else "; the intervals overlap"
-    return [f"In its own answers {top['label']} comes closest to the goal: V {shown(row)}, {base['label']} {shown(start)}{noise}."]
+    both = f"V {shown(row)}, {base['label']} {shown(start)}"
+    return [f"In its own answers {top['label']} comes closest to the goal: {both}{noise}."]
 
 
 def _nothing(
