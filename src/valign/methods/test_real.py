@@ -37,7 +37,7 @@ def shortest(groups, n):
 
 def trained(policy, folder, name, groups, target=None, **settings):
     method = METHODS[name]
-    config = method.configure({"schedule": "constant", "warmup": 0, "max_length": 512, **settings})
+    config = method.configure({"schedule": "constant", "warmup": 0, **settings})
     with RunFolder(folder / "run") as run:
         return train_policy(method, policy, target or Target(), config, run, groups=groups)
 
