@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+PATIENCE = 600.0  # seconds for one job, which takes a few: a busy machine is slow, a deadlock is for ever
 SHARED = Path(__file__).resolve().parent.parent / "src" / "valign" / "engine" / "conftest.py"
 
 
@@ -74,9 +76,19 @@ def main() -> None:
                 finally:
                     os._exit(0)
             pids.append(pid)
-        for pid in pids:
-            os.waitpid(pid, 0)
+        end(pids)
         print("done", flush=True)
+
+
+def end(pids: list[int]) -> None:
+    """Wait for the processes of a job. Those that wait for each other for ever are killed: they leave no result."""
+    until = time.monotonic() + PATIENCE
+    while pids and time.monotonic() < until:
+        pids = [pid for pid in pids if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        time.sleep(0.02)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,14 @@ class Actors:
                 "num_cpus": max(count, os.cpu_count() or 1), "object_store_memory": STORE, "include_dashboard": False,
             }  # fmt: skip
             self._ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
-            with contextlib.suppress(AttributeError):  # it tells a worker's death on standard output, the documents' place
+            # it would tell a worker's death on standard output, where a command's JSON goes
+            with contextlib.suppress(AttributeError):
                 self._ray._private.worker._worker_logs_enabled = False
         have = self._ray.cluster_resources()
-        share = {"num_cpus": max(1, int(have.get("CPU", count)) // count), "num_gpus": min(1.0, have.get("GPU", 0) / count)}
+        share = {
+            "num_cpus": max(1, int(have.get("CPU", count)) // count),
+            "num_gpus": min(1.0, have.get("GPU", 0) / count),
+        }
         self._actor = self._ray.remote(_Worker).options(scheduling_strategy="SPREAD", **share)
         self._make, self._numbers = make, itertools.count()
         self._failed = 0  # workers in a row that could not load

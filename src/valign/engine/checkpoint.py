@@ -144,7 +144,9 @@ def read(path: Path, like: Mapping[str, Tensor] | None = None) -> Saved:
     like = like or {}
     if _is_sharded(path):
         flat = read_shards(path, {f"{kind}/{n}": p for n, p in like.items() for kind in ("weights", "optimizer")})
-        tensors = [{n.removeprefix(k): t for n, t in flat.items() if n.startswith(k)} for k in ("weights/", "optimizer/")]
+        tensors = [
+            {n.removeprefix(k): t for n, t in flat.items() if n.startswith(k)} for k in ("weights/", "optimizer/")
+        ]
     else:
         tensors = [load_file(path / f"{n}.safetensors") for n in ("weights", "optimizer")]
         owners = {**like, **{n: like[n.rpartition("/")[0]] for n in tensors[1] if n.rpartition("/")[0] in like}}

@@ -114,9 +114,7 @@ def train(
     Raises `ValignError` for a run that is refused or that met three non-finite steps in a row (the last good state is
     kept), `Interrupted` after SIGINT or SIGTERM.
     """
-    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event, world).run_all(
-        stop_ids, audit
-    )
+    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event, world).run_all(stop_ids, audit)
 
 
 class _Loop:

@@ -295,7 +295,9 @@ def test_two_processes_train_as_one(together, tmp_path, straight, strategy):
     assert len(steps_of(lead)) == STEPS + 3
 
 
-@pytest.mark.parametrize("strategies", [("ddp", "single", "ddp"), ("fsdp2", "single", "fsdp2"), ("fsdp2", "fsdp2", "ddp")])
+@pytest.mark.parametrize(
+    "strategies", [("ddp", "single", "ddp"), ("fsdp2", "single", "fsdp2"), ("fsdp2", "fsdp2", "ddp")]
+)
 def test_a_checkpoint_moves_between_numbers_of_processes(together, tmp_path, straight, strategies):
     """E23: two steps on 2 processes, one on 1, the rest on 4: read back bitwise by each, and the end is that of one
     process. A signal to one process stops all after the same step."""
@@ -372,4 +374,3 @@ def test_one_process_joins_nothing(monkeypatch):
     with start() as world:
         assert (world.size, world.strategy, world.leads, world.loss_factor) == (1, "single", True, 1)
         assert world.gather(3) == [3] and world.from_leader(lambda: 4) == 4
-

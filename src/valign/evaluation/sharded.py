@@ -129,9 +129,7 @@ class _Desk:
         if call.kind == "about":
             return {"id": policy.id, "kind": policy.kind, "about": policy.card()}
         before = policy.cost
-        found: Any = (
-            policy.score(*call.args) if call.kind == "score" else policy.generate(*call.args, keys=call.keys)
-        )
+        found: Any = policy.score(*call.args) if call.kind == "score" else policy.generate(*call.args, keys=call.keys)
         return found, policy.cost - before
 
 

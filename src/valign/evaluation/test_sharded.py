@@ -16,7 +16,9 @@ from valign.evaluation.cached import CachedPolicy
 from valign.evaluation.sharded import BUNDLE, ShardedPolicy
 from valign.models.policy import Sampling
 
-GROUPS = [Group(id=f"g{i}", prompt=user(f"ask {i}"), responses=(Response(f"yes {i}"), Response("no"))) for i in range(30)]
+GROUPS = [
+    Group(id=f"g{i}", prompt=user(f"ask {i}"), responses=(Response(f"yes {i}"), Response("no"))) for i in range(30)
+]
 PROMPTS = [g.prompt for g in GROUPS]
 SAMPLING = Sampling(n=2, max_new_tokens=4)
 

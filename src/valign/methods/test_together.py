@@ -43,7 +43,10 @@ def aligned(world: Any, shared: Any, folder: Path, name: str, adapter: str) -> d
 
 
 def check_methods(world: Any, shared: Any, folder: Path) -> Any:
-    return {f"{n} {a}": aligned(world, shared, folder, n, a) for n, a in (("dpo", "none"), ("grpo", "none"), ("grpo", "lora"))}
+    return {
+        f"{n} {a}": aligned(world, shared, folder, n, a)
+        for n, a in (("dpo", "none"), ("grpo", "none"), ("grpo", "lora"))
+    }
 
 
 def gap(a: Any, b: Any) -> float:

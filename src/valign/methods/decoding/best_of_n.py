@@ -21,6 +21,7 @@ from valign.theory.divergence import kl
 from valign.theory.target import at_strength
 
 Floats = NDArray[np.float64]
+POOL_TOKENS = 40  # longest candidate from which the law of the winner is estimated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class BestOfN(Wrapped):
     """The policy whose responses are the best of n of its base's."""
 
     reward: Reward | None = None
-    pools: dict[str, tuple[Floats, ...]] = field(default_factory=dict)  # prompt -> rewards of candidates drawn so far
+    pools: dict[str, Floats] = field(default_factory=dict)  # prompt -> rewards of the candidates that scores rest on
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[str] | None = None,
@@ -54,26 +55,24 @@ class BestOfN(Wrapped):
         drawn = self.base.generate(prompts, wide, keys=keys, progress=progress)
         rewards = self._rewards(prompts, drawn)
         out = []
-        for prompt, row, r in zip(prompts, drawn, rewards):
+        for row, r in zip(drawn, rewards):
             # a candidate that could not be scored is never chosen over one that could
             ranked = np.where(np.isfinite(r), r, -np.inf).reshape(sampling.n, n)
             best = ranked.argmax(1) + n * np.arange(sampling.n)
-            self.pools[repr(prompt)] = (*self.pools.get(repr(prompt), ()), r[np.isfinite(r)])
             out.append([row[i] for i in best])
         return out
 
     def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:
         """log pi_base(y) + log n + (n-1) log F(r(y)): the density of the winner for a continuous reward.
 
-        F, the base's probability of a lower reward, is estimated from n candidates of the prompt (those drawn before,
-        if any; ranks are smoothed by one half, so F is never 0). The gain stands on the response's last token.
+        F, the base's probability of a lower reward, is estimated from n candidates of the prompt, drawn for this alone:
+        what was generated before changes no score. Ranks are smoothed by one half, so F is never 0. The gain stands on
+        the response's last token.
         """
         assert self.reward is not None
         if self.config.n == 1:
             return self.base.score(groups, progress=progress)
-        missing = [g.prompt for g in groups if repr(g.prompt) not in self.pools and g.responses]
-        if missing:
-            self.generate(missing, Sampling(max_new_tokens=64), keys=[f"pool-{i}" for i in range(len(missing))])
+        self._draw_pools([g.prompt for g in groups if g.responses])
         scored = self.base.score(groups, progress=progress)
         rewards = self.reward(groups)
         return [
@@ -81,8 +80,21 @@ class BestOfN(Wrapped):
             for g, row, rs in zip(groups, scored, rewards)
         ]
 
+    def _draw_pools(self, prompts: Sequence[Prompt]) -> None:
+        """Rewards of n candidates of each prompt that has none yet."""
+        missing = {repr(p): p for p in prompts if repr(p) not in self.pools}
+        if not missing:
+            return
+        drawn = self.base.generate(
+            list(missing.values()),
+            Sampling(n=self.config.n, max_new_tokens=POOL_TOKENS),
+            keys=[f"pool {key}" for key in missing],
+        )
+        for key, r in zip(missing, self._rewards(list(missing.values()), drawn)):
+            self.pools[key] = r[np.isfinite(r)]
+
     def _gain(self, scored: Scored, reward: float, group: Group) -> Scored:
-        pool = np.concatenate(self.pools[repr(group.prompt)])
+        pool = self.pools[repr(group.prompt)]
         if not len(scored.log_probs) or not np.isfinite(reward):
             return scored
         below = float((pool < reward).sum() + 0.5 * (pool == reward).sum() + 0.5) / (len(pool) + 1)

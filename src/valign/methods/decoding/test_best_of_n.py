@@ -130,7 +130,7 @@ def test_the_score_is_the_bases_plus_the_density_of_the_winner():
     policy = BestOfN(Known(), "best_of_n", BestOfNConfig(n=3), family="decoding", reward=number)
     prompt = user("x")
     pool = np.repeat(np.arange(5.0), (1000 * Known.law).astype(int))
-    policy.pools[repr(prompt)] = (pool[:400], pool[400:])
+    policy.pools[repr(prompt)] = pool
     (row,) = policy.score([Group(id="g", prompt=prompt, responses=tuple(Response(str(i)) for i in range(5)))])
     for i, s in enumerate(row):
         below = (Known.law[:i].sum() * 1000 + 0.5 * Known.law[i] * 1000 + 0.5) / 1001
@@ -145,12 +145,15 @@ def number(groups):
 
 
 def test_a_prompt_without_a_pool_gets_one(tiny_policy):
-    policy = wrapped(tiny_policy, n=4)
+    policy, later = wrapped(tiny_policy, n=4), wrapped(tiny_policy, n=4)
     group = Group(id="g", prompt=PROMPTS[0], responses=(Response("aeiou"), Response("xyz")))
     high, low = policy.score([group])[0]
     plain = tiny_policy.score([group])[0]
     assert high.log_prob - plain[0].log_prob > low.log_prob - plain[1].log_prob
-    assert len(np.concatenate(policy.pools[repr(PROMPTS[0])])) == 4
+    assert len(policy.pools[repr(PROMPTS[0])]) == 4
+    later.generate(PROMPTS, Sampling(max_new_tokens=3))
+    others = Group(id="h", prompt=PROMPTS[1], responses=(Response("a"),))
+    assert [s.log_prob for s in later.score([others, group])[1]] == [high.log_prob, low.log_prob], "no history in it"
 
 
 # ----------------------------------------------------------------------------------------------------------- curve
