@@ -61,8 +61,9 @@ def test_another_process_is_respected_while_it_lives(tmp_path):
 def test_a_file_that_nobody_holds_is_no_lock(tmp_path, content):
     """Killed before it was signed, or signed by a process whose number another one has now."""
     (tmp_path / "lock").write_text(content)
+    assert not is_held(tmp_path)
     with RunFolder(tmp_path):
-        pass
+        assert is_held(tmp_path)
 
 
 def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path):
@@ -75,13 +76,15 @@ def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path):
 
     watcher = threading.Thread(target=look)
     watcher.start()
+    entered = 0
     try:
         for _ in range(50):
             with RunFolder(tmp_path):
-                pass
+                entered += 1
     finally:
         stop.set()
         watcher.join()
+    assert entered == 50 and not is_held(tmp_path)
 
 
 def test_the_lock_leaves_with_an_error(tmp_path):
