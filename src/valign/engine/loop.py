@@ -88,7 +88,8 @@ class _Part:
 
     loss: float
     tokens: int
-    computed: int
+    computed: int  # positions that passed the model, padding included; `real` without it
+    real: int
     sums: Mapping[str, tuple[float, float]]
 
 
@@ -205,7 +206,7 @@ class _Loop:
         units = sum(i.units(self.objective.unit) for i in items)
         if units <= 0:
             raise ValignError("the step has no scored token", where=", ".join(i.tree.id for i in items[:5]))
-        total, meters, tokens, computed = 0.0, Meters(), 0, 0
+        total, meters, tokens, computed, real = 0.0, Meters(), 0, 0, 0
         for picked in self._micro_batches(items):
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
@@ -215,8 +216,8 @@ class _Loop:
             total += float(loss.detach())
             meters.add(terms, scores.mask)
             tokens += sum(i.tree.tokens for i in picked)
-            computed += scores.tokens
-        return _Part(total, tokens, computed, meters.sums())
+            computed, real = computed + scores.tokens, real + scores.real
+        return _Part(total, tokens, computed, real, meters.sums())
 
     def _micro_batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """This process's micro-batches. Where it has fewer than others and weights are shards, it takes part in their
@@ -289,7 +290,7 @@ class _Loop:
             terms = self.objective(collate(picked, scores))
             total += float(terms.losses.double().sum())
             meters.add(terms, scores.mask)
-        value, found, _, _ = _sums(self.world.gather(_Part(total, 0, 0, meters.sums())))
+        value, found, _, _ = _sums(self.world.gather(_Part(total, 0, 0, 0, meters.sums())))
         return value / units, found
 
     def _checkpoint_if_due(self, stopped: bool) -> None:
@@ -390,8 +391,9 @@ class _Loop:
 
 def _sums(parts: Sequence[_Part]) -> tuple[float, Mapping[str, float], int, float]:
     """(loss, means of the meters, tokens, share of padding) over all processes, added in the order of their ranks."""
-    tokens, computed = sum(p.tokens for p in parts), sum(p.computed for p in parts)
-    return sum(p.loss for p in parts), means([p.sums for p in parts]), tokens, 1 - tokens / max(1, computed)
+    computed, real = sum(p.computed for p in parts), sum(p.real for p in parts)
+    pad = 1 - real / max(1, computed)
+    return sum(p.loss for p in parts), means([p.sums for p in parts]), sum(p.tokens for p in parts), pad
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

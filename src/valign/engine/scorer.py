@@ -38,13 +38,14 @@ class Scores:
     log_probs  (responses, tokens) nats, float32 (float64 for float64 models), 0 where mask is 0
     mask       (responses, tokens) loss weight of each token
     group      (responses,) position of the response's tree in the call
-    tokens     positions computed, padding included; `scored` hidden rows that met the head
+    tokens     positions computed, padding included; `real` without it; `scored` hidden rows that met the head
     """
 
     log_probs: Tensor
     mask: Tensor
     group: Tensor
     tokens: int
+    real: int
     scored: int
 
 
@@ -110,7 +111,11 @@ class Scorer:
         if self.path == "plain":
             return plain_layout(trees, multiple)
         skip = prefix.length if prefix else 0
-        return row_layout(trees, multiple, rows=plant(trees, self.pair_cost, skip=skip), skip=skip)
+        rows = plant(trees, self.pair_cost, skip=skip)
+        # rows that were joined make the others longer by padding: what counts is what is computed
+        if _padded([p.tree for p in rows], skip, multiple) > _padded(trees, skip, multiple):
+            rows = plant(trees, row=0)
+        return row_layout(trees, multiple, rows=rows, skip=skip)
 
     def __call__(self, trees: Sequence[Tree], prefix: Prefix | None = None) -> Scores:
         """One forward pass over all `trees`; differentiable unless the caller switched gradients off.
@@ -129,7 +134,7 @@ class Scorer:
         where = tuple(torch.as_tensor(x, device=device)[order] for x in (layout.response, layout.column))
         out = torch.zeros(mask.shape, dtype=values.dtype, device=device).index_put(where, values)
         group = torch.as_tensor(layout.group, device=device)
-        return Scores(out, mask.to(values.dtype), group, layout.ids.size, len(rows))
+        return Scores(out, mask.to(values.dtype), group, layout.ids.size, int(layout.real.sum()), len(rows))
 
     def hidden(self, layout: Layout, prefix: Prefix | None = None) -> Tensor:
         """The last hidden state at every position of a layout, (rows, length, width)."""
@@ -265,6 +270,12 @@ def positions(tree: Tree, path: Path) -> int:
 def _shape(tree: Tree, path: Path) -> tuple[int, int]:
     """(rows, longest row) of a tree: one row with every token once, or one row for each leaf."""
     return (1, tree.tokens) if path == "row" else (len(tree.leaves), tree.longest)
+
+
+def _padded(trees: Sequence[Tree], skip: int, multiple: int) -> int:
+    """Positions of trees in rows of their own, padded to the longest, whose length is rounded up."""
+    longest = max((t.tokens for t in trees), default=skip) - skip
+    return len(trees) * -(-longest // multiple) * multiple
 
 
 def _pair_cost(model: Any, config: Any) -> float:

@@ -121,3 +121,19 @@ def test_a_short_or_rare_prefix_is_not_worth_a_pass(tiny, computed):
     Scorer(model).score(items(3, 20))
     Scorer(model).score(items(1, 50))
     assert len(seen) == 2
+
+
+def test_joining_never_computes_more(tiny):
+    """One joined row would pad six others to its length: all stay apart; padding is counted on what is computed."""
+    scorer = Scorer(tiny().model)
+    scorer.pair_cost = 0.0
+    shared = [1, *range(10, 50)]
+    two = [from_paths("a", shared, [[7] * 5, [6]]), from_paths("b", [*shared[:-1], 60], [[8] * 5, [5]])]
+    others = [from_paths(f"c{i}", [2 + i, *range(50, 90)], [[9] * 5]) for i in range(6)]
+    assert len(plant(two)) == 1 and len(scorer.layout(two).ids) == 1
+    assert len(plant([*two, *others])) == 7, "joined where only the two are asked"
+    apart = scorer.layout([*two, *others])
+    assert len(apart.ids) == 8 and apart.ids.size == 8 * 48 < 7 * 64
+    for trees, real in ((two, join(two).tokens), ([*two, *others], sum(t.tokens for t in (*two, *others)))):
+        scores = scorer(trees)
+        assert scores.real == real <= scores.tokens
