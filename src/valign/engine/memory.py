@@ -6,9 +6,12 @@ rows, whose differences are the price of a token and of a query-key pair.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,12 @@ from torch import Tensor
 from valign.engine.audit import AuditLine
 from valign.engine.head import CHUNK_BYTES
 from valign.engine.layout import Layout
+from valign.engine.processes import World
+from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer, causal_lm
 from valign.engine.tree import Tree, from_paths
 
+FILE = "memory.json"  # in the run's folder
 PROBE = (32, 64, 128)  # tokens of the rows on which activations are measured
 SLACK = 1.1  # allocators round up, kernels take work space
 LEAST, MOST = 512, 2048  # positions of a micro-batch that is chosen here: enough for full speed, no more
@@ -116,6 +122,45 @@ def memory_plan(
     return next((p for p in plans if p.fits), plans[-1])
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What a run keeps of its plan: fixed at its first start, because a run that continues elsewhere must cut its
+    micro-batches where it cut them before.
+
+    token_budget  positions of a micro-batch
+    peak          bytes that this process was expected to take at most
+    audit         the plan's line, on the first start
+    """
+
+    token_budget: int
+    peak: int
+    audit: tuple[AuditLine, ...] = ()
+
+
+def settle(plan: Callable[[], MemoryPlan], device: torch.device, run: RunFolder, world: World) -> Settled:
+    """The plan of a run: made and written down when it starts, found again when it continues.
+
+    Processes that share a run use the smallest of their token budgets.
+    """
+    file = run.path / FILE
+    found = world.from_leader(lambda: _read(file))
+    if found is None:
+        made = plan()
+        budget = min(world.gather(made.token_budget))
+        peak = resident_bytes(device) + made.total - made.resident
+        record = {"token_budget": budget, "peak": peak, "terms": dict(made.terms), "free": made.free}
+        world.from_leader(lambda: run.write(FILE, json.dumps(record)))
+        return Settled(budget, peak, (made.line(),))
+    return Settled(found["token_budget"], found["peak"])
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # none yet, or damaged: it is made anew
+        return None
+
+
 @torch.enable_grad()
 def activation_bytes(scorer: Scorer) -> tuple[float, float, float]:
     """What a backward pass through the body keeps: bytes whatever the length, for each token, and for each query-key
@@ -165,13 +210,23 @@ def sample_bytes(model: Any, rows: int, tokens: int, itemsize: int) -> int:
     return int(2 * rows * tokens * text.num_hidden_layers * heads * width * itemsize)
 
 
+def resident_bytes(device: torch.device) -> int:
+    """What this process holds now: its resident size, or what it allocated on a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still take on a device. A container's own limit counts."""
+    """Memory that this process can still take on a device. A container's own limit counts, and processes that torchrun
+    started on this machine get equal parts of its main memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *_cgroup_free()])
+    return min([int(psutil.virtual_memory().available), *_cgroup_free()]) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _cgroup_free() -> list[int]:
