@@ -28,7 +28,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm; 0: never
     adapter: Literal["auto", "none", "lora"] = "auto"  # auto: full weights below 1B parameters, LoRA from there on
     lora_rank: int = 16  # rank of the adapter; alpha is twice the rank, all linear layers
-    token_budget: int = 0  # positions of one micro-batch, memory and speed but never the result; 0: what has room, at most 2048
+    token_budget: int = 0  # positions of one micro-batch: memory and speed, never the result; 0: as the memory plan says
     checkpoint_every: int = 0  # steps between checkpoints; 0: only at the end and when interrupted
     seed: int = 0  # of the order of the data, of rollouts and of a fresh adapter
 

@@ -130,9 +130,9 @@ def test_the_memory_plan_stands_in_the_audit_and_is_kept(tiny_policy, tmp_path):
     told = []
     found = trained(tiny_policy, tmp_path / "run", "dpo", lambda e, f: told.append((e, f)))
     line = next(f for event, f in told if event == "audit" and f["name"] == "memory")
-    assert line["ok"] and "token budget 2048" in line["text"]
+    assert line["ok"] and "token budget 1024" in line["text"]
     kept = json.loads((tmp_path / "run" / "memory.json").read_text())
-    assert kept["token_budget"] == 2048 and found.planned == kept["peak"] > sum(kept["terms"].values())
+    assert kept["token_budget"] == 1024 and found.planned == kept["peak"] > sum(kept["terms"].values())
     (tmp_path / "run" / "memory.json").write_text(json.dumps({**kept, "token_budget": 300, "peak": 7}))
     assert trained(tiny_policy, tmp_path / "run", "dpo").planned == 7
 
