@@ -433,11 +433,3 @@ def test_the_dev_loss_is_the_mean_over_the_dev_split(tiny, pairs, objectives, tm
 def test_a_setting_out_of_range_names_itself(bad):
     with pytest.raises(ValignError, match=next(iter(bad))):
         FeedbackConfig(**bad)
-
-
-def test_numbers_that_are_not_finite_become_null():
-    assert loop_room._finite({"a": np.float64(1.5), "b": float("nan"), "c": float("inf")}) == {
-        "a": 1.5,
-        "b": None,
-        "c": None,
-    }
