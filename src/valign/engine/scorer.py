@@ -21,7 +21,7 @@ from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.forest import common_root, plant
 from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Int, Layout, plain_layout, row_layout
-from valign.engine.prefix import SHARED, Prefix
+from valign.engine.prefix import SHARED, Prefix, caches_kept
 from valign.engine.tree import Tree, from_paths
 from valign.errors import TooLong, ValignError
 
@@ -141,7 +141,7 @@ class Scorer:
         body, device = body_of(self.model), self.device
         dtype = self.autocast or next(body.parameters()).dtype
         skip = prefix.length if prefix else 0
-        with self._cast(device):
+        with self._cast(device), contextlib.nullcontext() if prefix is None else caches_kept(body):
             out = body(
                 input_ids=torch.as_tensor(layout.ids, device=device),
                 position_ids=torch.as_tensor(layout.pos, device=device),

@@ -101,6 +101,7 @@ def test_the_first_pass_over_a_rollout_has_ratio_one():
     assert seen["old"] is given
 
 
+@pytest.mark.proof("E7")
 @pytest.mark.parametrize("unit", ["token", "response", "pair"])
 def test_meters_equal_an_offline_computation(tiny, objectives, pairs, unit):
     """E7: sums over any micro-batches give the mean over the whole step, recomputed in numpy: 1e-6."""
