@@ -11,12 +11,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from valign.data.group import Comparison, Demonstration, Group, Response, user
+from valign.engine.attention import Attention
+from valign.engine.local import LocalEngine
 from valign.engine.loop import _Loop
 from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer, body_of
 from valign.methods.table import METHODS
 from valign.methods.target import Target
 from valign.methods.train import train_policy, trainable_copy
+from valign.models.policy import LocalPolicy
+from valign.models.tiny import tiny_model
 
 # operations whose result, or its shape, must be known on the host: on a GPU each of them waits for all work before it
 WAITING = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim")
@@ -67,7 +71,7 @@ def counted(monkeypatch):
             try:
                 yield reads.found
             finally:
-                active.remove(reads.found)
+                active.pop()
 
     return inside
 
@@ -89,9 +93,9 @@ def trained(policy, folder, name, **settings):
 
 @pytest.fixture
 def watched(monkeypatch, counted):
-    """(what each call of a part of the loop read, micro-batches that it scored)."""
+    """(what each call of a part of the loop read, less what is in `but` of it; micro-batches that it scored)."""
 
-    def watch(part):
+    def watch(part, but=None):
         real, passes, seen, batches = getattr(_Loop, part), Scorer.__call__, [], []
 
         def scored(self, trees, *more):
@@ -100,9 +104,11 @@ def watched(monkeypatch, counted):
 
         def call(self, *args):
             batches.clear()
+            if but is not None:
+                but.clear()
             with counted() as found:
                 out = real(self, *args)
-            seen.append((dict(found), len(batches)))
+            seen.append((dict(found - (but or Counter())), len(batches)))
             return out
 
         monkeypatch.setattr(_Loop, part, call)
@@ -124,6 +130,32 @@ def test_a_step_reads_its_device_twice_and_no_text(tiny_policy, tmp_path, watche
     for found, batches in seen:
         assert batches == (6 if budget == 1 else 1)
         assert found == {"Tensor.tolist": 1, "_local_scalar_dense": 1}, found
+
+
+@pytest.mark.proof("E30")
+@pytest.mark.parametrize(
+    ("family", "path", "own"),
+    [("gemma3", "row", False), ("gpt2", "row", False), ("mixtral", "row", True), ("llama", "plain", True)],
+)
+def test_other_models_and_plain_rows_read_no_more(tmp_path, watched, counted, monkeypatch, family, path, own):
+    """E30: windows, learned positions; and experts and one padded row per response, where the model's own code reads its
+    router and its mask (`own`), and the engine around it no more than elsewhere."""
+    if path == "plain":
+        monkeypatch.setattr("valign.engine.scorer.attention_of", lambda config: Attention("plain", "as if nobody had proven it"))
+    inside, hidden = Counter(), Scorer.hidden
+
+    def body(self, *args):
+        with counted() as found:
+            out = hidden(self, *args)
+        inside.update(found)
+        return out
+
+    monkeypatch.setattr(Scorer, "hidden", body)
+    seen = watched("_step", inside)
+    policy = LocalPolicy(tiny_model(family, dtype="float64"), LocalEngine(precision="full"))
+    trained(policy, tmp_path, "dpo", token_budget=1)
+    assert [x for x, _ in seen] == [{"Tensor.tolist": 1, "_local_scalar_dense": 1}] * 2, seen
+    assert bool(inside) == own
 
 
 @pytest.mark.proof("E30")
