@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,8 +27,14 @@ MARKS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # what an earlier run of the tests stored must not stand in for what this one computes
+    os.environ["VALIGN_REFERENCES"] = tempfile.mkdtemp(prefix="valign-references-")
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["VALIGN_REFERENCES"], ignore_errors=True)
 
 
 @cache

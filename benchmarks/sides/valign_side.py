@@ -7,7 +7,6 @@ local engine. Equality jobs run in float32 with full precision.
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ def check_training(job: Job) -> dict[str, Any]:
 
 
 def time_training(job: Job) -> dict[str, Any]:
-    """One epoch. With a warm store the references of the pairs are there before the clock starts."""
+    """One epoch. With a warm store an earlier run has left the references of the pairs in the cache."""
     method, policy, pairs = _method(job), _policy(job, "auto"), job.inputs["pairs"]
     config = {
         "learning_rate": job.settings["learning_rate"],
@@ -48,10 +47,6 @@ def time_training(job: Job) -> dict[str, Any]:
     warm = job.workload == "dpo_warm"
     first = pairs if warm else job.inputs["warm"]
     _trained(job, policy, method, first, job.folder / "warm", {**config, "max_steps": 1})
-    if warm:
-        (job.folder / "run").mkdir()
-        for file in (job.folder / "warm").glob("reference*"):
-            shutil.copy(file, job.folder / "run")
     gc.collect()
     with counted_positions() as positions:
         line = _trained(job, policy, method, pairs, job.folder / "run", config)
@@ -89,6 +84,7 @@ def _listener(line: Timeline) -> Any:
 def _log_probs(job: Job, policy: Any, method: Any) -> dict[str, Any]:
     """id -> log-prob of each response under policy and reference, and how many tokens that sums."""
     from valign.engine.reference import with_references
+    from valign.engine.scorer import BUDGET
     from valign.methods.feedback import prepare
 
     model = policy.model
@@ -98,11 +94,11 @@ def _log_probs(job: Job, policy: Any, method: Any) -> dict[str, Any]:
     scorer = policy.engine.scorer(model)
     trees = [i.tree for i in items]
     out: dict[str, Any] = {
-        "log_probs": _sums([g.id for g in groups], scorer.score(trees, budget=config.token_budget)),
+        "log_probs": _sums([g.id for g in groups], scorer.score(trees)),
         "tokens": {t.id: [int((t.response_loss(leaf) != 0).sum()) for leaf in t.leaves] for t in trees},
     }
     if method.uses_reference:
-        stored = with_references(items, scorer, model.digest, job.folder, budget=config.token_budget)
+        stored = with_references(items, scorer, model.digest, job.folder, budget=BUDGET)
         out["reference"] = _sums([g.id for g in groups], [i.tokens["reference"] for i in stored])
     return out
 

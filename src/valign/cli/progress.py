@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from valign.cli.shared import console, plain
 from valign.models.credentials import hide
+from valign.report.units import number
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -95,17 +96,21 @@ class Watch:
             for name in ("reward", "kl", "correct", "chosen", "rejected")
             if f.get(name) is not None
         ]
-        shown.append(f"{f.get('tokens_per_second') or 0:.0f} tokens/s")
+        shown.append(f"{f.get('tokens_per_second') or 0:.0f} tokens/s, padding {f.get('pad_share') or 0:.0%}")
+        shown += [number(f["memory"], "bytes")] if f.get("memory") else []
         total, left = f["steps"], f["steps"] - f["step"]
         shown.append(f"about {_clock(left * f['seconds'])} left" if left else "done")
         if self.what != TRAINING:
             self.part(TRAINING)
-        self.bar(f["step"], total, ", ".join((*shown[:2], shown[-1])))
+        self.bar(f["step"], total, ", ".join(shown[:1] + shown[-3:]))
         if not self.out.is_terminal or not left or f["step"] == 1:
             self.line(f"  step {f['step']}/{total}: {', '.join(shown)}")
 
     def on_eval(self, f: Mapping[str, Any]) -> None:
         self.line(f"  dev at step {f['step']}: loss {f['loss']:.4f}{' (best so far)' if f['best'] else ''}")
+
+    def on_memory(self, f: Mapping[str, Any]) -> None:
+        self.line(f"  memory: {number(f['taken'], 'bytes')} taken, {number(f['planned'], 'bytes')} planned")
 
     def on_best(self, f: Mapping[str, Any]) -> None:
         self.line(f"  the policy of step {f['step']} is kept: its dev loss {f['loss']:.4f} was the best")

@@ -12,6 +12,7 @@ from valign.engine.items import Item, Objective, collate
 from valign.engine.scorer import Scorer, micro_batches
 
 MAX_TRUNCATED = 0.05  # share of responses that may be cut before a run is refused
+LOOKED_AT = 8  # groups that the audit scores
 SLACK_F32, SLACK_BF16 = 1e-3, 2e-2  # how far the loss at start may be from its known value
 
 TOKEN_F32, TOKEN_BF16 = 1e-3, 0.5  # and any one token's log-prob: bf16 logits are off by about 0.03 nats each
@@ -50,8 +51,8 @@ def audit_items(items: Sequence[Item], stop_ids: Sequence[int]) -> list[AuditLin
 
 
 def audit_start(items: Sequence[Item], scorer: Scorer, objective: Objective, budget: int) -> list[AuditLine]:
-    """The loss at step 0 against its known value, and policy = reference, on a few groups."""
-    some = list(items[:8])
+    """The loss at step 0 against its known value, and policy = reference, on the shortest groups."""
+    some = sorted(items, key=lambda i: i.tree.tokens)[:LOOKED_AT]
     if objective.at_start is None or not some:
         return []
     total, gaps = 0.0, []

@@ -28,7 +28,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm; 0: never
     adapter: Literal["auto", "none", "lora"] = "auto"  # auto: full weights below 1B parameters, LoRA from there on
     lora_rank: int = 16  # rank of the adapter; alpha is twice the rank, all linear layers
-    token_budget: int = 4096  # positions of one micro-batch; changes memory and speed, never the result
+    token_budget: int = 0  # positions of one micro-batch: memory and speed, never the result; 0: as the memory plan says
     checkpoint_every: int = 0  # steps between checkpoints; 0: only at the end and when interrupted
     seed: int = 0  # of the order of the data, of rollouts and of a fresh adapter
 
@@ -46,7 +46,7 @@ class TrainConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (never clip) or more")
         require(self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1")
-        require(self.token_budget >= 1, "token_budget", self.token_budget, "at least 1")
+        require(self.token_budget >= 0, "token_budget", self.token_budget, "0 (as the memory plan says) or more")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "0 or more")
 
     def peak(self, adapter: bool) -> float:

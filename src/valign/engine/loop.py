@@ -24,12 +24,13 @@ from valign.engine import checkpoint
 from valign.engine.audit import AuditLine, audit_items, audit_start
 from valign.engine.config import TrainConfig
 from valign.engine.items import Item, Objective, collate
+from valign.engine.memory import resident_bytes
 from valign.engine.meters import Meters, Part, total
 from valign.engine.optimizer import adamw, clip, learning_rate, load_state, state_tensors, trainable
 from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder, finite
 from valign.engine.sampler import Sampler, Step, address
-from valign.engine.scorer import Scorer, positions
+from valign.engine.scorer import BUDGET, Scorer, positions
 from valign.engine.shards import SharedScorer
 from valign.errors import ValignError
 
@@ -116,7 +117,7 @@ class _Loop:
         self.weights = trainable(self.model)
         self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
-        self.state = _State(budget=config.token_budget)
+        self.state = _State(budget=config.token_budget or BUDGET)
         self.stop_signal, self.stop_time = 0, 0.0
         self.saved = -1  # the step that the newest checkpoint holds
 
@@ -160,7 +161,8 @@ class _Loop:
         line = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": tokens, "pad_share": pad,
                 "tokens_per_second": tokens / seconds, **step.meters, **meters}  # fmt: skip
         self.state.meters = {k: float(v) for k, v in line.items()}
-        self._tell("step", step=index + 1, steps=self.sampler.steps, seconds=round(seconds, 4), **finite(line))
+        self._tell("step", step=index + 1, steps=self.sampler.steps, seconds=round(seconds, 4),
+                   memory=resident_bytes(self.scorer.device), **finite(line))  # fmt: skip
 
     def _gradients(self, step: Step) -> tuple[float, Mapping[str, float], int, float]:
         """Accumulate the gradient of one step; on out-of-memory halve the budget and start the step again."""

@@ -6,9 +6,13 @@ rows, whose differences are the price of a token and of a query-key pair.
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +22,19 @@ from torch import Tensor
 from valign.engine.audit import AuditLine
 from valign.engine.head import CHUNK_BYTES
 from valign.engine.layout import Layout
+from valign.engine.processes import World
+from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer, causal_lm
 from valign.engine.tree import Tree, from_paths
 
+FILE = "memory.json"  # in the run's folder
 PROBE = (32, 64, 128)  # tokens of the rows on which activations are measured
-SLACK = 1.1  # allocators round up, kernels take work space
-LEAST, MOST = 512, 2048  # positions of a micro-batch that is chosen here: enough for full speed, no more
+# What is freed and taken again in unequal sizes leaves holes, and kernels take work space: on a CPU this much of it was
+# resident for each byte in use (1.24 to 2.2 in four configurations, glibc 2.36); a GPU's caching allocator packs better.
+SLACK = {"cpu": 1.75, "cuda": 1.1}
+PASSING = ("activations", "head", "samples")  # terms that come and go with every micro-batch
+LEAST = 256  # positions of a micro-batch that is chosen here, and the most: enough for full speed (measured), no more
+MOST = {"cpu": 1024, "cuda": 16384}
 KNOBS = {
     "weights": "train an adapter (adapter=lora) or choose a smaller model",
     "other copies": "train an adapter (adapter=lora): the reference is then the same model with the adapter off",
@@ -40,17 +51,19 @@ class MemoryPlan:
     """Bytes by what they are for, at a token budget, against what is free.
 
     resident   the part of `terms` that is allocated already
+    slack      bytes taken for each byte of terms that come and go
     """
 
     terms: Mapping[str, int]
     free: int
     resident: int
     token_budget: int
+    slack: float = 1.0
 
     @property
     def total(self) -> int:
-        """All terms together, with the allocator's slack on what is still to come."""
-        return self.resident + math.ceil((sum(self.terms.values()) - self.resident) * SLACK)
+        """All terms together, with the allocator's slack."""
+        return math.ceil(sum(n * (self.slack if name in PASSING else 1.0) for name, n in self.terms.items()))
 
     @property
     def fits(self) -> bool:
@@ -81,17 +94,19 @@ def memory_plan(
     """The plan of a training run.
 
     trees         what will be trained (or like it): its longest row is the least that one micro-batch holds
-    token_budget  positions of a micro-batch; 0: chosen here, as many as fit, from 512 to 2048
+    token_budget  positions of a micro-batch; 0: chosen here, as many as fit, from 256 to 1024 on a CPU
     copies        bytes of other models in memory: the policy before training, a frozen reference
     samples       bytes of the rollouts' cache
     free          bytes that can still be allocated; None: asked of the machine
     """
     weights = [p for p in scorer.model.parameters()]
     moving = [p for p in weights if p.requires_grad]
-    fixed, per_token, per_pair = activation_bytes(scorer)
+    longest = max((batch_positions(scorer, [t]) for t in trees), default=1)
+    probe = copy.copy(scorer)
+    probe.grouped = scorer.grouped if longest <= scorer.grouped else 0  # attend as the longest row will
+    fixed, per_token, per_pair = activation_bytes(probe)
     resident = sum(map(_bytes, weights)) + copies
     grads = sum(map(_bytes, moving))
-    longest = max((batch_positions(scorer, [t]) for t in trees), default=1)
     free = free_bytes(scorer.device) if free is None else free
 
     def at(budget: int) -> MemoryPlan:
@@ -105,15 +120,54 @@ def memory_plan(
             "head": head_bytes(scorer),
             "samples": samples,
         }
-        return MemoryPlan(terms, free, resident, budget)
+        return MemoryPlan(terms, free, resident, budget, SLACK.get(scorer.device.type, 1.1))
 
     if token_budget:
         return at(token_budget)
-    sizes = [MOST]
+    sizes = [MOST.get(scorer.device.type, LEAST)]
     while sizes[-1] // 2 >= LEAST:
         sizes.append(sizes[-1] // 2)
     plans = [at(n) for n in sizes]
     return next((p for p in plans if p.fits), plans[-1])
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run keeps of its plan: fixed at its first start, because a run that continues elsewhere must cut its
+    micro-batches where it cut them before.
+
+    token_budget  positions of a micro-batch
+    peak          bytes that this process was expected to take at most
+    audit         the plan's line, on the first start
+    """
+
+    token_budget: int
+    peak: int
+    audit: tuple[AuditLine, ...] = ()
+
+
+def settle(plan: Callable[[], MemoryPlan], device: torch.device, run: RunFolder, world: World) -> Settled:
+    """The plan of a run: made and written down when it starts, found again when it continues.
+
+    Processes that share a run use the smallest of their token budgets.
+    """
+    file = run.path / FILE
+    found = world.from_leader(lambda: _read(file))
+    if found is None:
+        made = plan()
+        budget = min(world.gather(made.token_budget))
+        peak = resident_bytes(device) + made.total - made.resident
+        record = {"token_budget": budget, "peak": peak, "terms": dict(made.terms), "free": made.free}
+        world.from_leader(lambda: run.write(FILE, json.dumps(record)))
+        return Settled(budget, peak, (made.line(),))
+    return Settled(found["token_budget"], found["peak"])
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # none yet, or damaged: it is made anew
+        return None
 
 
 @torch.enable_grad()
@@ -165,13 +219,23 @@ def sample_bytes(model: Any, rows: int, tokens: int, itemsize: int) -> int:
     return int(2 * rows * tokens * text.num_hidden_layers * heads * width * itemsize)
 
 
+def resident_bytes(device: torch.device) -> int:
+    """What this process holds now: its resident size, or what it allocated on a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still take on a device. A container's own limit counts."""
+    """Memory that this process can still take on a device. A container's own limit counts, and processes that torchrun
+    started on this machine get equal parts of its main memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *_cgroup_free()])
+    return min([int(psutil.virtual_memory().available), *_cgroup_free()]) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _cgroup_free() -> list[int]:

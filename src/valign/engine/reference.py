@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import valign
 from valign.engine.items import Item
 from valign.engine.scorer import Scorer
 from valign.engine.tree import Leaf, Tree
+from valign.models.cache import cache_root
 
 log = logging.getLogger(__name__)
 FILE = "references.sqlite"
+FOLDER = "VALIGN_REFERENCES"  # environment variable: where the store lies, if not in the user's cache
 _ASK = 500  # keys of one question: SQLite takes a limited number
 _TABLE = "CREATE TABLE IF NOT EXISTS log_probs (key BLOB PRIMARY KEY, dtype TEXT, crc INTEGER, data BLOB) WITHOUT ROWID"
 
 Row = NDArray[Any]
+
+
+def store_folder() -> Path:
+    """Where references are kept for every run: $VALIGN_REFERENCES, else `references` in the user's cache folder."""
+    own = os.environ.get(FOLDER)
+    return Path(own).expanduser() if own else cache_root() / "references"
 
 
 def with_references(
@@ -106,26 +119,34 @@ def _key(tree: Tree, leaf: Leaf, digest: str, scorer: Scorer) -> bytes:
     """What the numbers of one path depend on: its ids, which of them are scored, the weights and how they multiply."""
     dtype = next(scorer.model.parameters()).dtype
     allowed = None if scorer.allowed is None else scorer.allowed.tolist()
-    h = hashlib.sha256(f"{digest}|{dtype}|{scorer.autocast}|{scorer.spec.temperature}|{allowed}|{leaf.first}".encode())
+    numbers = f"{dtype}|{scorer.autocast}|{scorer.spec.temperature}|{allowed}|{scorer.device.type}"
+    h = hashlib.sha256(f"{_made_by()}|{digest}|{numbers}|{leaf.first}".encode())
     h.update(tree.path(leaf).tobytes() + b"|" + np.packbits(tree.path_loss(leaf) != 0).tobytes())
     return h.digest()
+
+
+@cache
+def _made_by() -> str:
+    """The versions that computed a number: another one may round or order its sums otherwise."""
+    return "|".join([valign.__version__, *(version(name) for name in ("torch", "transformers"))])
 
 
 class Reference:
     """Scores fresh trees under the policy as it was at step 0.
 
-    With adapters the base weights are the reference (adapter off); with full weights a frozen copy is kept.
+    With adapters the base weights are the reference (adapter off); with full weights a frozen copy is kept, unless
+    `frozen` says that nobody will train this scorer's model: then it is the reference itself.
     """
 
-    def __init__(self, scorer: Scorer, adapter: Any = None) -> None:
-        import copy
-
+    def __init__(self, scorer: Scorer, adapter: Any = None, *, frozen: bool = False) -> None:
         self._adapter = adapter
         self._scorer = scorer
-        if adapter is None:
-            frozen = copy.deepcopy(scorer.model).requires_grad_(False).eval()
+        self.copied = 0  # bytes of a second model that had to be made
+        if adapter is None and not frozen:
+            still = copy.deepcopy(scorer.model).requires_grad_(False).eval()
+            self.copied = sum(p.numel() * p.element_size() for p in still.parameters())
             self._scorer = Scorer(
-                frozen, path=scorer.path, autocast=scorer.autocast, temperature=scorer.spec.temperature,
+                still, path=scorer.path, autocast=scorer.autocast, temperature=scorer.spec.temperature,
                 allowed_tokens=None if scorer.allowed is None else scorer.allowed.tolist(),
             )  # fmt: skip
 

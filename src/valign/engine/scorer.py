@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from valign.engine.allocator import keep_freed_memory
 from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.forest import common_root, plant
+from valign.engine.grouped import LONGEST, attend_grouped, marked
 from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Int, Layout, plain_layout, row_layout
 from valign.engine.prefix import SHARED, Prefix, caches_kept
@@ -81,6 +83,8 @@ class Scorer:
         head_chunk: int | None = None,
     ) -> None:
         self.model = model
+        if self.device.type == "cpu":
+            keep_freed_memory()
         config = causal_lm(model).config
         self.attention: Attention = attention_of(config)
         self.path: Path = path or self.attention.path
@@ -90,6 +94,8 @@ class Scorer:
         self.autocast = autocast
         self.allowed = None if allowed_tokens is None else torch.as_tensor(sorted(set(allowed_tokens)))
         self.longest = positions_of(config)
+        # columns up to which rows attend in plain products; 0: never
+        self.grouped = LONGEST if self.path == "row" and attend_grouped(causal_lm(model)) else 0
         self.pair_cost = _pair_cost(self.model, config) if self.path == "row" else 0.0
         self._check_head(str(getattr(config.get_text_config(), "model_type", "")))
 
@@ -145,11 +151,17 @@ class Scorer:
             out = body(
                 input_ids=torch.as_tensor(layout.ids, device=device),
                 position_ids=torch.as_tensor(layout.pos, device=device),
-                attention_mask=masks(layout, self.attention, dtype, device, skip),
+                attention_mask=self._masks(layout, dtype, skip),
                 past_key_values=prefix,
                 use_cache=prefix is not None,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def _masks(self, layout: Layout, dtype: torch.dtype, skip: int) -> Any:
+        found = masks(layout, self.attention, dtype, self.device, skip)
+        if self.grouped and not layout.plain and skip + layout.ids.shape[1] <= self.grouped:
+            return {k: marked(m) for k, m in found.items()} if isinstance(found, dict) else marked(found)
+        return found
 
     @torch.no_grad()
     def prefix_of(self, trees: Sequence[Tree]) -> Prefix | None:

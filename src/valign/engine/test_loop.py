@@ -446,7 +446,7 @@ def test_the_dev_loss_is_the_mean_over_the_dev_split(tiny, pairs, objectives, tm
         {"epochs": 0},
         {"warmup": 1.0},
         {"patience": 2},
-        {"token_budget": 0},
+        {"token_budget": -1},
         {"max_length": 1},
         {"lora_rank": 0},
         {"weight_decay": -1},

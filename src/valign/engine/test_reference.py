@@ -148,14 +148,14 @@ def test_a_damaged_file_is_computed_again_and_said(tiny, pairs, tmp_path, caplog
 
 @pytest.mark.proof("E8")
 def test_a_damaged_record_is_scored_again(tiny, pairs, tmp_path, caplog, worst):
-    """E8: one flipped bit in the numbers themselves."""
+    """E8: one flipped bit in the numbers themselves. Scored alone its row has another shape: 1e-12."""
     scorer, items = Scorer(tiny().model), pairs(3)
     good = tokens(with_references(items, scorer, "w", tmp_path, budget=99))
     with sqlite3.connect(tmp_path / FILE) as db:
         key, data = db.execute("SELECT key, data FROM log_probs").fetchone()
-        db.execute("UPDATE log_probs SET data = ? WHERE key = ?", (bytes([data[0] ^ 1]) + data[1:], key))
+        db.execute("UPDATE log_probs SET data = ? WHERE key = ?", (data[:6] + bytes([data[6] ^ 4]) + data[7:], key))
     with caplog.at_level(logging.WARNING):
-        assert worst(tokens(with_references(items, scorer, "w", tmp_path, budget=99)), good) == 0
+        assert worst(tokens(with_references(items, scorer, "w", tmp_path, budget=99)), good) < 1e-12
     assert "1 damaged" in caplog.text
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from valign.data.group import Comparison, Demonstration, Group, Response, user
+from valign.engine import memory
 from valign.engine.run import RunFolder
+from valign.engine.scorer import Scorer
 from valign.errors import DataError, ValignError
 from valign.methods.table import METHODS
 from valign.methods.target import Target
@@ -119,3 +123,44 @@ def test_rewards_that_never_differ_are_refused_before_step_0(tiny_policy, tmp_pa
     target = Target(reward=lambda groups: [np.zeros(len(g.responses)) for g in groups])
     with RunFolder(tmp_path / "run") as run, pytest.raises(ValignError, match="reward varies"):
         train_policy(method, tiny_policy, target, config, run, groups=groups_for("reward"))
+
+
+def test_the_memory_plan_stands_in_the_audit_and_is_kept(tiny_policy, tmp_path):
+    """Chosen once: a run that continues cuts its micro-batches where it cut them before."""
+    told = []
+    found = trained(tiny_policy, tmp_path / "run", "dpo", lambda e, f: told.append((e, f)))
+    line = next(f for event, f in told if event == "audit" and f["name"] == "memory")
+    assert line["ok"] and "token budget 1024" in line["text"]
+    kept = json.loads((tmp_path / "run" / "memory.json").read_text())
+    assert kept["token_budget"] == 1024 and found.planned == kept["peak"] > sum(kept["terms"].values())
+    (tmp_path / "run" / "memory.json").write_text(json.dumps({**kept, "token_budget": 300, "peak": 7}))
+    assert trained(tiny_policy, tmp_path / "run", "dpo").planned == 7
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_run_that_cannot_fit_is_refused_before_step_0(tiny_policy, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(ValignError, match="memory: .* the largest part is"):
+        trained(tiny_policy, tmp_path / "run", name)
+    assert not any((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_the_reference_of_rollouts_is_no_second_copy(tiny_policy, tmp_path):
+    """The policy that the caller holds is the reference: with full weights no other copy is planned or made."""
+    terms = {}
+    for adapter in ("none", "lora"):
+        trained(tiny_policy, tmp_path / adapter, "grpo", adapter=adapter)
+        terms[adapter] = json.loads((tmp_path / adapter / "memory.json").read_text())["terms"]
+    weights = sum(p.numel() * p.element_size() for p in tiny_policy.model.model.parameters())
+    assert terms["none"]["other copies"] == terms["lora"]["other copies"] == weights
+
+
+def test_another_run_scores_no_reference_again(tiny_policy, tmp_path, monkeypatch):
+    """What one run scored, the next one reads, whatever its folder and its settings."""
+    monkeypatch.setenv("VALIGN_REFERENCES", str(tmp_path / "references"))
+    scored = []
+    real = Scorer.batches
+    monkeypatch.setattr(Scorer, "batches", lambda s, trees, **o: scored.append(len(trees)) or real(s, trees, **o))
+    trained(tiny_policy, tmp_path / "a", "dpo")
+    trained(tiny_policy, tmp_path / "b", "dpo", learning_rate=1e-3, token_budget=64)
+    assert scored == [6, 0]

@@ -8,17 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from valign.data.group import Group
+from valign.engine.audit import AuditLine
+from valign.engine.checkpoint import complete
 from valign.engine.items import Item, bind
 from valign.engine.local import LocalEngine
 from valign.engine.loop import HeldOut, Outcome, train
+from valign.engine.memory import Settled, memory_plan, sample_bytes, settle
 from valign.engine.processes import SINGLE, World
-from valign.engine.reference import Reference, with_references
+from valign.engine.reference import Reference, store_folder, with_references
 from valign.engine.rollout import RolloutSampler
 from valign.engine.run import RunFolder
 from valign.engine.sampler import DataSampler
 from valign.engine.scorer import Scorer
 from valign.engine.shards import SharedScorer, full, gathered, led, shard
+from valign.engine.tree import Tree, from_paths
 from valign.errors import ValignError
 from valign.methods.feedback import prepare
 from valign.methods.method import Method
@@ -36,6 +42,7 @@ class Trained:
 
     policy: LocalPolicy
     outcome: Outcome
+    planned: int  # bytes that the memory plan expected this process to take at most
 
 
 def train_policy(
@@ -54,38 +61,119 @@ def train_policy(
             "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
         )
     world.require_same(policy.model.digest, "weights")
-    model = trainable_copy(policy.model, config)
-    stop_ids = model.template.stop_ids
-    objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
-    if method.samples:
-        sampler: Any = _rollouts(method, model, engine, target, config, groups, world)
-        scorer = _shared(engine.scorer(model, config.temperature), world, sampler)
-        begun = world.from_leader(lambda: _begun(run))
-        outcome = train(scorer, sampler, objective, config, run, stop_ids=stop_ids,
-                        audit=() if begun else sampler.audit(), on_event=on_event, world=world)  # fmt: skip
-    else:
-        prepared, held = prepare(method.feedback, groups, model.template, config), []
-        items = prepared.items
-        if dev:
-            held = prepare(method.feedback, dev, model.template, config, where="dev split").items
-        if world.size > 1:
-            world.require_same(_content([*items, *held]), "feedback")
-        scorer = _shared(engine.scorer(model), world)
-        if method.uses_reference:
-            # before the loop restores anything: the reference is the policy at step 0
-            told = _progress("reference log-probs", on_event)
-            items, held = (_referenced(x, scorer, policy.model.digest, run, config, told) for x in (items, held))
-        sampler = DataSampler(
-            items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
-        )
-        outcome = train(scorer, sampler, objective, config, run, dev=HeldOut(held, config.eval_every, config.patience),
-                        stop_ids=stop_ids, audit=prepared.audit(), on_event=on_event, world=world)  # fmt: skip
-    if world.sharded:
-        model = _whole(model, policy.model, config)
+    job = _Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world)
+    outcome, planned = job.on_rollouts(groups) if method.samples else job.on_feedback(groups, dev)
+    model = _whole(job.model, policy.model, config) if world.sharded else job.model
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
                       digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip
-    return Trained(LocalPolicy(trained, engine), outcome)
+    return Trained(LocalPolicy(trained, engine), outcome, planned)
+
+
+@dataclass
+class _Job:
+    """One training run. `start` is the policy as it was, `model` the copy that moves."""
+
+    method: Method
+    start: LoadedModel
+    model: LoadedModel
+    engine: LocalEngine
+    target: Target
+    config: Any
+    run: RunFolder
+    tell: Listen | None
+    world: World
+
+    def on_feedback(self, groups: Sequence[Group], dev: Sequence[Group]) -> tuple[Outcome, int]:
+        """Train on items made of a data set."""
+        method, config, world, template = self.method, self.config, self.world, self.model.template
+        prepared = prepare(method.feedback, groups, template, config)
+        held = prepare(method.feedback, dev, template, config, where="dev split").items if dev else []
+        items = prepared.items
+        if world.size > 1:
+            world.require_same(_content([*items, *held]), "feedback")
+        scorer = self.engine.scorer(self.model)
+        plan = self._plan(scorer, [i.tree for i in items])
+        scorer = _shared(scorer, world)
+        if method.uses_reference:
+            # before the loop restores anything: the reference is the policy at step 0
+            told = _progress("reference log-probs", self.tell)
+            items, held = (self._referenced(x, scorer, plan.token_budget, told) for x in (items, held))
+        sampler = DataSampler(
+            items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
+        )
+        held_out = HeldOut(held, config.eval_every, config.patience)
+        return self._train(scorer, sampler, plan, prepared.audit, held_out), plan.peak
+
+    def on_rollouts(self, prompts: Sequence[Group]) -> tuple[Outcome, int]:
+        """Train on what the policy itself says to the prompts."""
+        if not prompts:
+            raise ValignError("there are no prompts to sample from", where="data")
+        config = self.config
+        scorer = self.engine.scorer(self.model, config.temperature)
+        reference = self._reference(scorer) if config.beta > 0 or self.method.uses_reference else None
+        longest = max(len(ids) for ids in self.model.template.prompt_ids_many([g.prompt for g in prompts]))
+        tree = from_paths("longest", [0] * longest, [[i] * config.max_new_tokens for i in range(config.group_size)])
+        rows = min(self.engine.rows, config.batch_size * config.group_size)
+        narrow = torch.finfo(scorer.autocast or self.model.dtype).bits // 8
+        cache = sample_bytes(self.model.model, rows, longest + config.max_new_tokens, narrow)
+        plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)
+        sampler = self._sampler(prompts, reference, plan.token_budget)
+        return self._train(_shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
+
+    def _train(self, scorer: Scorer, sampler: Any, plan: Settled, audit: Callable[[], Sequence[AuditLine]],
+               dev: HeldOut | None = None) -> Outcome:  # fmt: skip
+        begun = self.world.from_leader(lambda: bool(complete(self.run.checkpoints)))
+        objective = bind(self.method.objective, self.config, self.method.unit, self.method.at_start)  # type: ignore[arg-type]
+        return train(scorer, sampler, objective, replace(self.config, token_budget=plan.token_budget), self.run, dev=dev,
+                     stop_ids=self.model.template.stop_ids, audit=() if begun else [*audit(), *plan.audit],
+                     on_event=self.tell, world=self.world)  # fmt: skip
+
+    def _plan(self, scorer: Scorer, trees: Sequence[Tree], *, copies: int = 0, samples: int = 0) -> Settled:
+        kept = sum(p.numel() * p.element_size() for p in self.start.model.parameters())
+        return settle(
+            lambda: memory_plan(scorer, trees, self.config.token_budget, copies=copies + kept, samples=samples),
+            scorer.device, self.run, self.world,
+        )  # fmt: skip
+
+    def _referenced(self, items: Sequence[Item], scorer: Scorer, budget: int, told: Progress | None) -> list[Item]:
+        if not items:
+            return []
+        rows = led(
+            scorer,
+            lambda shared: [
+                item.tokens["reference"]
+                for item in with_references(items, shared, self.start.digest, store_folder(), budget=budget, progress=told)
+            ],
+        )
+        return [item.with_tokens(reference=row) for item, row in zip(items, rows)]
+
+    def _reference(self, scorer: Scorer) -> Reference:
+        """The policy of step 0: the caller's own model where it computes the same numbers, else the adapter switched
+        off, else a frozen copy."""
+        if self.model.adapter is None and self.start.dtype == self.model.dtype:
+            return Reference(self.engine.scorer(self.start, self.config.temperature), frozen=True)
+        return Reference(scorer, self.model.adapter)
+
+    def _sampler(self, prompts: Sequence[Group], reference: Reference | None, budget: int) -> RolloutSampler:
+        config, advantage = self.config, self.method.advantage
+        assert advantage is not None
+        batch = min(config.batch_size, len(prompts))
+        steps = max(1, round(len(prompts) / batch * config.epochs))
+        return RolloutSampler(
+            model=self.model,
+            engine=self.engine,
+            prompts=list(prompts),
+            reward=self.target.utility(),
+            advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
+            sampling=Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature),
+            batch=batch,
+            steps=min(steps, config.max_steps) if config.max_steps else steps,
+            seed=config.seed,
+            reference=reference,
+            budget=budget,
+            world=self.world,
+        )
 
 
 def _shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
@@ -109,25 +197,8 @@ def _content(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
-def _referenced(
-    items: Sequence[Item], scorer: Scorer, digest: str, run: RunFolder, config: Any, progress: Progress | None
-) -> list[Item]:
-    if not items:
-        return []
-    rows = led(
-        scorer,
-        lambda shared: [
-            item.tokens["reference"]
-            for item in with_references(items, shared, digest, run.path, budget=config.token_budget, progress=progress)
-        ],
-    )
-    return [item.with_tokens(reference=row) for item, row in zip(items, rows)]
-
-
 def _whole(model: LoadedModel, start: LoadedModel, config: Any) -> LoadedModel:
     """The trained model with its weights whole again."""
-    import torch
-
     trained = full({n: p for n, p in model.model.named_parameters() if p.requires_grad})
     out = trainable_copy(start, config)
     with torch.no_grad():
@@ -139,8 +210,6 @@ def _whole(model: LoadedModel, start: LoadedModel, config: Any) -> LoadedModel:
 
 def trainable_copy(model: LoadedModel, config: Any) -> LoadedModel:
     """The model with weights that can move: float32 (or wider) copies, or a fresh adapter on a frozen copy."""
-    import torch
-
     from valign.models.adapters import attach_lora
 
     if model.adapter is not None:
@@ -159,45 +228,11 @@ def trainable_copy(model: LoadedModel, config: Any) -> LoadedModel:
     return out
 
 
-def _rollouts(
-    method: Method, model: LoadedModel, engine: LocalEngine, target: Target, config: Any, groups: Sequence[Group],
-    world: World,
-) -> RolloutSampler:  # fmt: skip
-    if not groups:
-        raise ValignError("there are no prompts to sample from", where="data")
-    batch = min(config.batch_size, len(groups))
-    steps = max(1, round(len(groups) / batch * config.epochs))
-    sampling = Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
-    scorer = engine.scorer(model, config.temperature)
-    assert method.advantage is not None
-    advantage = method.advantage
-    return RolloutSampler(
-        model=model,
-        engine=engine,
-        prompts=list(groups),
-        reward=target.utility(),
-        advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
-        sampling=sampling,
-        batch=batch,
-        steps=min(steps, config.max_steps) if config.max_steps else steps,
-        seed=config.seed,
-        reference=Reference(scorer, model.adapter) if config.beta > 0 or method.uses_reference else None,
-        budget=config.token_budget,
-        world=world,
-    )
-
-
 def _progress(what: str, on_event: Listen | None) -> Progress | None:
     if on_event is None:
         return None
     on_event("measuring", {"subject": "", "what": what})
     return lambda done, total: on_event("progress", {"what": what, "done": done, "total": total})
-
-
-def _begun(run: RunFolder) -> bool:
-    from valign.engine.checkpoint import complete
-
-    return bool(complete(run.checkpoints))
 
 
 def _digest(model: LoadedModel) -> str:

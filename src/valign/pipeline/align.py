@@ -155,6 +155,9 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
         trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell,
                                world=job.world)  # fmt: skip
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
+    memory = {"planned": trained.planned, "taken": cost.peak_memory_bytes}
+    run.log("memory", **memory)
+    job.tell("memory", memory)
     # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
     made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
