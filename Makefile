@@ -5,7 +5,7 @@
 #   make lint          ruff; mypy, strict on the pure rooms
 #   make docs          the documentation as a site, in site/
 #   make real          the checks on the real model in full length (make test runs them cut)
-#   make capabilities  docs/capabilities.md from the marks of the tests
+#   make capabilities  docs/capabilities.md and docs/proofs.md from the marks of the tests
 #   make commands      docs/commands.md from the command line
 #   make setup         only the set-up
 #   make clean         remove what was built; the environment and runs/ stay
@@ -77,6 +77,7 @@ real: setup
 
 capabilities: $(INSTALLED)
 	@$(BIN)/python scripts/capabilities.py
+	@$(BIN)/python scripts/proofs.py
 
 commands: $(INSTALLED)
 	@$(BIN)/typer valign.cli.app utils docs --name valign --title "Command line" --output docs/commands.md

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent
 MARKS = (
     "capability(row): the mission row whose 'works when' sentence this test shows",
+    "proof(id): the engine's promise, E1 to E30, that this test shows or helps to show",
     "slow: takes more than ten seconds",
     "real: runs the embedded default model",
     "browser: opens a page in Chromium",

@@ -58,7 +58,7 @@ class Family:
 
 @dataclass
 class Marks:
-    """Row id -> the tests that show it, each as "path::name"; and the marks that are not one plain text."""
+    """Id -> the tests that show it, each as "path::name"; and the marks that are not one plain text."""
 
     tests: dict[str, list[str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
@@ -70,13 +70,13 @@ def families(path: Path = ROWS) -> list[Family]:
     return [Family(f["title"], tuple(Row(**row) for row in f["rows"])) for f in document.values()]
 
 
-def marks(root: Path = ROOT) -> Marks:
-    """Every capability mark under src/ and tests/, in the order of files and lines."""
+def marks(root: Path = ROOT, mark: str = "capability") -> Marks:
+    """Every mark of one name in the folders of tests, in the order of files and lines."""
     found = Marks()
     for folder in TESTS:
         for path in sorted((root / folder).rglob("test_*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-            for owner, call in _marks_in(tree):
+            for owner, call in _marks_in(tree, mark):
                 place = path.relative_to(root).as_posix() + (f"::{owner}" if owner else "")
                 ids = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
                 if not ids or len(ids) != len(call.args) or call.keywords:
@@ -88,15 +88,15 @@ def marks(root: Path = ROOT) -> Marks:
     return found
 
 
-def _marks_in(node: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.Call]]:
-    """(test, call) of each `pytest.mark.capability(...)`; the test is "" for a mark of the whole module."""
+def _marks_in(node: ast.AST, mark: str, owner: str = "") -> Iterator[tuple[str, ast.Call]]:
+    """(test, call) of each `pytest.mark.MARK(...)`; the test is "" for a mark of the whole module."""
     for child in ast.iter_child_nodes(node):
         inside = owner
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             inside = f"{owner}::{child.name}" if owner else child.name
-        if isinstance(child, ast.Call) and ast.unparse(child.func).endswith("mark.capability"):
+        if isinstance(child, ast.Call) and ast.unparse(child.func).endswith(f"mark.{mark}"):
             yield owner, child
-        yield from _marks_in(child, inside)
+        yield from _marks_in(child, mark, inside)
 
 
 def problems(all_families: list[Family], found: Marks) -> list[str]:
@@ -126,9 +126,8 @@ def render(all_families: list[Family], found: Marks) -> str:
             continue
         lines = ["| id | name | works when | how to use it | tested in |", "|---|---|---|---|---|"]
         for row in shown:
-            tests = "<br>".join(f"`{test}`" for test in found.tests[row.id])
             lines.append(
-                f"| {row.id} | {_cell(row.name)} | {_cell(row.works)} | {_cell(row.use)} | {tests} |"
+                f"| {row.id} | {cell(row.name)} | {cell(row.works)} | {cell(row.use)} | {tests_of(row.id, found)} |"
             )
         parts.append(f"## {family.title}\n\n" + "\n".join(lines) + "\n")
     total = sum(len(family.rows) for family in all_families)
@@ -146,22 +145,32 @@ def render(all_families: list[Family], found: Marks) -> str:
     return "\n".join(parts)
 
 
-def _cell(text: str) -> str:
+def tests_of(id: str, found: Marks) -> str:
+    """The cell that names the tests of one id."""
+    return "<br>".join(f"`{test}`" for test in found.tests[id])
+
+
+def cell(text: str) -> str:
+    """Text inside a table."""
     return text.replace("|", "\\|")
+
+
+def write_or_check(path: Path, page: str, wrong: list[str], arguments: list[str], said: str) -> int:
+    """Write a page, or with --check compare it with the one on disk; print what is wrong. Returns the exit status."""
+    if "--check" not in arguments:
+        path.write_text(page, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)}: {said}")
+    elif not path.exists() or path.read_text(encoding="utf-8") != page:
+        wrong = [*wrong, f"{path.relative_to(ROOT)} is stale; run: make capabilities"]
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+    return int(bool(wrong))
 
 
 def main(arguments: list[str]) -> int:
     all_families, found = families(), marks()
-    page = render(all_families, found)
-    wrong = problems(all_families, found)
-    if "--check" not in arguments:
-        PAGE.write_text(page, encoding="utf-8")
-        print(f"{PAGE.relative_to(ROOT)}: {len(found.tests)} rows are marked")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        wrong.append(f"{PAGE.relative_to(ROOT)} is stale; run: make capabilities")
-    if wrong:
-        print("\n".join(wrong), file=sys.stderr)
-    return int(bool(wrong))
+    said = f"{len(found.tests)} rows are marked"
+    return write_or_check(PAGE, render(all_families, found), problems(all_families, found), arguments, said)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ another kind of feedback adds one entry to `COEFFICIENTS_OF` and one to `GOLDENS
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,7 @@ def batch(models: Any, method: Any, config: Any, stale: bool) -> tuple[list[Item
     return items, scores, {"tensors": tensors, **arrays}
 
 
+@pytest.mark.proof("E27")
 @pytest.mark.capability("F04")
 @pytest.mark.parametrize("stale", [False, True], ids=["fresh", "stale"])
 @pytest.mark.parametrize("name", TRAINING)
@@ -144,6 +145,32 @@ def test_coefficients_are_those_of_the_table(models, name, stale):
     assert (data["mask"] == 0).any(), "some rows are padded"
     assert np.abs(-grad.numpy() - expected).max() < 1e-10
     assert np.abs(expected).max() > 1e-3
+
+
+@pytest.mark.proof("E27")
+@pytest.mark.parametrize("name", TRAINING)
+def test_rows_of_any_shape_give_the_same_coefficients(models, name):
+    """E27: one row per response, one per group, and both groups joined in one row: 1e-10."""
+    method = TRAINING[name]
+    objective = bind(method.objective, method.config(), method.unit, method.at_start)
+    items, _, _ = batch(models, method, method.config(), stale=True)
+    alike = [replace(i, tree=_behind([50, 51, 52], i.tree)) for i in items]
+    found = []
+    for path, pair_cost, rows in (("plain", 0.0, 6), ("row", 1.0, 2), ("row", 0.0, 1)):
+        scorer = Scorer(models[0], path=path)
+        scorer.pair_cost = pair_cost
+        trees = [i.tree for i in alike]
+        assert len(scorer.layout(trees).ids) == rows
+        scores = scorer(trees)
+        losses = objective(collate(alike, scores)).losses
+        found.append(torch.autograd.grad(losses.sum(), scores.log_probs)[0])
+    assert found[0].abs().max() > 1e-3
+    assert max((found[0] - x).abs().max() for x in found[1:]) < 1e-10
+
+
+def _behind(prefix: list[int], tree: Any) -> Any:
+    """The same responses behind a longer prompt."""
+    return from_paths(tree.id, [*prefix, *tree.segments[0].ids], [tree.response_ids(leaf) for leaf in tree.leaves])
 
 
 def test_a_stale_rollout_is_clipped_somewhere(models):
@@ -173,11 +200,10 @@ def test_a_soft_label_is_a_mixture_of_both_orders(models, name):
     assert (a - b).abs().max() < 1e-12
 
 
+@pytest.mark.proof("E19")
 @pytest.mark.parametrize("name", [n for n, m in TRAINING.items() if m.samples])
 def test_a_fresh_rollout_gives_the_reinforce_gradient(models, name):
     """E19: at ratio 1 and beta 0 the gradient is A grad log pi, weighted as the method averages."""
-    from dataclasses import replace
-
     method = TRAINING[name]
     config = replace(method.config(), beta=0.0)
     _, scores, data = batch(models, method, config, stale=False)
@@ -187,6 +213,7 @@ def test_a_fresh_rollout_gives_the_reinforce_gradient(models, name):
     assert np.abs(-grad.numpy() - data["advantage"][:, None] * share).max() < 1e-15
 
 
+@pytest.mark.proof("E7")
 @pytest.mark.parametrize("name", TRAINING)
 def test_metrics_change_no_loss_and_need_no_gradient(models, name):
     """E7: what an objective shows beside its losses is made from the same numbers and can be dropped."""
@@ -332,6 +359,7 @@ def rloo_goldens(golden: Any, dtype: torch.dtype, slack: float) -> None:
 GOLDENS_OF = {"sft": sft_goldens, "grpo": grpo_goldens, "rloo": rloo_goldens}
 
 
+@pytest.mark.proof("E28")
 @pytest.mark.parametrize(("dtype", "slack"), [WIDE, NARROW], ids=["float64", "float32"])
 @pytest.mark.parametrize("name", TRAINING)
 def test_goldens(golden, name, dtype, slack):

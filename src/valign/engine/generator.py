@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from valign.engine.attention import attention_of
+from valign.engine.prefix import caches_kept
 from valign.engine.sampling import draw, sampling_law, uniforms
 from valign.engine.scorer import causal_lm, positions_of
 from valign.engine.slots import SlotDecoder
@@ -86,10 +87,11 @@ class Generator:
             for i in range(sampling.n)
         ]
         out: list[list[Sample]] = [[None] * sampling.n for _ in prompts]  # type: ignore[list-item]
-        for done, row in enumerate(self._run([tuple(p) for p in prompts], rows, sampling), 1):
-            out[row.prompt][row.index] = self._sample(row, sampling)
-            if progress is not None:
-                progress(done, len(rows))
+        with caches_kept(self.model):
+            for done, row in enumerate(self._run([tuple(p) for p in prompts], rows, sampling), 1):
+                out[row.prompt][row.index] = self._sample(row, sampling)
+                if progress is not None:
+                    progress(done, len(rows))
         return out
 
     def _run(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[_Row], sampling: Sampling) -> Iterator[_Row]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+Int = NDArray[np.int64]
 CHUNK_BYTES = 64 * 2**20  # vocabulary rows held at once, values and gradients, float32
 
 
@@ -41,20 +44,22 @@ def head_spec(config: Any, temperature: float = 1.0) -> HeadSpec:
 
 
 def token_log_probs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor, spec: HeadSpec
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Int | Tensor, target: Tensor, spec: HeadSpec
 ) -> Tensor:
     """log softmax(f(hidden W^T + bias) / temperature)[target] for pairs (row, target).
 
     hidden  (n, d) hidden rows        weight  (V, d)     bias  (V,) or None
-    row     (m,) which hidden row a pair reads, sorted upward; target  (m,) token id
+    row     (m,) which hidden row a pair reads, sorted upward; target  (m,) token id. A row on a device is read back
+            once, to count the pairs of each chunk; an array costs no such wait
     Returns (m,) log-probs in nats, float32 (float64 for float64 input).
     """
     chunk = spec.chunk or max(1, CHUNK_BYTES // (8 * weight.shape[0]))
-    return _LogProbs.apply(hidden, weight, bias, row, target, spec, chunk)  # type: ignore[no-any-return]
+    starts, on_device = _starts(row, len(hidden), chunk), torch.as_tensor(row, device=hidden.device)
+    return _LogProbs.apply(hidden, weight, bias, on_device, target, spec, chunk, starts)  # type: ignore[no-any-return]
 
 
 def wrapped_log_probs(
-    head: torch.nn.Module, hidden: Tensor, allowed: Tensor | None, row: Tensor, target: Tensor, spec: HeadSpec
+    head: torch.nn.Module, hidden: Tensor, allowed: Tensor | None, row: Int | Tensor, target: Tensor, spec: HeadSpec
 ) -> Tensor:
     """`token_log_probs` for a head that is more than its weight (an adapter on it, a quantized one): the module
     itself is called, chunk by chunk, and called again for the gradient. Slower, same numbers.
@@ -68,12 +73,18 @@ def wrapped_log_probs(
         return z[r, t] - z.logsumexp(-1)[r]
 
     n, chunk = len(hidden), spec.chunk or 1024
-    starts = torch.searchsorted(row, torch.arange(0, n + chunk, chunk, device=row.device)).tolist()
+    starts, row = _starts(row, n, chunk), torch.as_tensor(row, device=hidden.device)
     cuts = [(at, a, b) for at, a, b in zip(range(0, n, chunk), starts, starts[1:])]
     parts = [
         checkpoint(part, hidden[at : at + chunk], row[a:b] - at, target[a:b], use_reentrant=False) for at, a, b in cuts
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=_wide(hidden))
+
+
+def _starts(row: Int | Tensor, n: int, chunk: int) -> list[int]:
+    """The first pair of each chunk of `chunk` of `n` hidden rows, and the end."""
+    host = row.cpu().numpy() if isinstance(row, Tensor) else row
+    return np.searchsorted(host, np.arange(0, n + chunk, chunk)).tolist()  # type: ignore[no-any-return]
 
 
 def last_logits(model: Any, hidden: Tensor, spec: HeadSpec) -> Tensor:
@@ -108,11 +119,10 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor,
-                spec: HeadSpec, chunk: int) -> Tensor:  # fmt: skip
+                spec: HeadSpec, chunk: int, starts: list[int]) -> Tensor:  # fmt: skip
         n = hidden.shape[0]
         out = torch.empty(row.shape[0], dtype=_wide(hidden), device=hidden.device)
         lse = torch.empty(n, dtype=out.dtype, device=hidden.device)
-        starts = torch.searchsorted(row, torch.arange(0, n + chunk, chunk, device=row.device)).tolist()
         for i, at in enumerate(range(0, n, chunk)):
             z, _ = _logits(hidden[at : at + chunk], weight, bias, spec)
             lse[at : at + chunk] = z.logsumexp(-1)
@@ -150,4 +160,4 @@ class _LogProbs(torch.autograd.Function):
                 dw += (dz.T @ h).to(dw.dtype)
         dw = dw.to(weight.dtype) if dw is not None else None
         db = db.to(bias.dtype) if db is not None else None
-        return dh, dw, db, None, None, None, None
+        return dh, dw, db, None, None, None, None, None

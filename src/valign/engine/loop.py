@@ -25,10 +25,10 @@ from valign.engine.audit import AuditLine, audit_items, audit_start
 from valign.engine.config import TrainConfig
 from valign.engine.items import Item, Objective, collate
 from valign.engine.memory import resident_bytes
-from valign.engine.meters import Meters, means
+from valign.engine.meters import Meters, Part, total
 from valign.engine.optimizer import adamw, clip, learning_rate, load_state, state_tensors, trainable
 from valign.engine.processes import SINGLE, World
-from valign.engine.run import RunFolder
+from valign.engine.run import RunFolder, finite
 from valign.engine.sampler import Sampler, Step, address
 from valign.engine.scorer import BUDGET, Scorer, positions
 from valign.engine.shards import SharedScorer
@@ -81,17 +81,6 @@ class _State:
     waited: int = 0
     budget: int = 0  # positions of a micro-batch: the configured ones, halved by every out-of-memory
     meters: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one process computed of a step or of an evaluation: numbers that are added up over processes."""
-
-    loss: float
-    tokens: int
-    computed: int  # positions that passed the model, padding included; `real` without it
-    real: int
-    sums: Mapping[str, tuple[float, float]]
 
 
 def train(
@@ -173,7 +162,7 @@ class _Loop:
                 "tokens_per_second": tokens / seconds, **step.meters, **meters}  # fmt: skip
         self.state.meters = {k: float(v) for k, v in line.items()}
         self._tell("step", step=index + 1, steps=self.sampler.steps, seconds=round(seconds, 4),
-                   memory=resident_bytes(self.scorer.device), **_finite(line))  # fmt: skip
+                   memory=resident_bytes(self.scorer.device), **finite(line))  # fmt: skip
 
     def _gradients(self, step: Step) -> tuple[float, Mapping[str, float], int, float]:
         """Accumulate the gradient of one step; on out-of-memory halve the budget and start the step again."""
@@ -182,7 +171,7 @@ class _Loop:
             parts = self.world.gather(part)
             if None not in parts:
                 self.world.sum_gradients(self.weights.values())
-                return _sums([p for p in parts if p is not None])
+                return total([p for p in parts if p is not None])
             self.optimizer.zero_grad(set_to_none=True)
             if self.state.budget <= max(positions(i.tree, self.scorer.path) for i in step.items):
                 raise ValignError("out of memory on a single group", where=f"step {self.state.step}",
@@ -190,7 +179,7 @@ class _Loop:
             self.state.budget //= 2
             self._tell("warning", text=f"out of memory: the token budget is halved to {self.state.budget}")
 
-    def _try_to_accumulate(self, step: Step) -> tuple[_Part | None, BaseException | None]:
+    def _try_to_accumulate(self, step: Step) -> tuple[Part | None, BaseException | None]:
         """This process's part, or None and the error where its memory ran out."""
         try:
             return self._accumulate(step.items), None
@@ -204,22 +193,22 @@ class _Loop:
                 ) from error  # fmt: skip
             return None, error
 
-    def _accumulate(self, items: Sequence[Item]) -> _Part:
+    def _accumulate(self, items: Sequence[Item]) -> Part:
         units = sum(i.units(self.objective.unit) for i in items)
         if units <= 0:
             raise ValignError("the step has no scored token", where=", ".join(i.tree.id for i in items[:5]))
-        total, meters, tokens, computed, real = 0.0, Meters(), 0, 0, 0
+        meters, tokens, computed, real = Meters(), 0, 0, 0
         for picked in self._micro_batches(items):
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
             loss = terms.losses.sum() / units
             if loss.requires_grad:
                 (loss * self.world.loss_factor).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            meters.add(terms, scores.mask)
+            meters.add(loss, terms, scores.mask)
             tokens += sum(i.tree.tokens for i in picked)
             computed, real = computed + scores.tokens, real + scores.real
-        return _Part(total, tokens, computed, real, meters.sums())
+        value, sums = meters.read()  # the one look at the device: a wait in each micro-batch would leave it idle
+        return Part(value, tokens, computed, real, sums)
 
     def _micro_batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """This process's micro-batches. Where it has fewer than others and weights are shards, it takes part in their
@@ -278,7 +267,7 @@ class _Loop:
             self.state.best_value, self.state.best_step = value, self.state.step
             if self.dev.patience:
                 self._save()
-        self._tell("eval", step=self.state.step, best=better, **_finite({"loss": value, **meters}))
+        self._tell("eval", step=self.state.step, best=better, **finite({"loss": value, **meters}))
         return self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
@@ -286,13 +275,13 @@ class _Loop:
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, Mapping[str, float]]:
-        units, total, meters = sum(i.units(self.objective.unit) for i in self.dev.items), 0.0, Meters()
+        units, meters = sum(i.units(self.objective.unit) for i in self.dev.items), Meters()
         for picked in self._micro_batches(self.dev.items):
             scores = self.scorer([i.tree for i in picked])
             terms = self.objective(collate(picked, scores))
-            total += float(terms.losses.double().sum())
-            meters.add(terms, scores.mask)
-        value, found, _, _ = _sums(self.world.gather(_Part(total, 0, 0, 0, meters.sums())))
+            meters.add(terms.losses.double().sum(), terms, scores.mask)
+        loss, sums = meters.read()
+        value, found, _, _ = total(self.world.gather(Part(loss, 0, 0, 0, sums)))
         return value / units, found
 
     def _checkpoint_if_due(self, stopped: bool) -> None:
@@ -391,18 +380,6 @@ class _Loop:
                 signal.signal(caught, handler)
 
 
-def _sums(parts: Sequence[_Part]) -> tuple[float, Mapping[str, float], int, float]:
-    """(loss, means of the meters, tokens, share of padding) over all processes, added in the order of their ranks."""
-    computed, real = sum(p.computed for p in parts), sum(p.real for p in parts)
-    pad = 1 - real / max(1, computed)
-    return sum(p.loss for p in parts), means([p.sums for p in parts]), sum(p.tokens for p in parts), pad
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     """The CPU allocator has no exception of its own."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON holds no NaN: such numbers become null."""
-    return {k: (v if math.isfinite(v) else None) for k, v in line.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,3 +51,17 @@ class Prefix(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before those of a row."""
         return self.length
+
+
+@contextmanager
+def caches_kept(model: Any) -> Iterator[None]:
+    """Inside, the blocks of a model look at the cache they are given, also in training mode with activation
+    checkpointing: there transformers drops caches with a log line, and a row would be computed without its prefix."""
+    off = [m for m in model.modules() if m.training and getattr(m, "gradient_checkpointing", False)]
+    for m in off:
+        m.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for m in off:
+            m.gradient_checkpointing = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -111,3 +112,8 @@ def read_log(path: Path) -> Iterator[Mapping[str, Any]]:
         for line in f:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields for the log: JSON holds no NaN and no infinity, so such numbers become null."""
+    return {k: (v if math.isfinite(v) else None) for k, v in line.items()}

@@ -22,8 +22,8 @@ from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.forest import common_root, plant
 from valign.engine.grouped import LONGEST, attend_grouped, marked
 from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
-from valign.engine.layout import Layout, plain_layout, row_layout
-from valign.engine.prefix import SHARED, Prefix
+from valign.engine.layout import Int, Layout, plain_layout, row_layout
+from valign.engine.prefix import SHARED, Prefix, caches_kept
 from valign.engine.tree import Tree, from_paths
 from valign.errors import TooLong, ValignError
 
@@ -131,13 +131,13 @@ class Scorer:
         layout = self.layout(trees, prefix)
         device = self.device
         hidden = self.hidden(layout, prefix)
-        read, target = (torch.as_tensor(x, device=device) for x in (layout.read, layout.target))
-        rows, row = torch.unique(read, return_inverse=True)
-        order = torch.argsort(row, stable=True)
-        picked = hidden.reshape(-1, hidden.shape[-1])[rows]
-        values = self._head(picked, row[order], target[order])
+        # what the head reads is decided here: a device asked for it would be waited for
+        rows, row = np.unique(layout.read, return_inverse=True)
+        order = np.argsort(row, kind="stable")
+        picked = hidden.reshape(-1, hidden.shape[-1])[torch.as_tensor(rows, device=device)]
+        values = self._head(picked, row[order], layout.target[order])
         mask = torch.as_tensor(layout.mask, device=device)
-        where = tuple(torch.as_tensor(x, device=device)[order] for x in (layout.response, layout.column))
+        where = tuple(torch.as_tensor(x[order], device=device) for x in (layout.response, layout.column))
         out = torch.zeros(mask.shape, dtype=values.dtype, device=device).index_put(where, values)
         group = torch.as_tensor(layout.group, device=device)
         return Scores(out, mask.to(values.dtype), group, layout.ids.size, int(layout.real.sum()), len(rows))
@@ -147,7 +147,7 @@ class Scorer:
         body, device = body_of(self.model), self.device
         dtype = self.autocast or next(body.parameters()).dtype
         skip = prefix.length if prefix else 0
-        with self._cast(device):
+        with self._cast(device), contextlib.nullcontext() if prefix is None else caches_kept(body):
             out = body(
                 input_ids=torch.as_tensor(layout.ids, device=device),
                 position_ids=torch.as_tensor(layout.pos, device=device),
@@ -184,11 +184,12 @@ class Scorer:
         batches = micro_batches([p.tree for p in rows], budget, skip=skip)
         return [[i for r in batch for i in rows[r].members] for batch in batches]
 
-    def _head(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+    def _head(self, hidden: Tensor, row: Int, wanted: Int) -> Tensor:
         head = causal_lm(self.model).get_output_embeddings()
         allowed = None if self.allowed is None else self.allowed.to(hidden.device)
-        if allowed is not None:
-            target = _places(allowed, target)
+        if self.allowed is not None:
+            wanted = _places(self.allowed.numpy(), wanted)
+        target = torch.as_tensor(wanted, device=hidden.device)
         if type(head) is not torch.nn.Linear:  # an adapter on it, or quantized: it is more than its weight
             with self._cast(hidden.device):
                 return wrapped_log_probs(head, hidden, allowed, row, target, self.spec)
@@ -300,9 +301,9 @@ def _pair_cost(model: Any, config: Any) -> float:
     return ATTENTION * float(pair) / (2 * max(1, weights - embedded))
 
 
-def _places(allowed: Tensor, target: Tensor) -> Tensor:
+def _places(allowed: Int, target: Int) -> Int:
     """Where each target stands in the restricted vocabulary."""
-    place = torch.searchsorted(allowed, target).clamp_(max=len(allowed) - 1)
+    place = np.searchsorted(allowed, target).clip(max=len(allowed) - 1)
     outside = target[allowed[place] != target]
     if len(outside):
         raise ValignError(

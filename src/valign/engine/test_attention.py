@@ -17,6 +17,7 @@ def config(family, **more):
     return AutoConfig.for_model(family, **more)
 
 
+@pytest.mark.proof("E26")
 @pytest.mark.parametrize(
     ("family", "more", "expected"),
     [
@@ -40,6 +41,7 @@ def test_windows_are_read_from_the_config(family, more, expected):
     assert attention_of(config(family, **more)) == expected
 
 
+@pytest.mark.proof("E26")
 @pytest.mark.parametrize(
     ("family", "more", "reason"),
     [
@@ -63,6 +65,7 @@ def test_what_is_not_proven_takes_the_plain_path(family, more, reason):
     assert found.path == "plain" and reason in found.reason
 
 
+@pytest.mark.proof("E26")
 def test_an_unproven_local_window_would_be_wrong(oracle, worst, trees):
     """Negative: GPT-Neo applies its own window by column. `row` is off by far more than E2 allows,
     `plain` is right.
@@ -88,6 +91,7 @@ def test_an_unproven_local_window_would_be_wrong(oracle, worst, trees):
     assert worst(forced.score(forest), expected) > 1e-2
 
 
+@pytest.mark.proof("E2")
 @pytest.mark.parametrize("family", sorted(PROVEN))
 def test_every_proven_family_shares_its_trunk(of_family, oracle, worst, trees, family):
     """E2 for each name on the list, a random model of 2 layers in float32 (some families know no
@@ -102,6 +106,7 @@ def test_every_proven_family_shares_its_trunk(of_family, oracle, worst, trees, f
     assert max(float(x.abs().max()) for row in expected for x in row if len(x)) > 6
 
 
+@pytest.mark.proof("E26")
 def test_a_head_that_is_more_than_a_matrix_is_refused():
     """ModernBERT's decoder has layers of its own between body and head: refused at the door, not scored
     wrongly.

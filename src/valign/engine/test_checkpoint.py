@@ -58,6 +58,7 @@ def test_a_checkpoint_reads_back_bitwise(tmp_path):
     assert saved.weights["a"].dtype == torch.float64
 
 
+@pytest.mark.proof("E21")
 @pytest.mark.parametrize("before", [1, 2])
 @pytest.mark.parametrize("moment", range(20))
 def test_a_kill_at_any_moment_of_saving_leaves_a_loadable_checkpoint(tmp_path, moment, before):
@@ -101,6 +102,7 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_loadable_checkpoint(tmp_path, m
     assert latest(tmp_path)[0].step == 2
 
 
+@pytest.mark.proof("E21")
 def test_a_kill_at_random_times_leaves_a_loadable_checkpoint(tmp_path):
     """E21: 20 times SIGKILL at some moment of a process that saves and prunes one checkpoint after
     another.
@@ -128,6 +130,7 @@ def test_a_kill_at_random_times_leaves_a_loadable_checkpoint(tmp_path):
     assert max(newest) > 1, "no process lived long enough to save"
 
 
+@pytest.mark.proof("E21")
 @pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove", "empty"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, name, damage):

@@ -27,6 +27,7 @@ def ids_of(samples):
     return [[s.ids for s in row] for row in samples]
 
 
+@pytest.mark.proof("E15")
 def test_greedy_equals_one_prompt_at_a_time_and_generate(tiny, kind):
     """E15: fork, left padding and early leaving change no id; the model's own `generate` says the same."""
     policy = tiny(kind)
@@ -45,8 +46,28 @@ def test_greedy_equals_one_prompt_at_a_time_and_generate(tiny, kind):
         assert sample.finish == ("stop" if theirs[-1] in stops else "length")
         assert (sample.law == 0).all()
     assert len(together[0][0].ids) <= 5 and together[0][0].finish == "stop"
+    refilled = Generator(policy.model, stop_ids=stops, decode=str, rows=2)(prompts, greedy)
+    assert ids_of(refilled) == ids_of(together), "five prompts in two rows: each that ends gives its place to another"
 
 
+@pytest.mark.proof("E15", "E16")
+def test_float32_samples_greedily_as_generate_does(tiny, worst, kind):
+    """E15, E16 with weights as they are used: equal ids; log-probs of samples 1e-5 per token."""
+    policy, prompts = tiny(kind, dtype="float32"), some_prompts(5, seed=2)
+    samples = Generator(policy.model, stop_ids=[], decode=str, rows=2)(prompts, Sampling(max_new_tokens=10, temperature=0))
+    for prompt, (sample,) in zip(prompts, samples):
+        theirs = policy.model.generate(
+            torch.tensor([prompt]), max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert list(sample.ids) == theirs[0, len(prompt) :].tolist()
+    rows = generator(policy, rows=3)(prompts, Sampling(n=2, max_new_tokens=10, temperature=0.8))
+    trees = [from_paths(str(i), p, [s.ids for s in row]) for i, (p, row) in enumerate(zip(prompts, rows))]
+    for temperature, which in ((1.0, "raw"), (0.8, "law")):
+        scored = Scorer(policy.model, temperature=temperature).score(trees)
+        assert worst(scored, [[getattr(s, which) for s in row] for row in rows]) < 1e-5
+
+
+@pytest.mark.proof("E16")
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_both_log_probs_are_the_scorers(tiny, worst, kind, temperature):
     """E16: `raw` = teacher forcing at temperature 1; `law` = teacher forcing at the temperature that
@@ -61,6 +82,7 @@ def test_both_log_probs_are_the_scorers(tiny, worst, kind, temperature):
     assert worst(scorer.score(trees), [[s.law for s in row] for row in samples]) < 1e-10
 
 
+@pytest.mark.proof("E16")
 def test_the_law_is_that_of_its_own_prefix(tiny):
     """E16: under top-p, `law` of each token equals the truncated law at its prefix, computed alone."""
     from valign.engine.sampling import sampling_law
@@ -75,18 +97,19 @@ def test_the_law_is_that_of_its_own_prefix(tiny):
             assert np.abs(law.numpy() - sample.law).max() < 1e-10
 
 
+@pytest.mark.proof("E18")
 @pytest.mark.parametrize("rows", [3, 8])
 def test_a_sample_does_not_depend_on_its_neighbours(tiny, kind, rows):
-    """E18: in batches of any size, in any order, alone: equal ids."""
-    policy, prompts = tiny(kind), some_prompts(5)
-    keys = [f"k{i}" for i in range(5)]
-    sampling = Sampling(n=3, max_new_tokens=10, seed=7)
-    whole = ids_of(generator(policy)(prompts, sampling, keys=keys))
+    """E18: in a batch of 32, refilled in fewer rows, in another order, alone: equal ids."""
+    policy, prompts = tiny(kind), some_prompts(8)
+    keys = [f"k{i}" for i in range(8)]
+    sampling = Sampling(n=4, max_new_tokens=10, seed=7)
+    whole = ids_of(generator(policy, rows=32)(prompts, sampling, keys=keys))
     assert ids_of(generator(policy, rows=rows)(prompts, sampling, keys=keys)) == whole
     turned = generator(policy, rows=rows)(prompts[::-1], sampling, keys=keys[::-1])
     assert ids_of(turned)[::-1] == whole
-    (alone,) = generator(policy)([prompts[2]], Sampling(n=2, max_new_tokens=10, seed=7), keys=["k2"])
-    assert [s.ids for s in alone] == whole[2][:2], "the first samples of a larger n"
+    (alone,) = generator(policy)([prompts[2]], Sampling(n=1, max_new_tokens=10, seed=7), keys=["k2"])
+    assert [s.ids for s in alone] == whole[2][:1], "the first samples of a larger n"
 
 
 def test_keys_and_seeds_address_the_randomness(tiny):
@@ -99,6 +122,7 @@ def test_keys_and_seeds_address_the_randomness(tiny):
     assert first != ids_of(make(prompt, Sampling(max_new_tokens=20, seed=1), keys=["a"]))
 
 
+@pytest.mark.proof("E17")
 def test_first_tokens_follow_the_model(tiny):
     """E17 through the generator: 4000 first tokens on a vocabulary of 4. Chi-square p > 0.001, one false
     alarm in 1000.
@@ -114,6 +138,7 @@ def test_first_tokens_follow_the_model(tiny):
     assert chisquare(counts, 4000 * p / p.sum()).pvalue > 0.001
 
 
+@pytest.mark.proof("E16")
 def test_a_restricted_vocabulary_scores_as_it_samples(tiny, worst):
     """E16 with `allowed_tokens`: generator and scorer renormalize alike, whatever the order of the list."""
     policy, prompts = tiny(), some_prompts(3)
@@ -146,6 +171,7 @@ def test_a_stop_token_is_kept_and_a_cut_sample_has_none(tiny):
     assert all(len(s.raw) == len(s.law) == len(s.ids) for s in samples)
 
 
+@pytest.mark.proof("E13")
 def test_each_distinct_prompt_is_prefilled_once(tiny):
     """The prompt goes through the body once for all its samples."""
     policy, seen = tiny(), []

@@ -35,6 +35,7 @@ SPECS = [
 ]
 
 
+@pytest.mark.proof("E6")
 @pytest.mark.parametrize("chunk", [1, 3, 7, N])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
@@ -54,12 +55,14 @@ def test_chunks_equal_a_dense_log_softmax(worst, spec, chunk, bias):
     assert worst(torch.autograd.grad(ours, leaves, g), torch.autograd.grad(theirs, leaves, g)) < 1e-12
 
 
+@pytest.mark.proof("E6")
 def test_the_default_chunk_is_taken_from_memory(worst):
     """E6: without a chunk the same numbers."""
     args = inputs()
     assert worst(token_log_probs(*args, HeadSpec()), dense(*args, HeadSpec())) < 1e-12
 
 
+@pytest.mark.proof("E6")
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
 def test_frozen_parts_get_no_gradient(worst, frozen):
     """E6: what is frozen is left out, the rest is unchanged."""
@@ -73,6 +76,7 @@ def test_frozen_parts_get_no_gradient(worst, frozen):
     assert not named[frozen].requires_grad
 
 
+@pytest.mark.proof("E6")
 def test_tied_embeddings_add_both_gradients(worst):
     """E6: the same weight below (embedding) and above (head)."""
     _, weight, _, row, target = inputs(False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from valign.engine.items import Item, Objective, bind, collate
-from valign.engine.meters import Meters
+from valign.engine.meters import Meters, means
 from valign.engine.objective import Terms, count_units
 from valign.engine.scorer import Scorer, micro_batches
 from valign.engine.tree import from_paths
@@ -101,6 +101,7 @@ def test_the_first_pass_over_a_rollout_has_ratio_one():
     assert seen["old"] is given
 
 
+@pytest.mark.proof("E7")
 @pytest.mark.parametrize("unit", ["token", "response", "pair"])
 def test_meters_equal_an_offline_computation(tiny, objectives, pairs, unit):
     """E7: sums over any micro-batches give the mean over the whole step, recomputed in numpy: 1e-6."""
@@ -112,8 +113,10 @@ def test_meters_equal_an_offline_computation(tiny, objectives, pairs, unit):
         for batch in micro_batches([i.tree for i in items], budget):
             picked = [items[i] for i in batch]
             scores = Scorer(model)([i.tree for i in picked])
-            meters.add(objective(collate(picked, scores)), scores.mask)
-        read.append(meters.read())
+            terms = objective(collate(picked, scores))
+            meters.add(terms.losses.sum(), terms, scores.mask)
+        loss, sums = meters.read()
+        read.append({"loss": loss, **means([sums])})
     scored = Scorer(model).score([i.tree for i in items])
     flat = [row for group in scored for row in group]
     if unit == "token":
@@ -123,11 +126,16 @@ def test_meters_equal_an_offline_computation(tiny, objectives, pairs, unit):
     else:
         h = [[float((p - q).sum()) for p, q in zip(g, i.tokens["reference"])] for g, i in zip(scored, items)]
         expected = {"margin": np.mean([0.3 * (chosen - rejected) for chosen, rejected in h])}
+    with torch.no_grad():
+        whole = objective(collate(items, Scorer(model)([i.tree for i in items]))).losses.sum()
     for one in read:
-        assert dict(one) == pytest.approx(expected, abs=1e-6)
+        assert one.pop("loss") == pytest.approx(float(whole), abs=1e-6)
+        assert one == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_metric_that_nobody_counted_is_left_out():
     meters = Meters()
-    meters.add(Terms(torch.zeros(1), unit="pair", empty=torch.zeros(0)), torch.zeros(1, 2))
-    assert dict(meters.read()) == {}
+    assert meters.read() == (0.0, {})
+    meters.add(torch.tensor(2.0), Terms(torch.zeros(1), unit="pair", empty=torch.zeros(0)), torch.zeros(1, 2))
+    loss, sums = meters.read()
+    assert loss == 2.0 and means([sums]) == {}

@@ -28,6 +28,7 @@ def test_two_numbers_tell_ancestors(seed):
         assert {a for a in range(n) if enter[a] <= enter[b] < exit_[a]} == above
 
 
+@pytest.mark.proof("E2")
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_token_sees_its_own_path_and_nothing_else(branching, seed, window):
@@ -49,6 +50,7 @@ def test_a_token_sees_its_own_path_and_nothing_else(branching, seed, window):
         assert np.flatnonzero(see[0, q]).tolist() == [q]
 
 
+@pytest.mark.proof("E1")
 @pytest.mark.parametrize("build", [row_layout, plain_layout])
 @pytest.mark.parametrize("multiple", [1, 16])
 def test_each_scored_token_is_read_from_its_predecessor_on_its_path(branching, build, multiple):

@@ -11,7 +11,6 @@ import signal
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
@@ -74,6 +73,7 @@ def named(events, name):
 # normalizer
 
 
+@pytest.mark.proof("E5", "E10")
 @pytest.mark.parametrize("unit", ["token", "response", "pair"])
 def test_micro_batches_change_no_gradient(tiny, pairs, objectives, tmp_path, monkeypatch, worst, gradients, unit):
     """E10, E5: the gradient of a step under micro-batches of 1, 2 and all groups equals one big batch:
@@ -105,6 +105,24 @@ def test_micro_batches_change_no_gradient(tiny, pairs, objectives, tmp_path, mon
         assert worst(kept, whole) < 1e-12
 
 
+@pytest.mark.proof("E10")
+@pytest.mark.parametrize("unit", ["token", "response", "pair"])
+def test_micro_batches_in_float32(tiny, pairs, objectives, tmp_path, monkeypatch, unit):
+    """E10: float32 weights and stock norms: 1e-6 of the gradient's norm."""
+    kept, items = [], pairs(9, model=tiny("llama_tied").model)
+    monkeypatch.setattr(
+        loop_room, "clip", lambda ps, _: kept.append(torch.cat([p.grad.flatten() for p in ps]).double()) or 1.0
+    )
+    for budget in (1, 60, 10**6):
+        model = tiny(fresh=True, dtype="float32").model
+        config = replace(CONFIG, batch_size=9, max_steps=1, token_budget=budget)
+        run(tmp_path / f"{budget}", model, items, replace(objectives[unit], at_start=None), config)
+    one, some, whole = kept
+    assert whole.norm() > 1e-2 and not torch.equal(one, whole)
+    assert max((one - whole).norm(), (some - whole).norm()) < 1e-6 * whole.norm()
+
+
+@pytest.mark.proof("E7")
 def test_metrics_and_evaluation_change_nothing(tiny, pairs, objectives, tmp_path):
     """E7: with metrics and a dev split, and without: bitwise the same weights."""
     items, ends = pairs(8), []
@@ -212,6 +230,7 @@ def poisoned(how, steps, at):
     return Objective(loss, {}, "token")
 
 
+@pytest.mark.proof("E22")
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
 def test_a_bad_step_changes_no_weight(tiny, pairs, tmp_path, how):
     """E22: NaN and Inf in the loss, NaN in the gradient alone: weights and optimizer as before, the
@@ -233,6 +252,7 @@ def test_a_bad_step_changes_no_weight(tiny, pairs, tmp_path, how):
     assert checkpoint.latest(tmp_path / "checkpoints")[0].optimizer["model.norm.weight/step"].item() == 4
 
 
+@pytest.mark.proof("E22")
 def test_three_bad_steps_in_a_row_stop_at_the_last_good_state(tiny, pairs, tmp_path):
     """E22: the checkpoint holds the good weights; mended, the run goes on from there."""
     model, at, good = tiny(fresh=True).model, {"step": 0}, {}
@@ -268,6 +288,7 @@ class Starved(Scorer):
         return out
 
 
+@pytest.mark.proof("E22")
 @pytest.mark.parametrize("how", [torch.OutOfMemoryError, MemoryError, "allocator"])
 def test_out_of_memory_halves_the_budget_and_redoes_the_step(tiny, pairs, objectives, tmp_path, worst, how):
     """E22: the gradient of the redone step is the same, so the end is: 1e-12; it is told."""
@@ -279,6 +300,7 @@ def test_out_of_memory_halves_the_budget_and_redoes_the_step(tiny, pairs, object
     assert told and all("token budget is halved" in t for t in told)
 
 
+@pytest.mark.proof("E22")
 def test_one_group_that_does_not_fit_stops_the_run(tiny, pairs, objectives, tmp_path):
     model = tiny(fresh=True).model
     before = weights(model)
@@ -325,6 +347,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_training(tiny, pairs, object
     assert out.steps == 2 and "training goes on" in named(events, "warning")[0]["text"]
 
 
+@pytest.mark.proof("E20")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves(tiny, pairs, objectives, tmp_path, number):
     """E20 by hand: interrupted after step 3, continued, the end is bitwise that of the uninterrupted run."""
@@ -357,6 +380,7 @@ def test_a_finished_run_is_not_trained_again(tiny, pairs, objectives, tmp_path):
     assert equal(weights(first), weights(again)) and not named(events, "step") and out.steps == 4
 
 
+@pytest.mark.proof("E21")
 def test_a_damaged_checkpoint_is_passed_over_and_said(tiny, pairs, objectives, tmp_path):
     """E21 in the loop: the one before is used, and the end is bitwise the same."""
     first, again = tiny(fresh=True).model, tiny(fresh=True).model
@@ -433,11 +457,3 @@ def test_the_dev_loss_is_the_mean_over_the_dev_split(tiny, pairs, objectives, tm
 def test_a_setting_out_of_range_names_itself(bad):
     with pytest.raises(ValignError, match=next(iter(bad))):
         FeedbackConfig(**bad)
-
-
-def test_numbers_that_are_not_finite_become_null():
-    assert loop_room._finite({"a": np.float64(1.5), "b": float("nan"), "c": float("inf")}) == {
-        "a": 1.5,
-        "b": None,
-        "c": None,
-    }

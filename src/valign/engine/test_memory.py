@@ -69,6 +69,7 @@ def measure(kind: str, budget: int) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- the tests
 
 
+@pytest.mark.proof("E25")
 @pytest.mark.parametrize("weights", ["full", "lora"])
 @pytest.mark.parametrize("budget", [512, 1024])
 def test_the_plan_comes_within_a_quarter_of_what_is_taken(weights, budget):

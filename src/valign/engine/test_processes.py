@@ -271,6 +271,7 @@ def test_dealing_is_balanced_and_complete():
     assert deal(costs, 1) == [list(range(57))]
 
 
+@pytest.mark.proof("E10")
 @pytest.mark.parametrize("size, strategy", [(2, "ddp"), (4, "ddp"), (2, "fsdp2"), (4, "fsdp2"), (1, "fsdp2")])
 def test_the_gradient_does_not_depend_on_the_number_of_processes(together, tmp_path, size, strategy):
     """E10: units token, response and pair; micro-batches of one group, some, all; one group for all processes: 1e-12."""
@@ -284,6 +285,7 @@ def straight(together, tmp_path_factory) -> dict[str, Any]:
     return together("training", 1, "single", tmp_path_factory.mktemp("straight"))[0]
 
 
+@pytest.mark.proof("E23")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(together, tmp_path, straight, strategy):
     """E23: five steps with references, clipping, weight decay and a dev split: weights, losses and all meters to 1e-12;
@@ -295,6 +297,7 @@ def test_two_processes_train_as_one(together, tmp_path, straight, strategy):
     assert len(steps_of(lead)) == STEPS + 3
 
 
+@pytest.mark.proof("E23")
 @pytest.mark.parametrize(
     "strategies", [("ddp", "single", "ddp"), ("fsdp2", "single", "fsdp2"), ("fsdp2", "fsdp2", "ddp")]
 )
@@ -313,6 +316,7 @@ def test_a_checkpoint_moves_between_numbers_of_processes(together, tmp_path, str
     assert not any(n.endswith((".partial", ".removed", "lock")) for n in names)
 
 
+@pytest.mark.proof("E22")
 def test_trouble_on_one_process_is_everybodys(together, tmp_path):
     """E22: no process updates after a NaN that one of them met; memory that ran out on one halves the budget of all,
     and the redone gradient is the same: 1e-12."""
@@ -322,6 +326,7 @@ def test_trouble_on_one_process_is_everybodys(together, tmp_path):
     assert all(f["gap"] < 1e-12 for f in found)
 
 
+@pytest.mark.proof("E18")
 def test_samples_do_not_depend_on_who_drew_them(together, tmp_path):
     """E18: one process and two, with whole weights and with shards: equal ids, advantages, references, meters."""
     alone = together("rollouts", 1, "single", tmp_path)[0]

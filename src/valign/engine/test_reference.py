@@ -15,7 +15,8 @@ from valign.engine.items import Item, collate
 from valign.engine.reference import FILE, Reference, ReferenceStore, _key, with_references
 from valign.engine.scorer import Scorer
 from valign.engine.tree import from_paths
-from valign.models.adapters import attach_lora, unfreeze_adapter
+from valign.models.adapters import adapter_digest, attach_lora, unfreeze_adapter
+from valign.models.loaded import memory_digest
 
 
 def tokens(items):
@@ -34,6 +35,7 @@ def calls_of(scorer, monkeypatch):
     return calls
 
 
+@pytest.mark.proof("E8")
 def test_a_hit_equals_fresh_scoring_bitwise(tiny, pairs, tmp_path, monkeypatch, worst):
     """E8: the second call reads; it scores nothing."""
     scorer, items = Scorer(tiny().model), pairs(5)
@@ -44,6 +46,7 @@ def test_a_hit_equals_fresh_scoring_bitwise(tiny, pairs, tmp_path, monkeypatch, 
     assert worst(tokens(again), tokens(fresh)) == 0 and calls == []
 
 
+@pytest.mark.proof("E8")
 @pytest.mark.parametrize("change", ["weights", "temperature", "token", "loss", "border", "dtype", "allowed"])
 def test_any_change_makes_another_key(tiny, tmp_path, monkeypatch, change):
     """E8: one weight, the temperature, one token, one loss weight, the border, the dtype, the vocabulary."""
@@ -65,6 +68,30 @@ def test_any_change_makes_another_key(tiny, tmp_path, monkeypatch, change):
     calls = calls_of(scorer, monkeypatch)
     with_references([Item(tree)], scorer, "w2" if change == "weights" else "w", tmp_path, budget=99)
     assert calls == [1]
+
+
+@pytest.mark.proof("E8")
+def test_one_weight_and_one_number_of_an_adapter_change_the_digest(tiny, tmp_path, monkeypatch):
+    """E8: the digest that stands in the key, of weights in memory: the next number up in one place is another policy."""
+    items = [Item(from_paths("g", [1, 7, 8], [[9, 10, 2], [11, 2]]))]
+
+    def nudge(tensor):
+        with torch.no_grad():
+            flat = tensor.view(-1)
+            flat[3] = torch.nextafter(flat[3], torch.tensor(torch.inf, dtype=flat.dtype))
+
+    plain, adapted = tiny(fresh=True), attach_lora(tiny(fresh=True), r=2)
+    for policy, digest in ((plain, lambda: memory_digest(plain.model)),
+                           (adapted, lambda: adapter_digest(adapted, adapted.adapter))):  # fmt: skip
+        scorer = Scorer(policy.model)
+        calls, before = calls_of(scorer, monkeypatch), digest()
+        with_references(items, scorer, before, tmp_path, budget=99)
+        with_references(items, scorer, digest(), tmp_path, budget=99)
+        assert calls == [1], "unchanged: found"
+        nudge(next(p for n, p in policy.model.named_parameters() if policy is plain or "lora_A" in n))
+        assert digest() != before
+        with_references(items, scorer, digest(), tmp_path, budget=99)
+        assert calls == [1, 1], "changed: scored again"
 
 
 def test_what_another_data_set_holds_too_is_not_scored_again(tiny, pairs, tmp_path, monkeypatch):
@@ -102,6 +129,7 @@ def test_what_was_scored_before_an_interruption_is_kept(tiny, pairs, tmp_path, m
     assert told == [(3, 6), (4, 6), (5, 6), (6, 6)]
 
 
+@pytest.mark.proof("E8")
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_file_is_computed_again_and_said(tiny, pairs, tmp_path, caplog, worst, damage):
     """E8: never a crash, never wrong numbers in silence; the next run has a store again."""
@@ -118,6 +146,7 @@ def test_a_damaged_file_is_computed_again_and_said(tiny, pairs, tmp_path, caplog
     assert len(ReferenceStore(file).read([_key(items[0].tree, items[0].tree.leaves[0], "w", scorer)])) == 1
 
 
+@pytest.mark.proof("E8")
 def test_a_damaged_record_is_scored_again(tiny, pairs, tmp_path, caplog, worst):
     """E8: one flipped bit in the numbers themselves. Scored alone its row has another shape: 1e-12."""
     scorer, items = Scorer(tiny().model), pairs(3)
@@ -130,6 +159,7 @@ def test_a_damaged_record_is_scored_again(tiny, pairs, tmp_path, caplog, worst):
     assert "1 damaged" in caplog.text
 
 
+@pytest.mark.proof("E8")
 def test_two_processes_fill_one_store(tmp_path):
     """E8: every record of both is there."""
     code = (
@@ -173,6 +203,7 @@ def test_groups_of_any_size_read_back(tiny, tmp_path, worst):
 # adapters
 
 
+@pytest.mark.proof("E9")
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_a_fresh_adapter_is_the_base(tiny, objectives, pairs, worst, family):
     """E9: log-probs equal the base's bitwise, DPO's loss is ln 2."""
@@ -186,6 +217,7 @@ def test_a_fresh_adapter_is_the_base(tiny, objectives, pairs, worst, family):
     assert (losses - np.log(2)).abs().max() < 1e-12  # the reference was scored in rows of other lengths
 
 
+@pytest.mark.proof("E9")
 def test_the_adapter_off_is_the_base_also_after_training(tiny, pairs, worst):
     """E9: 1e-12 after a step that moved the adapter far; on again it is the trained policy, still
     trainable.

@@ -170,6 +170,7 @@ def kill_later(pid: int, folder: Path, rng: random.Random) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.proof("E20")
 @pytest.mark.parametrize("method", KINDS)
 def test_a_run_killed_at_random_moments_ends_bitwise_the_same(server, tmp_path, method):
     """E20: SIGKILL up to five times; weights, optimizer, meters and log equal those of the uninterrupted

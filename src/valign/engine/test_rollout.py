@@ -67,6 +67,7 @@ def test_items_hold_what_was_sampled(tiny, prompts):
     assert step.cost.tokens_generated == sum(len(r.ids) for g in seen for r in g.responses)
 
 
+@pytest.mark.proof("E20")
 def test_a_step_is_a_function_of_its_index(tiny, prompts):
     """E20: any step again gives the same items; other steps and seeds give others; each epoch meets
     every prompt once.
@@ -104,6 +105,7 @@ def test_log_ratios_are_those_of_the_law_that_sampled(tiny, prompts, temperature
     assert gap.ok and float(gap.text.split()[3]) < 1e-10
 
 
+@pytest.mark.proof("E19")
 def test_a_fresh_rollout_gives_the_reinforce_gradient(tiny, prompts, gradients, worst):
     """E19: the ratio is exactly 1, and the gradient of the clipped surrogate is that of A log pi: exact."""
     policy = tiny(fresh=True)

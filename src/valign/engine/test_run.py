@@ -11,10 +11,11 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from valign.engine.lock import is_held
-from valign.engine.run import RunFolder, read_log, write_whole
+from valign.engine.run import RunFolder, finite, read_log, write_whole
 from valign.errors import ValignError
 
 
@@ -159,3 +160,7 @@ def test_a_log_line_is_json_with_a_time(tmp_path):
         run.log("step", loss=1.5)
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     assert json.loads(line)["loss"] == 1.5 and json.loads(line)["time"] > 1e9
+
+
+def test_numbers_that_are_not_finite_become_null():
+    assert finite({"a": np.float64(1.5), "b": float("nan"), "c": float("inf")}) == {"a": 1.5, "b": None, "c": None}

@@ -17,6 +17,7 @@ def law(logits, **settings):
     return sampling_law(torch.tensor([logits], dtype=torch.float64), Sampling(**settings))[0].exp().numpy()
 
 
+@pytest.mark.proof("E17")
 def test_golden_sampling_law(golden):
     """E17: temperature, top-p with the crossing token, top-k and min-p equal numbers from elsewhere to
     1e-9.
@@ -60,6 +61,7 @@ def test_truncation_renormalizes_and_keeps_the_best(logits, temperature, top_p, 
     assert full[kept].min() >= full[~kept].max(initial=0) - 1e-12
 
 
+@pytest.mark.proof("E17")
 @pytest.mark.parametrize(
     "more",
     [

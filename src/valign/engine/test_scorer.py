@@ -13,8 +13,10 @@ from valign.engine.attention import Attention
 from valign.engine.scorer import Scorer, micro_batches
 from valign.engine.tree import from_chat, from_paths
 from valign.errors import ValignError
+from valign.models.tiny import tiny_model
 
 PATHS = ("row", "plain")
+SHAPES = (0, 12, 1, 6, 9, 13)  # seeds whose random trees have every shape between them; a test counts
 
 
 def scored(scorer, trees):
@@ -36,6 +38,7 @@ def weighted(rows, seed=0):
 # the oracle
 
 
+@pytest.mark.proof("E2")
 @pytest.mark.parametrize("path", PATHS)
 def test_sharing_changes_no_log_prob(tiny, oracle, worst, trees, kind, path):
     """E2: every path x model against the oracle: 1e-10 in float64."""
@@ -44,6 +47,7 @@ def test_sharing_changes_no_log_prob(tiny, oracle, worst, trees, kind, path):
         assert worst(scored(Scorer(model, path=path), forest), [x for t in forest for x in oracle(model, t)]) < 1e-10
 
 
+@pytest.mark.proof("E3")
 @pytest.mark.parametrize("path", PATHS)
 def test_sharing_changes_no_gradient(tiny, oracle, worst, gradients, trees, kind, path):
     """E3: gradients of all parameters against the oracle's autograd: 1e-12 with float64 norms."""
@@ -55,6 +59,7 @@ def test_sharing_changes_no_gradient(tiny, oracle, worst, gradients, trees, kind
     assert max(g.abs().max() for g in ours.values()) > 1e-3
 
 
+@pytest.mark.proof("E2")
 @pytest.mark.parametrize("path", PATHS)
 def test_float32_is_close_per_sequence(tiny, oracle, trees, kind, path):
     """E2: float32 weights and stock norms, the sum of a response: 1e-4."""
@@ -64,6 +69,7 @@ def test_float32_is_close_per_sequence(tiny, oracle, trees, kind, path):
         assert max(abs(float(a.double().sum() - b.sum())) for a, b in pairs) < 1e-4
 
 
+@pytest.mark.proof("E2", "E26")
 def test_a_state_space_model_takes_the_plain_path(tiny, oracle, worst, trees):
     """E2: a model that cannot share a trunk is scored path by path, and `row` is refused with the reason."""
     model, forest = tiny("mamba").model, trees(4)
@@ -74,31 +80,67 @@ def test_a_state_space_model_takes_the_plain_path(tiny, oracle, worst, trees):
         Scorer(model, path="row")
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "gpt2"])
-@pytest.mark.parametrize("seed", range(12))
-def test_random_trees(tiny, oracle, worst, gradients, branching, family, seed):
-    """E4: depth <= 4, fan-out <= 5, empty segments, duplicate and nested leaves, several roots, values
-    and gradients.
-    """
-    rng = np.random.default_rng(seed)
-    model = tiny(family).model
-    forest = [branching(rng, f"t{i}", roots=1 + (seed + i) % 3) for i in range(2)]
-    ours, theirs = scored(Scorer(model), forest), [x for t in forest for x in oracle(model, t)]
-    assert worst(ours, theirs) < 1e-10
-    if seed < 4:
-        assert worst(gradients(model, weighted(ours)), gradients(model, weighted(theirs))) < 1e-12
-
-
+@pytest.mark.proof("E3")
 @pytest.mark.parametrize("path", PATHS)
-def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, trees, path):
+def test_gradients_with_stock_norms(tiny, oracle, worst, gradients, trees, kind, path):
+    """E3: with the norms as models ship, float32 inside: 1e-6."""
+    model, forest = tiny_model(kind, dtype="float64").model, trees(3, seed=1)
+    if kind == "gemma2":  # the float32 softmax of eager attention makes NaN of padding beyond a float64 mask's window
+        model.set_attn_implementation(tiny(kind).model.config._attn_implementation)
+    ours = gradients(model, weighted(scored(Scorer(model, path=path), forest)))
+    assert worst(ours, gradients(model, weighted([x for t in forest for x in oracle(model, t)]))) < 1e-6
+
+
+def random_forest(branching, seed):
+    rng = np.random.default_rng(seed)
+    return [branching(rng, f"t{i}", roots=1 + (seed + i) % 3) for i in range(2)]
+
+
+@pytest.mark.proof("E4")
+@pytest.mark.parametrize("seed", SHAPES)
+def test_random_trees(tiny, oracle, worst, gradients, branching, kind, seed):
+    """E4: depth <= 4, fan-out <= 5, empty segments, duplicate and nested leaves, several roots; values, and gradients on
+    both paths."""
+    model, forest = tiny(kind).model, random_forest(branching, seed)
+    theirs = [x for t in forest for x in oracle(model, t)]
+    for path in PATHS if seed in SHAPES[:2] else ("row",):
+        ours = scored(Scorer(model, path=path), forest)
+        assert worst(ours, theirs) < 1e-10
+        if seed in SHAPES[:2]:
+            close = 1e-7 if kind == "mixtral" else 1e-12
+            assert worst(gradients(model, weighted(ours)), gradients(model, weighted(theirs))) < close
+            theirs = [x for t in forest for x in oracle(model, t)]
+
+
+@pytest.mark.proof("E4")
+def test_random_trees_have_every_shape(branching):
+    """What the test above is meant to meet is there."""
+    trees = [t for seed in SHAPES for t in random_forest(branching, seed)]
+    depth = max(len(t.chain(i)) for t in trees for i in range(len(t.segments)))
+    fan = max(sum(s.parent == i for s in t.segments) for t in trees for i in range(-1, len(t.segments)))
+    assert depth == 4 and fan == 5
+    assert any(len(s.ids) == 0 for t in trees for s in t.segments)
+    assert max(sum(s.parent < 0 for s in t.segments) for t in trees) == 3
+    ends = [[(x.segment, x.end) for x in t.leaves] for t in trees]
+    assert any(len(set(e)) < len(e) for e in ends), "duplicate leaves"
+    assert any(x.end < len(t.segments[x.segment].ids) for t in trees for x in t.leaves), "a leaf inside a segment"
+    above = lambda t, a, b: a != b and a in t.chain(b)  # noqa: E731
+    assert any(above(t, x.segment, y.segment) for t in trees for x in t.leaves for y in t.leaves), "nested leaves"
+
+
+@pytest.mark.proof("E3")
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mistral"])
+@pytest.mark.parametrize("path", PATHS)
+def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, trees, family, path):
     """E3: with the model's own checkpointing of blocks."""
-    policy, forest = tiny(fresh=True), trees(3)
+    policy, forest = tiny(family, fresh=True), trees(3)
     plain = gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest)))
     policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     policy.model.train()
     assert worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain) < 1e-12
 
 
+@pytest.mark.proof("E6")
 def test_temperature_divides_logits(tiny, oracle, worst, trees):
     model, forest = tiny().model, trees(3)
     with torch.no_grad():
@@ -106,6 +148,7 @@ def test_temperature_divides_logits(tiny, oracle, worst, trees):
         assert worst(scored(Scorer(model, temperature=0.7), forest), expected) < 1e-10
 
 
+@pytest.mark.proof("E2")
 def test_a_trained_conversation_is_scored_on_its_assistant_turns(tiny, oracle, worst):
     """E2 for from_chat: prompt and user tokens between trained turns score nothing."""
     rng = np.random.default_rng(0)
@@ -116,6 +159,7 @@ def test_a_trained_conversation_is_scored_on_its_assistant_turns(tiny, oracle, w
     assert (row == 0).sum() == 9
 
 
+@pytest.mark.proof("E6")
 def test_frozen_layers_and_a_frozen_head_get_no_gradient(tiny, worst, gradients, trees):
     """E6 through the engine: what is trained has the same gradient, whatever else is frozen."""
     model, forest = tiny(fresh=True).model, trees(2)
@@ -126,43 +170,7 @@ def test_frozen_layers_and_a_frozen_head_get_no_gradient(tiny, worst, gradients,
     assert part and worst(part, {n: whole[n] for n in part}) < 1e-12
 
 
-# ------------------------------------------------------------------------------------------------ what
-# must not matter
-
-
-def test_order_and_budget_change_nothing(tiny, worst, trees):
-    """E5: order of the groups, and token budgets from one tree to all of them: 1e-12."""
-    model, forest = tiny("gemma3").model, trees(10)
-    scorer = Scorer(model)
-    whole = scorer.score(forest, budget=10**9)
-    for budget in (1, 64, 200, 1000):
-        assert worst(scorer.score(forest, budget=budget), whole) < 1e-12
-    order = np.random.default_rng(0).permutation(len(forest))
-    again = scorer.score([forest[i] for i in order])
-    assert worst([again[list(order).index(i)] for i in range(len(forest))], whole) < 1e-12
-
-
-def test_order_of_responses_changes_nothing(tiny, worst):
-    """E5: leaves come back where they were given."""
-    rng = np.random.default_rng(3)
-    trunk, branches = (
-        rng.integers(7, 103, 9).tolist(),
-        [rng.integers(7, 103, n).tolist() for n in (3, 9, 1, 5)],
-    )
-    scorer = Scorer(tiny().model)
-    (given,) = scorer.score([from_paths("a", trunk, branches)])
-    (turned,) = scorer.score([from_paths("a", trunk, branches[::-1])])
-    assert worst(turned[::-1], given) < 1e-12
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_padding_changes_nothing(tiny, worst, monkeypatch, trees, path):
-    """E5: rows rounded up to 1, 16 or 64 positions."""
-    model, forest, seen = tiny("mistral").model, trees(4), []
-    for multiple in (1, 16, 64):
-        monkeypatch.setattr(scorer_room, "_ROUND", multiple)
-        seen.append(Scorer(model, path=path).score(forest))
-    assert worst(seen[0], seen[1]) < 1e-12 and worst(seen[0], seen[2]) < 1e-12
+# ----------------------------------------------------------------------------------------- what is computed
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -178,6 +186,7 @@ def test_micro_batches_keep_the_budget(trees, path):
             assert len(b) == 1 or rows * longest <= budget
 
 
+@pytest.mark.proof("E13")
 def test_the_trunk_runs_once(tiny, trees):
     """E13: positions through the body are the unique tokens plus padding, head rows are the distinct
     predecessors.
@@ -195,10 +204,31 @@ def test_the_trunk_runs_once(tiny, trees):
     assert scores.scored < targets, "first tokens of branches share one row of the head"
 
 
+@pytest.mark.proof("E13")
+def test_the_head_meets_each_row_once(tiny, branching, trees, monkeypatch, kind):
+    """E13: head rows, counted where the head computes, are the distinct tokens that a scored token follows: counted
+    from segments alone."""
+    rows = []
+    real = scorer_room.token_log_probs
+    monkeypatch.setattr(scorer_room, "token_log_probs", lambda hidden, *x: rows.append(len(hidden)) or real(hidden, *x))
+    rng = np.random.default_rng(4)
+    for forest in ([branching(rng, f"t{i}") for i in range(3)], trees(4)):
+        rows.clear()
+        scores = Scorer(tiny(kind).model, path="row")(forest)
+        before = set()
+        for k, tree in enumerate(forest):
+            for leaf in tree.leaves:
+                places = [(s, at) for s in tree.chain(leaf.segment) for at in range(len(tree.segments[s].ids))]
+                scored_at = np.flatnonzero(tree.response_loss(leaf)) + leaf.first
+                before |= {(k, *places[at - 1]) for at in scored_at}
+        assert rows == [len(before)] == [scores.scored]
+
+
 # ------------------------------------------------------------------------------------------- the wrong
 # mask must fail
 
 
+@pytest.mark.proof("E26")
 def test_a_forgotten_window_is_seen(tiny, oracle, worst, trees):
     """Negative: with the window left out of the mask the error is far above the tolerance of E2."""
     for family in ("mistral", "gemma3", "gemma2"):
@@ -209,6 +239,7 @@ def test_a_forgotten_window_is_seen(tiny, oracle, worst, trees):
             assert worst(scored(scorer, forest), [x for t in forest for x in oracle(model, t)]) > 1e-3, family
 
 
+@pytest.mark.proof("E2")
 def test_a_visible_sibling_is_seen(tiny, oracle, worst, trees, monkeypatch):
     """Negative: a mask by position alone, where branches see each other, fails E2."""
     import valign.engine.attention as room
@@ -224,6 +255,7 @@ def test_a_visible_sibling_is_seen(tiny, oracle, worst, trees, monkeypatch):
         assert worst(scored(Scorer(model), forest), [x for t in forest for x in oracle(model, t)]) > 1e-3
 
 
+@pytest.mark.proof("E2")
 def test_columns_for_positions_are_seen(tiny, oracle, worst, trees, monkeypatch):
     """Negative: positions counted along the row instead of along the path fail E2."""
     model, forest = tiny().model, trees(4)
@@ -260,8 +292,6 @@ def test_trees_without_a_scored_token(tiny):
 
 
 def test_no_trees():
-    from valign.models.tiny import tiny_model
-
     assert Scorer(tiny_model().model).score([]) == []
 
 
@@ -286,12 +316,11 @@ def test_a_token_outside_a_restricted_vocabulary_is_refused(tiny):
         Scorer(tiny().model, allowed_tokens=[20, 22]).score([from_paths("a", [7], [[20, 21]])])
 
 
+@pytest.mark.proof("E6")
 @pytest.mark.parametrize("targets", [["lm_head"], ["lm_head", "q_proj"], ["embed_tokens"]])
 def test_an_adapter_on_the_head_or_the_embedding_counts(oracle, worst, gradients, trees, targets):
     """A wrapped head is scored through its wrapper, values and gradients."""
     from peft import LoraConfig, get_peft_model
-
-    from valign.models.tiny import tiny_model
 
     torch.manual_seed(0)
     model = tiny_model(dtype="float64").model
@@ -302,11 +331,10 @@ def test_an_adapter_on_the_head_or_the_embedding_counts(oracle, worst, gradients
     assert worst(gradients(peft, weighted(ours)), gradients(peft, weighted(theirs))) < 1e-6
 
 
+@pytest.mark.proof("E6")
 def test_a_head_trained_beside_the_adapter_counts(oracle, worst, trees):
     """`modules_to_save`: the copy that is trained is the one that scores."""
     from peft import LoraConfig, get_peft_model
-
-    from valign.models.tiny import tiny_model
 
     torch.manual_seed(0)
     model = tiny_model(dtype="float64").model

@@ -34,6 +34,7 @@ def passes(tiny):
     hook.remove()
 
 
+@pytest.mark.proof("E16")
 @pytest.mark.parametrize("family", sorted(PROVEN))
 def test_every_proven_family_samples_in_slots(of_family, worst, family):
     """E15, E16 for each name on the list, float32: log-probs of unequal samples that replace each other equal
@@ -58,6 +59,7 @@ def test_a_sample_that_ends_gives_its_place_to_the_next_at_once(passes):
     assert steps <= sum(lengths) / 4 + max(lengths)
 
 
+@pytest.mark.proof("E13")
 def test_a_prompt_with_more_samples_than_rows_is_computed_once(passes):
     policy, seen = passes
     prompts = prompts_of([9, 9, 5])
@@ -66,6 +68,7 @@ def test_a_prompt_with_more_samples_than_rows_is_computed_once(passes):
     assert sum(a for a, b in seen if b > 1) == 3
 
 
+@pytest.mark.proof("E13", "E16")
 def test_a_common_prefix_is_computed_once(passes, worst):
     """Few-shot examples before every prompt: their tokens pass the body one time, the log-probs are the scorer's."""
     policy, seen = passes

@@ -20,6 +20,7 @@ def segment(ids, parent, start, loss=None):
     return Segment(ids, parent, "assistant", weights.astype(np.float32), start)
 
 
+@pytest.mark.proof("E1")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(token, min_size=1, max_size=12), st.lists(branch, min_size=1, max_size=6))
 def test_paths_and_weights_survive_whatever_is_shared(trunk, branches):
@@ -42,6 +43,7 @@ def test_paths_and_weights_survive_whatever_is_shared(trunk, branches):
     assert tree.mask_sum == sum(map(sum, loss))
 
 
+@pytest.mark.proof("E1")
 @settings(max_examples=200, deadline=None)
 @given(st.lists(branch, min_size=2, max_size=6))
 def test_a_trie_holds_each_prefix_once(branches):
@@ -69,6 +71,7 @@ def test_tokens_with_other_weights_are_not_shared():
     assert [tree.response_loss(x).tolist() for x in tree.leaves] == [[1, 1], [0, 1]]
 
 
+@pytest.mark.proof("E1")
 def test_a_leaf_may_end_inside_a_segment():
     """T4: "A" and "A B" from one segment."""
     tree = Tree(
@@ -80,6 +83,7 @@ def test_a_leaf_may_end_inside_a_segment():
     assert tree.mask_sum == 4
 
 
+@pytest.mark.proof("E1")
 def test_a_scored_token_without_predecessor_is_refused():
     """T3: the error names the group and says what to do; an empty root does not hide it."""
     with pytest.raises(ValignError, match=r"group g.*no predecessor[\s\S]*start token or mask"):
@@ -89,6 +93,7 @@ def test_a_scored_token_without_predecessor_is_refused():
     from_paths("g", [], [[5, 6]], [[0, 1]])
 
 
+@pytest.mark.proof("E1")
 @pytest.mark.parametrize(
     "segments",
     [
@@ -104,6 +109,7 @@ def test_a_tree_out_of_order_is_refused(segments):
         Tree("g", segments, ())
 
 
+@pytest.mark.proof("E1")
 @pytest.mark.parametrize("leaf", [Leaf(2, 1, 0, 1), Leaf(1, 4, 0, 1), Leaf(1, 1, 0, 4), Leaf(-1, 0, 0, 0)])
 def test_a_leaf_outside_the_tree_is_refused(leaf):
     """T2: a leaf names a segment, at most its tokens, and a response that begins on its path."""

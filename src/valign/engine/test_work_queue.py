@@ -149,6 +149,7 @@ def worker_of(folder):
     return make
 
 
+@pytest.mark.proof("E24")
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_results_though_one_is_killed(cluster, tmp_path, count):
     """E24: 1, 2 and 4 workers, of which one dies on the way: the results of one process, each once."""

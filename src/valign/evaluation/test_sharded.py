@@ -129,6 +129,7 @@ def test_a_request_that_fails_three_times_is_named_when_all_others_are_answered(
         assert len(policy.log) == 29 and asked(tmp_path).count("ask 12") == 3
 
 
+@pytest.mark.proof("E24")
 def test_workers_answer_alike_though_one_is_killed(tmp_path, expected):
     """E24: two actors on a local Ray, one killed in the middle of a bundle: the same set, each once. (The queue's own
     tests have 1, 2 and 4 workers.)"""

@@ -62,6 +62,7 @@ def together(crew):
     return partial(crew, __file__)
 
 
+@pytest.mark.proof("E23")
 def test_every_process_ends_with_the_policy_of_one(together, tmp_path):
     """E10, E23 for methods: from data, and from their own samples with full weights and with an adapter: 1e-11."""
     alone = together("methods", 1, "single", tmp_path)[0]

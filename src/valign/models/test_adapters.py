@@ -39,6 +39,7 @@ def train_a_step(model, rate: float = 0.05) -> None:
                 parameter.sub_(rate * parameter.grad)
 
 
+@pytest.mark.proof("E9")
 @pytest.mark.parametrize("kind", TARGETED)
 def test_a_fresh_adapter_changes_nothing_and_a_trained_one_can_be_switched_off(kind):
     """E9: at the start, and with the adapter off after training, the base's numbers, bit for bit."""

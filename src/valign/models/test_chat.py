@@ -61,6 +61,7 @@ def check_path(t: ChatTemplate, prompt, response: str) -> bool:
     return path.merged
 
 
+@pytest.mark.proof("E1")
 @pytest.mark.parametrize("kind", KINDS)
 def test_path_ids_are_those_of_the_whole_text(kind, texts):
     """E1 on small tokenizers of each family: raw text and chats, 1000 random texts."""
@@ -71,6 +72,7 @@ def test_path_ids_are_those_of_the_whole_text(kind, texts):
         check_path(t, user(p), r)
 
 
+@pytest.mark.proof("E1")
 @pytest.mark.real
 def test_path_ids_are_those_of_the_whole_text_with_the_default_tokenizer(embedded_tokenizer, texts):
     """E1 on the tokenizer of the embedded model: raw text and chats, 1000 random texts."""
@@ -105,6 +107,7 @@ def test_prompts_are_forgotten_when_there_are_too_many(monkeypatch):
     assert t.prompt_ids(prompts[0]) == expected[0]
 
 
+@pytest.mark.proof("E1")
 def test_a_merged_token_belongs_to_the_response():
     """Negative: gluing two encodings together would give other ids."""
     t = template("gpt2")
