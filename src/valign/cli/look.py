@@ -184,7 +184,12 @@ def methods(
 def _is_local(model: str | None) -> bool | None:
     if model is None:
         return None
-    return not model.startswith(("openai:", "http:", "https:"))
+    from valign.models.endpoint import is_endpoint
+    from valign.models.policy_folder import is_policy_folder, read_manifest
+
+    folder = Path(model)
+    made = read_manifest(folder)["kind"] if is_policy_folder(folder) else ""
+    return not is_endpoint(model) and made not in ("context", "decoding", "endpoint")
 
 
 def theory(
