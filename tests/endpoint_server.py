@@ -83,7 +83,7 @@ class Server:
             (reply if chat else choice)["prompt_token_ids"] = list(prompt)
         return reply
 
-    def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+    def _handler(server) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 

@@ -205,8 +205,8 @@ def generate(
             return
         for p, row in zip(asked, rows):
             for s in row:
-                text = f"[no answer: {s.failure}]" if s.failure else s.text + (" [cut]" if s.finish == "length" else "")
-                say((f"> {p}\n" if len(asked) > 1 else "") + text)
+                shown = f"[no answer: {s.failure}]" if s.failure else s.text + (" [cut]" if s.finish == "length" else "")
+                say((f"> {p}\n" if len(asked) > 1 else "") + shown)
 
 
 def report(

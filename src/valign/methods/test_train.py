@@ -119,3 +119,39 @@ def test_rewards_that_never_differ_are_refused_before_step_0(tiny_policy, tmp_pa
     target = Target(reward=lambda groups: [np.zeros(len(g.responses)) for g in groups])
     with RunFolder(tmp_path / "run") as run, pytest.raises(ValignError, match="reward varies"):
         train_policy(method, tiny_policy, target, config, run, groups=groups_for("reward"))
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_rollouts_from_a_server_train_like_ones_own(tiny_policy, tmp_path, serve, name):
+    """One step on samples of a server of the same weights: the audit names both laws, the weights move, and a second step,
+    whose samples would be old, is refused unless it is allowed."""
+    server = serve(tiny_policy.model)
+    told = []
+    found = trained(tiny_policy, tmp_path / "a", name, lambda e, f: told.append((e, f)), max_steps=1,
+                    rollouts=server.named())  # fmt: skip
+    assert {path for path, _, _ in server.seen} == {"/v1/completions"} and len(server.seen) == 9
+    line = next(f for e, f in told if e == "audit" and f["name"] == "sampler = trainer")
+    assert line["ok"] and "KL(sampler‖trainer)" in line["text"]
+    assert found.outcome.steps == 1 and found.outcome.meters["sampler_kl"] < 1e-6 and found.outcome.meters["lag"] == 0
+    probe = [Group(id="p", prompt=user("Why?"), responses=(Response("because"),))]
+    a, b = (p.score(probe)[0][0].log_prob for p in (tiny_policy, found.policy))
+    assert abs(a - b) > 1e-4
+    with pytest.raises(ValignError, match="1 steps old"):
+        trained(tiny_policy, tmp_path / "b", name, rollouts=server.named())
+    old = trained(tiny_policy, tmp_path / "c", name, rollouts=server.named(), max_lag=1, max_sampler_kl=5.0)
+    assert old.outcome.meters["lag"] == 1 and old.outcome.meters["sampler_kl"] > 1e-6
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"max_lag": 1}, "never old"),
+        ({"rollouts": "openai:m@http://localhost/v1"}, "training needs token ids"),
+        ({"rollouts": "vllm:m@http://localhost/v1", "temperature": 0.7}, "temperature"),
+        ({"rollouts": "localhost"}, "not an endpoint"),
+        ({"max_sampler_kl": 0}, "max_sampler_kl"),
+    ],
+)
+def test_settings_of_rollouts_that_cannot_be_are_refused(settings, said):
+    with pytest.raises(ValignError, match=said):
+        METHODS["grpo"].configure(settings)

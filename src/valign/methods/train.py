@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from valign.data.group import Group
+from valign.engine.backend import EndpointBackend, check_lag
 from valign.engine.items import Item, bind
 from valign.engine.local import LocalEngine
 from valign.engine.loop import HeldOut, Outcome, train
@@ -23,6 +24,7 @@ from valign.errors import ValignError
 from valign.methods.feedback import prepare
 from valign.methods.method import Method
 from valign.methods.target import Target
+from valign.models.endpoint import EndpointPolicy
 from valign.models.loaded import LoadedModel
 from valign.models.policy import LocalPolicy, Progress, Sampling
 
@@ -171,6 +173,11 @@ def _rollouts(
     scorer = engine.scorer(model, config.temperature)
     assert method.advantage is not None
     advantage = method.advantage
+    steps = min(steps, config.max_steps) if config.max_steps else steps
+    backend = None
+    if config.rollouts != "own":
+        backend = EndpointBackend(EndpointPolicy.named(config.rollouts), model.template.stop_ids)
+        check_lag(backend, steps, config.max_lag)
     return RolloutSampler(
         model=model,
         engine=engine,
@@ -179,11 +186,14 @@ def _rollouts(
         advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
         sampling=sampling,
         batch=batch,
-        steps=min(steps, config.max_steps) if config.max_steps else steps,
+        steps=steps,
         seed=config.seed,
         reference=Reference(scorer, model.adapter) if config.beta > 0 or method.uses_reference else None,
         budget=config.token_budget,
         world=world,
+        backend=backend,
+        audit_every=config.audit_every,
+        max_sampler_kl=config.max_sampler_kl,
     )
 
 

@@ -244,7 +244,7 @@ def _utility_result(
 
 def _sample(group: Group, utility: Any, values: Any, goal: Goal, failures: Sequence[str]) -> dict[str, Any]:
     names = list(goal.theory.ids) if goal.level == "value" else []  # type: ignore[attr-defined]
-    responses = []
+    responses: list[dict[str, Any]] = []
     for k, r in enumerate(group.responses):
         if failures[k]:
             responses.append({"text": "", "score": None, "failure": hide(failures[k])})

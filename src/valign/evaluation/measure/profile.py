@@ -20,7 +20,7 @@ from valign.goals.base import ValueScorer
 from valign.models.policy import Policy, Progress, Sampling
 
 Array = NDArray[np.float64]
-Row = tuple[str, str, Array]  # (item id, cluster, (K,) values of one response)
+Row = tuple[str, str, Array | None]
 
 
 class Named(Protocol):

@@ -139,4 +139,4 @@ def _value(name: str, value: str, kind: str, where: str) -> Any:
 
 
 def _written(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -28,7 +28,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled from attempt to attem
 LONGEST_WAIT = 120.0  # a longer Retry-After is no pause but a closed door
 CONNECT = 10.0  # seconds in which a server accepts a connection
 SHOWN = 300  # characters of a server's own words
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class NoAnswer(Exception):
@@ -127,7 +128,8 @@ class Client:
                              how=f"the key is read from the environment variable {self.address.key_env}")  # fmt: skip
         if status in (404, 405):
             raise ModelError(f"the server knows no such model or path ({text})", where=self.address.id,
-                             how=["the address ends with /v1 on most servers", f"curl {self.address.url}/models lists its models"])  # fmt: skip
+                             how=["the address ends with /v1 on most servers",
+                                  f"curl {self.address.url}/models lists its models"])  # fmt: skip
         if 300 <= status < 400:
             raise ModelError(f"the server sends elsewhere ({text})", where=self.address.id,
                              how="name that address itself: redirects could carry the key away")  # fmt: skip

@@ -172,8 +172,9 @@ class EndpointPolicy:
 
     def _require_vllm(self, what: str) -> None:
         if self.address.protocol != "vllm":
+            name = f"vllm:{self.address.model}@{self.address.url}"
             raise UsageError(f"the OpenAI protocol has no way {what}", where=self.id,
-                             how=f"if the server is vLLM or understands its fields: vllm:{self.address.model}@{self.address.url}")  # fmt: skip
+                             how=f"if the server is vLLM or understands its fields: {name}")  # fmt: skip
 
     def _samples(
         self, asked: Sequence[tuple[str, dict[str, Any], Callable[[Any], Reply]]], sampling: Sampling,

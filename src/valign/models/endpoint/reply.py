@@ -64,7 +64,7 @@ def read_completion(content: Any) -> Reply:
 def _one_choice(content: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if not isinstance(content, Mapping):
         raise Malformed("the reply is not a JSON object")
-    choices = content.get("choices")
+    choices: Any = content.get("choices")
     if not _is_list(choices) or len(choices) != 1 or not isinstance(choices[0], Mapping):
         raise Malformed("the reply does not hold exactly one choice")
     if not isinstance(choices[0].get("logprobs") or {}, Mapping):

@@ -118,7 +118,12 @@ def test_an_item_that_the_server_refuses_is_unscored_and_not_repeated(ask):
 
 @pytest.mark.parametrize(
     "fault, said",
-    [(401, "key is missing"), (403, "key is missing"), (404, "no such model"), ((302, {"Location": "http://x/"}, ""), "elsewhere")],
+    [
+        (401, "key is missing"),
+        (403, "key is missing"),
+        (404, "no such model"),
+        ((302, {"Location": "http://x/"}, ""), "elsewhere"),
+    ],
 )
 def test_what_no_request_can_mend_is_an_error_at_once(ask, serve, fault, said):
     server = serve()
