@@ -11,6 +11,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from valign.errors import ValignError
+
 Fault = Callable[[Any], Any]  # what a request gets in place of its answer: see `Server.faults`
 
 
@@ -126,7 +128,10 @@ class Server:
                         return status, headers, text.encode()
                 if body.get("model") != server.name:
                     return 404, {}, b'{"error": {"message": "no such model"}}'
-                reply = server.answer(self.path, body)
+                try:
+                    reply = server.answer(self.path, body)
+                except ValignError as error:
+                    return 400, {}, json.dumps({"error": {"message": str(error)}}).encode()
                 return 200, {}, json.dumps(fault(reply) if callable(fault) else reply).encode()
 
         return Handler
