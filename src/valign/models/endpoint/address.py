@@ -76,12 +76,14 @@ class Address:
         return f"{self.id}#{options}" if options else self.id
 
     def key(self) -> str:
-        """The key from the environment, "" where there is none. Raises `UsageError` for a variable that was named and
-        is not set."""
+        """The key from the environment, "" where there is none. Raises `UsageError` for a variable that was named and is
+        not set, and for what cannot stand in a header (without repeating it)."""
         found = os.environ.get(self.key_env, "").strip()
         if not found and self.key_env not in (KEY_ENV, OPENAI_KEY_ENV):
             raise UsageError(f"the environment variable {self.key_env} is not set", where=self.id,
                              how=f"export {self.key_env}=...")  # fmt: skip
+        if not (found.isascii() and found.isprintable()):
+            raise UsageError(f"the key in {self.key_env} holds signs that no key has", where=self.id, how="copy it again")
         return found
 
 
@@ -94,7 +96,7 @@ def parse(name: str) -> Address:
     """The address that a name says. Raises `UsageError` for what is not one, and for credentials in it."""
     head, _, options = name.partition("#")
     found = _NAME.fullmatch(head)
-    if found is None or not found["model"]:
+    if found is None or not found["model"] or not name.isprintable() or " " in found["url"]:
         raise UsageError("not an endpoint", where=hide(name), how=f"write {FORM}")
     url, where = found["url"].rstrip("/"), hide(head)
     try:

@@ -40,6 +40,8 @@ def test_other_models_are_no_endpoints(name):
         ("openai:@http://h/v1", "not an endpoint"),
         ("openai:m@ftp://h/v1", "not an endpoint"),
         ("openai:m@http:///v1", "names no server"),
+        ("openai:m@http://h /v1", "not an endpoint"),
+        ("openai:m\n@http://h/v1", "not an endpoint"),
         ("openai:m@http://h:port/v1", "cannot be read"),
         (f"vllm:m@{URL}#paralel=3", "did you mean: parallel"),
         (f"vllm:m@{URL}#parallel=many", "not a whole number"),
@@ -77,5 +79,9 @@ def test_the_key_of_one_service_is_not_sent_to_another(monkeypatch):
     assert parse(f"openai:m@{URL}").key() == ""
     monkeypatch.setenv("VALIGN_API_KEY", "for-others")
     assert parse(f"openai:m@{URL}").key() == "for-others"
+    monkeypatch.setenv("VALIGN_API_KEY", "schlüssel")
+    with pytest.raises(UsageError, match="holds signs") as error:
+        parse(f"openai:m@{URL}").key()
+    assert "schl" not in str(error.value)
     with pytest.raises(UsageError, match="MY_KEY is not set"):
         parse(f"openai:m@{URL}#key_env=MY_KEY").key()
