@@ -107,6 +107,8 @@ def test_a_sample_has_its_own_seed(serve):
     again = policy.generate([user("How?")], Sampling(n=2, max_new_tokens=8), keys=["b"])
     assert [s.ids for s in again[0]] == [s.ids for s in rows[1][:2]]
     assert len({s.ids for s in rows[0]}) == 3
+    twice = policy.generate([CHAT, CHAT], law, keys=["a", "c"])
+    assert twice[0][0].ids == rows[0][0].ids != twice[1][0].ids, "the key is part of the address"
     other = policy.generate([CHAT], Sampling(n=3, max_new_tokens=8, seed=1), keys=["a"])
     assert [s.ids for s in other[0]] != [s.ids for s in rows[0]]
 
