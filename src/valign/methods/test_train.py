@@ -140,6 +140,17 @@ def test_rollouts_from_a_server_train_like_ones_own(tiny_policy, tmp_path, serve
         trained(tiny_policy, tmp_path / "b", name, rollouts=server.named())
     old = trained(tiny_policy, tmp_path / "c", name, rollouts=server.named(), max_lag=1, max_sampler_kl=5.0)
     assert old.outcome.meters["lag"] == 1 and old.outcome.meters["sampler_kl"] > 1e-6
+    with pytest.raises(ValignError, match="step 1, vllm:.*too far apart"):
+        trained(tiny_policy, tmp_path / "d", name, rollouts=server.named(), max_lag=1, max_sampler_kl=1e-6)
+
+
+def test_the_own_sampler_is_looked_at_while_training(tiny_policy, tmp_path):
+    """`audit_every`: at the steps it names, and only there; sampler and trainer agree after an update too."""
+    steps = []
+    trained(tiny_policy, tmp_path / "run", "rloo", lambda e, f: steps.append(f) if e == "step" else None, max_steps=4,
+            epochs=2, audit_every=2)  # fmt: skip
+    assert [f["step"] for f in steps if "sampler_kl" in f] == [3], "the third step has index 2"
+    assert steps[2]["sampler_kl"] < 0.01
 
 
 @pytest.mark.parametrize(
