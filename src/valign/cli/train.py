@@ -33,6 +33,7 @@ from valign.cli.shared import (
     single,
 )
 from valign.models.credentials import hidden, hide
+from valign.models.endpoint.address import is_endpoint
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 Data = Annotated[
@@ -165,7 +166,8 @@ def align(
         if aligned.continued:
             say("this run was finished before; nothing was computed")
         say(f"aligned policy: {out}")
-        said = f"valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation"
+        reference = "" if is_endpoint(model) else f" --reference {hide(model)}"  # an endpoint cannot score
+        said = f"valign evaluate {out} --data FILE{reference} --out {out}/evaluation"
         say(f"measure it:     {said}")
 
 

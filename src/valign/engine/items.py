@@ -91,6 +91,8 @@ class Objective:
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Terms:
         given = dict(tensors)
+        if "sampler_weight" in given:
+            given["policy"] = with_gradient(given["policy"], given["sampler_weight"])
         if "old" in self.wants and "old" not in given:
             given["old"] = given["policy"].detach()  # first pass over a fresh rollout: the ratio is exactly 1
         terms = self.function(*(given[name] for name in self.wants), **self.settings)
@@ -98,6 +100,13 @@ class Objective:
             raise ValueError(f"{self.function.__name__} returned unit {terms.unit}, declared {self.unit}")
         weight = given.get(f"{terms.unit}_weight")  # N = sum of the units' weights; feedback may count more or less
         return terms if weight is None else Terms(terms.losses * weight, unit=terms.unit, **terms.metrics)
+
+
+def with_gradient(log_probs: Tensor, weight: Tensor) -> Tensor:
+    """`log_probs` as they are, with each one's gradient multiplied by its weight: any objective's gradient coefficients
+    become those of weighted samples (importance sampling per token), whatever the objective is."""
+    fixed = log_probs.detach()
+    return fixed + weight * (log_probs - fixed)
 
 
 def bind(

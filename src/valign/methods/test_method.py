@@ -164,13 +164,14 @@ def test_own_settings_of_each_method_reach_its_own_code():
     """The names above could be read by another method: these are those that are not of the loop or the data."""
     shared = {f.name for f in fields(FeedbackConfig)}
     own = {n: {f.name for f in fields(m.config)} - shared for n, m in METHODS.items()}
+    rollouts = {"rollouts", "max_lag", "audit_every", "max_sampler_kl"}  # effects: test_train.py
     assert own == {
         "sft": {"train_on"},
         "dpo": {"beta"},
         "cdpo": {"beta", "label_noise"},
         "robust_dpo": {"beta", "label_noise"},
-        "grpo": {"beta", "clip", "group_size", "max_new_tokens", "temperature"},
-        "rloo": {"beta", "group_size", "max_new_tokens", "temperature"},
+        "grpo": {"beta", "clip", "group_size", "max_new_tokens", "temperature"} | rollouts,
+        "rloo": {"beta", "group_size", "max_new_tokens", "temperature"} | rollouts,
         "value_instruction": {"mode", "place", "text", "consider_tokens"},
         "urial": {"examples", "system"},
         "best_of_n": {"n", "temperature"},

@@ -12,6 +12,7 @@ import torch
 
 from valign.data.group import Group
 from valign.engine.audit import AuditLine
+from valign.engine.backend import EndpointBackend, check_lag
 from valign.engine.checkpoint import complete
 from valign.engine.items import Item, bind
 from valign.engine.local import LocalEngine
@@ -29,6 +30,7 @@ from valign.errors import ValignError
 from valign.methods.feedback import prepare
 from valign.methods.method import Method
 from valign.methods.target import Target
+from valign.models.endpoint import EndpointPolicy
 from valign.models.loaded import LoadedModel
 from valign.models.policy import LocalPolicy, Progress, Sampling
 
@@ -160,6 +162,11 @@ class _Job:
         assert advantage is not None
         batch = min(config.batch_size, len(prompts))
         steps = max(1, round(len(prompts) / batch * config.epochs))
+        steps = min(steps, config.max_steps) if config.max_steps else steps
+        backend = None
+        if config.rollouts != "own":
+            backend = EndpointBackend(EndpointPolicy.named(config.rollouts), self.model.template.stop_ids)
+            check_lag(backend, steps, config.max_lag)
         return RolloutSampler(
             model=self.model,
             engine=self.engine,
@@ -168,10 +175,13 @@ class _Job:
             advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
             sampling=Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature),
             batch=batch,
-            steps=min(steps, config.max_steps) if config.max_steps else steps,
+            steps=steps,
             seed=config.seed,
             reference=reference,
             budget=budget,
+            backend=backend,
+            audit_every=config.audit_every,
+            max_sampler_kl=config.max_sampler_kl,
             world=self.world,
         )
 

@@ -18,7 +18,9 @@ from valign.errors import ModelError, nearest
 from valign.models import embedded
 from valign.models.cache import sha256_file
 from valign.models.chat import ChatTemplate
+from valign.models.credentials import hide
 from valign.models.embedded import EMBEDDED
+from valign.models.endpoint.address import is_endpoint
 from valign.models.loaded import LoadedModel, memory_digest
 from valign.models.weights import (
     ADAPTER_CONFIG,
@@ -75,6 +77,8 @@ def load_model(
 def _load(name: str, options: Options, seen: tuple[str, ...]) -> LoadedModel:
     if name in seen:
         raise ModelError(f"base models refer to each other: {' -> '.join((*seen, name))}", where=name)
+    if is_endpoint(name):
+        raise _no_weights(name)
     seen = (*seen, name)
     path = Path(name).expanduser()
     if name == EMBEDDED:
@@ -86,6 +90,11 @@ def _load(name: str, options: Options, seen: tuple[str, ...]) -> LoadedModel:
     if HUB_ID.fullmatch(name):
         return _load_folder(name, _from_hub(name, options), options, seen)
     raise ModelError(f"there is no model {name!r}", where="model", how=_hints(name))
+
+
+def _no_weights(where: str) -> ModelError:
+    return ModelError("an endpoint's weights are not here", where=hide(where),
+                      how="this needs a local model: a folder, a .gguf file, or a hub id")  # fmt: skip
 
 
 def _hints(name: str) -> list[str]:
@@ -139,6 +148,8 @@ def _load_policy(name: str, folder: Path, options: Options, seen: tuple[str, ...
 
     manifest = read_manifest(folder)
     kind = manifest["kind"]
+    if kind == "endpoint":
+        raise _no_weights(str(folder))
     if kind in ("context", "decoding"):
         raise ModelError(
             f"this policy wraps {manifest.get('base')} by the method {manifest.get('method')}: no weights",

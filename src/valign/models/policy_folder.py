@@ -1,11 +1,12 @@
 """Policy folders: what valign saves and loads. `policy.json` says what lies beside it.
 
-    policy.json {"schema": 1, "kind": "weights" | "adapter" | "context" | "decoding", "base": name or null,
-                 "method": name, "config": {...}, "goal": {...} or null, "valign": version,
+    policy.json {"schema": 1, "kind": "weights" | "adapter" | "context" | "decoding" | "endpoint",
+                 "base": name or null, "method": name, "config": {...}, "goal": {...} or null, "valign": version,
                  "created": iso time, "digest": sha256, ...}
     weights     config.json, tokenizer files, model.safetensors (float32 stays float32)
     adapter     adapter_config.json, adapter_model.safetensors; the weights stay with `base`
     context, decoding   nothing more: the method's config wraps `base`
+    endpoint            nothing more: `base` is its written form, without its key
 
 Always true here: a folder is written whole or not at all, an existing one is never overwritten unless asked
 for, and the digest in the manifest is that of the files beside it.
@@ -28,7 +29,7 @@ from valign.models.weights import ADAPTER_CONFIG, folder_digest, read_json, weig
 
 MANIFEST = "policy.json"
 SCHEMA = 1
-KINDS = ("weights", "adapter", "context", "decoding")
+KINDS = ("weights", "adapter", "context", "decoding", "endpoint")
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -68,8 +69,8 @@ def write_policy_folder(
 ) -> dict[str, Any]:
     """Write a policy folder, atomically, and return its manifest.
 
-    write_files   puts the weights or the adapter into the (partial) folder it is given; None for context
-                  and decoding
+    write_files   puts the weights or the adapter into the (partial) folder it is given; None for kinds
+                  without files
     extra         more entries of the manifest (JSON values)
     overwrite     take the place of an existing folder. Without it a folder that is not empty is a
                   `ModelError`

@@ -35,7 +35,7 @@ def load(
     goal: Goal | None = None,
     reward: Any = None,
 ) -> Policy:
-    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id.
+    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id, an endpoint ("vllm:NAME@URL").
 
     goal, reward  take the place of those stored with an in-context or decoding policy
     """

@@ -16,7 +16,7 @@ from valign.errors import UsageError, ValignError
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import Policy, Sampling, has_likelihood
 from valign.pipeline import request as asked
 from valign.pipeline.align import Aligned, align_policy
 from valign.pipeline.data import read_source, read_sources
@@ -130,6 +130,9 @@ def evaluate_from_names(
             tell("loading", {"name": reference})
         base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
         plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
+        if base is not None and not has_likelihood(base):
+            raise ValignError("the reference must say how probable given responses are, and an endpoint does not",
+                              where=f"--reference {base.id}", how="name the same weights as a local model")  # fmt: skip
         request = _evaluation_request(policy, base, plan)
         finished = (out / RESULT).exists()
         if asked.is_repeated(out, out / asked.FILE, request, force=force, lost=finished):
