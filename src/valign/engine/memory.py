@@ -87,6 +87,7 @@ def memory_plan(
     trees: Sequence[Tree],
     token_budget: int,
     *,
+    groups: int = 1 << 30,
     copies: int = 0,
     samples: int = 0,
     free: int | None = None,
@@ -95,6 +96,7 @@ def memory_plan(
 
     trees         what will be trained (or like it): its longest row is the least that one micro-batch holds
     token_budget  positions of a micro-batch; 0: chosen here, as many as fit, from 256 to 1024 on a CPU
+    groups        trees of one step: no micro-batch holds more
     copies        bytes of other models in memory: the policy before training, a frozen reference
     samples       bytes of the rollouts' cache
     free          bytes that can still be allocated; None: asked of the machine
@@ -110,7 +112,7 @@ def memory_plan(
     free = free_bytes(scorer.device) if free is None else free
 
     def at(budget: int) -> MemoryPlan:
-        rows = max(budget, longest)
+        rows = max(longest, min(budget, groups * longest))
         terms = {
             "weights": sum(map(_bytes, weights)),
             "other copies": copies,
@@ -191,7 +193,7 @@ def _saved(scorer: Scorer, n: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return x
 
-    layout = scorer.layout([from_paths("probe", [1] * n, [])])
+    layout = scorer.layout([from_paths("probe", [1] * (n - 1), [[1]])])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         hidden = scorer.hidden(layout)  # held until here: a freed tensor's address may be given to the next one
     del hidden

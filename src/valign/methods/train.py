@@ -134,7 +134,8 @@ class _Job:
     def _plan(self, scorer: Scorer, trees: Sequence[Tree], *, copies: int = 0, samples: int = 0) -> Settled:
         kept = sum(p.numel() * p.element_size() for p in self.start.model.parameters())
         return settle(
-            lambda: memory_plan(scorer, trees, self.config.token_budget, copies=copies + kept, samples=samples),
+            lambda: memory_plan(scorer, trees, self.config.token_budget, groups=self.config.batch_size,
+                                copies=copies + kept, samples=samples),
             scorer.device, self.run, self.world,
         )  # fmt: skip
 
