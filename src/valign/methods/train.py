@@ -48,47 +48,63 @@ def train_policy(
     run      the open run folder: continued where it was left
     world    the processes that train together: all call this alike, and each ends with the whole trained policy
     """
-    engine = policy.engine
-    if not isinstance(engine, LocalEngine):
-        raise ValignError(
-            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
-        )
+    assert not method.makes_reward, "a reward model is trained by train_reward"
+    engine = local_engine(policy)
     world.require_same(policy.model.digest, "weights")
     model = trainable_copy(policy.model, config)
     stop_ids = model.template.stop_ids
-    objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
     if method.samples:
-        sampler: Any = _rollouts(method, model, engine, target, config, groups, world)
-        scorer = _shared(engine.scorer(model, config.temperature), world, sampler)
+        objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
+        sampler = _rollouts(method, model, engine, target, config, groups, world)
+        scorer = shared(engine.scorer(model, config.temperature), world, sampler)
         begun = world.from_leader(lambda: _begun(run))
         outcome = train(scorer, sampler, objective, config, run, stop_ids=stop_ids,
                         audit=() if begun else sampler.audit(), on_event=on_event, world=world)  # fmt: skip
     else:
-        prepared, held = prepare(method.feedback, groups, model.template, config), []
-        items = prepared.items
-        if dev:
-            held = prepare(method.feedback, dev, model.template, config, where="dev split").items
-        if world.size > 1:
-            world.require_same(_content([*items, *held]), "feedback")
-        scorer = _shared(engine.scorer(model), world)
-        if method.uses_reference:
-            # before the loop restores anything: the reference is the policy at step 0
-            told = _progress("reference log-probs", on_event)
-            items, held = (_referenced(x, scorer, policy.model.digest, run, config, told) for x in (items, held))
-        sampler = DataSampler(
-            items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
-        )
-        outcome = train(scorer, sampler, objective, config, run, dev=HeldOut(held, config.eval_every, config.patience),
-                        stop_ids=stop_ids, audit=prepared.audit(), on_event=on_event, world=world)  # fmt: skip
+        outcome = train_on_data(method, policy.model, shared(engine.scorer(model), world), config, run, groups=groups,
+                                dev=dev, on_event=on_event, world=world)  # fmt: skip
     if world.sharded:
-        model = _whole(model, policy.model, config)
+        model = whole(model, trainable_copy(policy.model, config))
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
                       digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip
     return Trained(LocalPolicy(trained, engine), outcome)
 
 
-def _shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
+def train_on_data(
+    method: Method, start: LoadedModel, scorer: Scorer, config: Any, run: RunFolder, *,
+    groups: Sequence[Group], dev: Sequence[Group], on_event: Listen | None, world: World,
+) -> Outcome:  # fmt: skip
+    """Train the scorer's model on the feedback in `groups`; `start` is the model as it was, the reference."""
+    objective = bind(method.objective, config, method.unit, method.at_start)  # type: ignore[arg-type]
+    template = start.template
+    prepared, held = prepare(method.feedback, groups, template, config), []
+    items = prepared.items
+    if dev:
+        held = prepare(method.feedback, dev, template, config, where="dev split").items
+    if world.size > 1:
+        world.require_same(_content([*items, *held]), "feedback")
+    if method.uses_reference:
+        # before the loop restores anything: the reference is the policy at step 0
+        told = _progress("reference log-probs", on_event)
+        items, held = (_referenced(x, scorer, start.digest, run, config, told) for x in (items, held))
+    sampler = DataSampler(
+        items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
+    )
+    return train(scorer, sampler, objective, config, run, dev=HeldOut(held, config.eval_every, config.patience),
+                 stop_ids=template.stop_ids, audit=prepared.audit(), on_event=on_event, world=world)  # fmt: skip
+
+
+def local_engine(policy: LocalPolicy) -> LocalEngine:
+    """The engine of a policy that can be trained. Raises `ValignError` for any other."""
+    if not isinstance(policy.engine, LocalEngine):
+        raise ValignError(
+            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
+        )
+    return policy.engine
+
+
+def shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
     """The scorer as several processes use it; with fsdp2 this is where the model's weights become shards."""
     if not world.sharded:
         return scorer if world.size == 1 else SharedScorer(scorer, world)
@@ -124,12 +140,11 @@ def _referenced(
     return [item.with_tokens(reference=row) for item, row in zip(items, rows)]
 
 
-def _whole(model: LoadedModel, start: LoadedModel, config: Any) -> LoadedModel:
-    """The trained model with its weights whole again."""
+def whole(model: LoadedModel, out: LoadedModel) -> LoadedModel:
+    """`out`, made as `model` was before training, with the trained weights of `model`, which lie in shards."""
     import torch
 
     trained = full({n: p for n, p in model.model.named_parameters() if p.requires_grad})
-    out = trainable_copy(start, config)
     with torch.no_grad():
         for name, p in out.model.named_parameters():
             if name in trained:
