@@ -81,10 +81,7 @@ def _save(
     reward: str,
 ) -> Policy | RewardModel:
     if isinstance(policy, RewardModel):
-        from valign.models.gguf import quiet
-
-        with quiet():
-            kept = policy.save(partial, method=method, config=config, goal=goal)
+        kept = policy.save(partial, method=method, config=config, goal=goal)
         return replace(kept, model=replace(kept.model, id=policy.id, source=out))
     if isinstance(policy, LocalPolicy):
         from valign.models.gguf import quiet

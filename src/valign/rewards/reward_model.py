@@ -82,13 +82,15 @@ class RewardModel:
         goal: Mapping[str, Any] | None = None,
     ) -> RewardModel:  # fmt: skip
         """Write a folder that `load_reward` reads, atomically; the reward under its new identity."""
+        from valign.models.gguf import quiet
         from valign.models.policy_folder import save_reward
 
         old = self.model.manifest or {}
-        saved = save_reward(
-            self.model, Path(folder), method=method or old.get("method"), goal=goal,
-            config=config if config is not None else old.get("config"), extra={"mean": self.mean, "sd": self.sd},
-        )  # fmt: skip
+        with quiet():
+            saved = save_reward(
+                self.model, Path(folder), method=method or old.get("method"), goal=goal,
+                config=config if config is not None else old.get("config"), extra={"mean": self.mean, "sd": self.sd},
+            )  # fmt: skip
         return replace(self, model=saved)
 
 

@@ -248,7 +248,7 @@ def simulated(n, pairs, seed):
 
 @pytest.mark.capability("R01")
 def test_held_out_accuracy_is_the_ceiling_of_the_labels(tmp_path):
-    """3000 noisy labels, then 20000 held-out pairs of new texts: the order is right as often as that of the true utility,
+    """4000 noisy labels, then 20000 held-out pairs of new texts: the order is right as often as that of the true utility,
     E max(P, 1 - P), within one point; 15 of 100 labels are wrong by nature."""
     from valign.engine.local import LocalEngine
     from valign.models.policy import LocalPolicy
@@ -257,7 +257,7 @@ def test_held_out_accuracy_is_the_ceiling_of_the_labels(tmp_path):
     method = METHODS["reward_model"]
     config = method.configure({"learning_rate": 1e-2, "batch_size": 1, "schedule": "linear"})
     with RunFolder(tmp_path / "run") as run:
-        reward = train_reward(method, policy, config, run, groups=simulated(60, 50, seed=0)).reward
+        reward = train_reward(method, policy, config, run, groups=simulated(80, 50, seed=0)).reward
     held = simulated(40, 50, seed=1)
     rng, hits, right, best = np.random.default_rng(2), 0, [], []
     for group, r in zip(held, reward.score(held)):
