@@ -39,7 +39,8 @@ RewardOption = Annotated[
     str | None,
     typer.Option(
         "--reward",
-        help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function.",
+        help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function, or the folder of a "
+        "reward model.",
     ),
 ]
 Model = Annotated[

@@ -47,14 +47,16 @@ class Item:
 
 
 def collate(items: Sequence[Item], scores: Scores) -> dict[str, Tensor]:
-    """Everything an objective may ask for by name, on the scores' device: policy, mask, group and the items' inputs."""
+    """Everything an objective may ask for by name, on the scores' device: policy (or reward, where the readout is a
+    scalar), mask, group and the items' inputs."""
     for kind in ("rows", "values", "tokens"):
         names = [set(getattr(i, kind)) for i in items]
         if any(n != names[0] for n in names):
             odd = sorted(set.union(*names) - set.intersection(*names))
             raise ValueError(f"some items have other {kind} than others: {odd}")
-    device, dtype, width = scores.log_probs.device, scores.log_probs.dtype, scores.log_probs.shape[1]
-    out = {"policy": scores.log_probs, "mask": scores.mask, "group": scores.group}
+    device, dtype, width = scores.values.device, scores.values.dtype, scores.mask.shape[1]
+    read = "policy" if scores.scalars is None else "reward"
+    out = {read: scores.values, "mask": scores.mask, "group": scores.group}
     offsets = np.concatenate([[0], np.cumsum([len(i.tree.leaves) for i in items])])
     for name in items[0].rows if items else ():
         parts = [i.rows[name] + at for i, at in zip(items, offsets)]

@@ -207,7 +207,10 @@ def batch_positions(scorer: Scorer, trees: Sequence[Tree]) -> int:
 
 
 def head_bytes(scorer: Scorer) -> int:
-    """Logits, their exponentials and gradients of one chunk, the head in the dtype of products, its float32 gradient."""
+    """Logits, their exponentials and gradients of one chunk, the head in the dtype of products, its float32 gradient;
+    next to nothing for a scalar head."""
+    if scorer.readout == "scalar_last":
+        return 0
     head = causal_lm(scorer.model).get_output_embeddings().weight
     narrow = head.numel() * 2 if scorer.autocast is not None else 0
     return 3 * CHUNK_BYTES // 2 + narrow + (head.numel() * 4 if head.requires_grad else 0)

@@ -57,15 +57,12 @@ def train_policy(
     run      the open run folder: continued where it was left
     world    the processes that train together: all call this alike, and each ends with the whole trained policy
     """
-    engine = policy.engine
-    if not isinstance(engine, LocalEngine):
-        raise ValignError(
-            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
-        )
+    assert not method.makes_reward, "a reward model is trained by train_reward"
+    engine = local_engine(policy)
     world.require_same(policy.model.digest, "weights")
-    job = _Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world)
+    job = Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world)
     outcome, planned = job.on_rollouts(groups) if method.samples else job.on_feedback(groups, dev)
-    model = _whole(job.model, policy.model, config) if world.sharded else job.model
+    model = whole(job.model, trainable_copy(policy.model, config)) if world.sharded else job.model
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
                       digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip
@@ -73,7 +70,7 @@ def train_policy(
 
 
 @dataclass
-class _Job:
+class Job:
     """One training run. `start` is the policy as it was, `model` the copy that moves."""
 
     method: Method
@@ -94,9 +91,9 @@ class _Job:
         items = prepared.items
         if world.size > 1:
             world.require_same(_content([*items, *held]), "feedback")
-        scorer = self.engine.scorer(self.model)
+        scorer = self.engine.scorer(self.model, readout=method.readout)
         plan = self._plan(scorer, [i.tree for i in items])
-        scorer = _shared(scorer, world)
+        scorer = shared(scorer, world)
         if method.uses_reference:
             # before the loop restores anything: the reference is the policy at step 0
             told = _progress("reference log-probs", self.tell)
@@ -121,7 +118,7 @@ class _Job:
         cache = sample_bytes(self.model.model, rows, longest + config.max_new_tokens, narrow)
         plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)
         sampler = self._sampler(prompts, reference, plan.token_budget)
-        return self._train(_shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
+        return self._train(shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
 
     def _train(self, scorer: Scorer, sampler: Any, plan: Settled, audit: Callable[[], Sequence[AuditLine]],
                dev: HeldOut | None = None) -> Outcome:  # fmt: skip
@@ -187,7 +184,16 @@ class _Job:
         )
 
 
-def _shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
+def local_engine(policy: LocalPolicy) -> LocalEngine:
+    """The engine of a policy that can be trained. Raises `ValignError` for any other."""
+    if not isinstance(policy.engine, LocalEngine):
+        raise ValignError(
+            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
+        )
+    return policy.engine
+
+
+def shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
     """The scorer as several processes use it; with fsdp2 this is where the model's weights become shards."""
     if not world.sharded:
         return scorer if world.size == 1 else SharedScorer(scorer, world)
@@ -208,10 +214,9 @@ def _content(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
-def _whole(model: LoadedModel, start: LoadedModel, config: Any) -> LoadedModel:
-    """The trained model with its weights whole again."""
+def whole(model: LoadedModel, out: LoadedModel) -> LoadedModel:
+    """`out`, made as `model` was before training, with the trained weights of `model`, which lie in shards."""
     trained = full({n: p for n, p in model.model.named_parameters() if p.requires_grad})
-    out = trainable_copy(start, config)
     with torch.no_grad():
         for name, p in out.model.named_parameters():
             if name in trained:

@@ -62,8 +62,7 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     out, say = Measured(), say or (lambda phase: None)
     plan, reference = _within_reach(policy, reference, plan, out)
     ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
-    compared = [g for g in ranked if any(isinstance(f, (Comparison, Ranking, Score)) for f in g.feedback)]
-    pairs, same = _without_equal(_as_pairs(g) for g in compared)
+    pairs, same = compared(ranked)
     if same:
         out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
     if pairs and has_likelihood(policy):
@@ -71,6 +70,8 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
         if plan.goal is None:
             found += [_misalignment(r) for r in found if (r.metric, r.variant) == ("preference.accuracy", "sum")]
         out.results += [replace(r, notes=(*r.notes, *out.notes)) for r in found]
+    if pairs and plan.goal is not None and plan.goal.level == "preference" and _can_score(plan.goal):
+        out.results += measure.measure_reward(plan.goal.reward, pairs)  # type: ignore[attr-defined]
     if plan.goal is not None and ranked and has_likelihood(policy) and _labelled(plan.goal, ranked):
         # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
         utilities = ["log_prob", "log_prob_mean", *(["implicit"] if reference is not None else [])]
@@ -126,6 +127,12 @@ def _within_reach(
         out.notes.append(f"not available: implicit rewards and KL: the reference {reference.id} is an endpoint")
         return plan, None
     return plan, reference
+
+
+def compared(groups: Sequence[Group]) -> tuple[list[Group], int]:
+    """The groups whose feedback orders their responses, as pairs, and how many pairs of equal texts were left out."""
+    ordered = [g for g in groups if any(isinstance(f, (Comparison, Ranking, Score)) for f in g.feedback)]
+    return _without_equal(_as_pairs(g) for g in ordered)
 
 
 def progress_of(on_event: Callable[[str, Mapping[str, Any]], None] | None, subject: str = "") -> Say:
