@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import json
 import os
 import shutil
@@ -121,3 +122,25 @@ def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., lis
 
         yield run
         to.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """`serve(model)`: an OpenAI-compatible server of a `LoadedModel` (default: a tiny llama), closed after the test; see
+    tests/endpoint_server.py.
+    """
+    from valign.models.tiny import tiny_model
+
+    spec = importlib.util.spec_from_file_location("endpoint_server", ROOT / "tests" / "endpoint_server.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    servers: list[Any] = []
+
+    def of(model: Any = None) -> Any:
+        servers.append(module.Server(tiny_model("llama") if model is None else model))
+        return servers[-1]
+
+    yield of
+    for server in servers:
+        server.close()

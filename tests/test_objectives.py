@@ -21,7 +21,8 @@ from valign.methods.table import METHODS
 from valign.models.tiny import float64_norms, tiny_model
 from valign.theory.coefficients import COEFFICIENTS, FEEDBACK, Pairs
 
-TRAINING = {name: m for name, m in METHODS.items() if m.trains}
+# reward models read no log-probs: methods/supervised/test_reward_model.py
+TRAINING = {name: m for name, m in METHODS.items() if m.trains and not m.makes_reward}
 RENAMED = {"eps": "label_noise"}  # the table's letter -> the setting's name
 PAIRS = np.array([[0, 1], [2, 0], [2, 1]])  # pairs of one group that share their responses
 OLD = 0.35  # spread of an older policy's log-probs: some ratios leave the clip range

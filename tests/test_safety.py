@@ -138,11 +138,11 @@ def test_credentials_never_reach_a_screen_or_a_file(valign, pairs, tmp_path, cap
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(f"name: x\nmodel: '{ENDPOINT}'\ndata: {pairs}\nmethod: dpo\nnotes: 'api_key={SECRET}'\n")
     printed = [
-        valign("generate", ENDPOINT, "x", status=1),
-        valign("generate", ENDPOINT, "x", "--json", status=1),
-        valign("run", recipe, "--out", out, status=1),
+        valign("generate", ENDPOINT, "x", status=2),
+        valign("generate", ENDPOINT, "x", "--json", status=2),
+        valign("run", recipe, "--out", out, status=2),
         valign("run", recipe, "--out", out, "--set", f"method.password={SECRET}", status=2),
-        valign("evaluate", ENDPOINT, "--data", pairs, "--out", tmp_path / "e", status=1),
+        valign("evaluate", ENDPOINT, "--data", pairs, "--out", tmp_path / "e", status=2),
     ]
     assert all(SECRET not in done.stdout + done.stderr for done in printed)
     assert "https://***@host.example" in printed[0].stderr

@@ -76,7 +76,7 @@ def _trainer(
         config, base = trl.SFTConfig(**arguments), trl.SFTTrainer
         rows = [{"prompt": p["prompt"], "completion": p["chosen"]} for p in pairs]
     else:
-        config, base = trl.RewardConfig(**arguments), trl.RewardTrainer
+        config, base = trl.RewardConfig(**arguments, pad_token=_padding(named["processing_class"])), trl.RewardTrainer
         rows = [{k: p["prompt"] + p[k] for k in ("chosen", "rejected")} for p in pairs]
     kind = _recording(base, variant["order"])
     return kind(**named, args=config, train_dataset=Dataset.from_list(rows), callbacks=[_listener(line)])
@@ -189,6 +189,12 @@ def _tokenizer(job: Job) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(job.model, local_files_only=True)
+
+
+def _padding(tokenizer: Any) -> str:
+    """A padding token that ends no response. The embedded model's own is its stop token: transformers reads a reward at
+    the last token that is not padding, which would be one token early."""
+    return next(str(t) for t in (tokenizer.unk_token, *tokenizer.all_special_tokens) if t and t != tokenizer.eos_token)
 
 
 def _ordered(pairs: Sequence[Row], order: Sequence[Sequence[int]]) -> list[Row]:

@@ -19,18 +19,18 @@ from benchmarks.ratio import line_through
 from benchmarks.worker import Job, NotAvailable, Timeline, accuracy, counted_positions, rule_reward, run
 
 Row = Mapping[str, Any]
-REWARD_MODEL = "reward_model"
 
 
 # --------------------------------------------------------------------------------- training on pairs and responses
 
 
 def check_training(job: Job) -> dict[str, Any]:
-    """Log-probs of policy and reference on the same pairs, and losses along some steps."""
+    """Log-probs of policy and reference (rewards, for a reward model) on the same pairs, and losses along some steps."""
     method = _method(job)
     policy = _policy(job, "float32")
     settings = job.settings
-    out: dict[str, Any] = _log_probs(job, policy, method)
+    numbers = _rewards if method.makes_reward else _log_probs
+    out: dict[str, Any] = numbers(job, policy, method)
     config = {"learning_rate": settings["loss_rate"], "batch_size": settings["loss_batch"], "schedule": "constant"}
     line = _trained(job, policy, method, job.inputs["loss_pairs"], job.folder / "losses", config)
     return {**out, "losses": line.losses}
@@ -60,17 +60,41 @@ def _trained(
     from valign.engine.run import RunFolder
     from valign.methods.target import Target
     from valign.methods.train import train_policy
+    from valign.methods.train_reward import train_reward
 
     told = {"warmup": 0, "max_length": job.settings["max_length"], "on_long": "error", "epochs": 1, "seed": 0, **config}
     if method.uses_reference:
         told["beta"] = job.settings["beta"]
     line = Timeline()
+    given = {"groups": _groups(pairs, method), "on_event": _listener(line)}
     with RunFolder(folder) as run_folder:
-        train_policy(
-            method, policy, Target(), method.configure(told), run_folder, groups=_groups(pairs, method),
-            on_event=_listener(line),
-        )  # fmt: skip
+        if method.makes_reward:
+            train_reward(method, policy, method.configure(told), run_folder, head=_first_head, **given)
+        else:
+            train_policy(method, policy, Target(), method.configure(told), run_folder, **given)
     return line
+
+
+def _first_head(width: int, seed: int) -> Any:
+    """The wave that TRL's side begins with, too."""
+    from benchmarks.sides.trl_side import first_head
+
+    return np.array(first_head(width)[0])
+
+
+def _rewards(job: Job, policy: Any, method: Any) -> dict[str, Any]:
+    """id -> rewards of both responses, as the head gives them before the first step."""
+    from dataclasses import replace
+
+    from valign.methods.train import trainable_copy
+    from valign.models.scalar_head import attach_head
+    from valign.rewards.reward_model import RewardModel
+
+    model = trainable_copy(policy.model, method.configure({}))
+    attach_head(model.model, _first_head(int(model.model.config.get_text_config().hidden_size), 0))
+    groups = _groups(job.inputs["check"], method)
+    reward = RewardModel(replace(model, id="start"), policy.engine)
+    return {"rewards": {g.id: [float(x) for x in row] for g, row in zip(groups, reward.score(groups), strict=True)}}
 
 
 def _listener(line: Timeline) -> Any:
@@ -113,8 +137,6 @@ def _method(job: Job) -> Any:
     name = job.settings["method"]
     if name not in METHODS:
         raise NotAvailable(f"not available yet: valign's table of methods has no {name!r}")
-    if name == REWARD_MODEL:
-        raise NotAvailable("not available yet: the reward model's benchmark waits for its engine part")
     return METHODS[name]
 
 

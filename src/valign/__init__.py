@@ -27,6 +27,8 @@ _HOMES = {
     "read": "valign.pipeline.api",
     "sharded": "valign.pipeline.api",
     "align": "valign.pipeline.api",
+    "reward": "valign.pipeline.api",
+    "train_reward": "valign.pipeline.api",
     "evaluate": "valign.pipeline.api",
     "Evaluation": "valign.pipeline.api",
     "Target": "valign.methods.target",
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from valign.methods.table import METHODS
     from valign.methods.target import Target
     from valign.models.policy import Policy, Sampling
-    from valign.pipeline.api import Evaluation, align, evaluate, goal, load, read, sharded
+    from valign.pipeline.api import Evaluation, align, evaluate, goal, load, read, reward, sharded, train_reward
 
 
 def __getattr__(name: str) -> Any:

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.shared import AllowPickle, Json, Limit, errors, print_json, say
+from valign.cli.shared import AllowPickle, Device, Dtype, Json, Limit, MaxNewTokens, Seed, errors, print_json, say
 from valign.errors import ValignError
 
 data_app = typer.Typer(help="Look into data and convert it.", no_args_is_help=True)
-models_app = typer.Typer(help="Models at hand; merge adapters.", invoke_without_command=True)
+models_app = typer.Typer(help="Models at hand; merge adapters; compare a server with its weights.", invoke_without_command=True)
 
 Format = Annotated[str | None, typer.Option(help="The file's format; default: recognised by its content.")]
 
@@ -137,6 +137,41 @@ def merge(
         print_json({"out": str(out), "digest": merged.digest}) if as_json else say(f"merged weights: {out}")
 
 
+@models_app.command("agree")
+def agree(
+    endpoint: Annotated[str, typer.Argument(help="A vLLM server: vllm:NAME@URL.")],
+    model: Annotated[str, typer.Argument(help="The weights that it serves, here: a folder, a GGUF file or a hub id.")],
+    data: Annotated[str, typer.Option(help="Prompts to ask.")] = "builtin:dilemmas",
+    samples: Annotated[int, typer.Option(min=1, help="Responses that are compared.")] = 64,
+    max_new_tokens: MaxNewTokens = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Does ENDPOINT sample from the law of MODEL? Its responses are scored here, token by token."""
+    with errors(as_json):
+        from valign.pipeline.agreement import MAX_KL, audit_endpoint
+        from valign.pipeline.data import read_source
+        from valign.pipeline.policies import LoadOptions, load_policy
+        from valign.pipeline.recipe import Source
+
+        options = LoadOptions(device, dtype)
+        prompts = [g.prompt for g in read_source(Source(path=data, limit=samples)) if not g.choices and g.prompt]
+        found = audit_endpoint(load_policy(endpoint), load_policy(model, options), prompts, samples=samples,
+                               max_new_tokens=max_new_tokens, seed=seed)  # fmt: skip
+        if as_json:
+            print_json(found.to_json())
+        else:
+            say(found.agreement.text)
+            say(f"prompts with the same token ids on both sides: {found.same_ids} of {found.prompts}")
+            if found.unanswered:
+                say(f"samples without an answer: {found.unanswered}")
+            say(f"{'agrees' if found.ok else 'DISAGREES'}: training accepts up to {MAX_KL:g} nats per token")
+        if not found.ok:
+            raise typer.Exit(1)
+
+
 def methods(
     name: Annotated[
         str | None, typer.Argument(help="One method: prints its settings with meaning and default.")
@@ -184,7 +219,12 @@ def methods(
 def _is_local(model: str | None) -> bool | None:
     if model is None:
         return None
-    return not model.startswith(("openai:", "http:", "https:"))
+    from valign.models.endpoint import is_endpoint
+    from valign.models.policy_folder import is_policy_folder, read_manifest
+
+    folder = Path(model)
+    made = read_manifest(folder)["kind"] if is_policy_folder(folder) else ""
+    return not is_endpoint(model) and made not in ("context", "decoding", "endpoint")
 
 
 def theory(

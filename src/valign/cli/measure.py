@@ -192,8 +192,9 @@ def generate(
                             {
                                 "text": s.text,
                                 "finish": s.finish,
-                                "tokens": len(s.ids),
-                                "log_prob": float(s.raw.sum()),
+                                "tokens": len(s.ids) or len(s.raw) or None,
+                                "log_prob": float(s.raw.sum()) if len(s.raw) else None,
+                                **({"failure": s.failure} if s.failure else {}),
                             }
                             for s in row
                         ],
@@ -204,7 +205,8 @@ def generate(
             return
         for p, row in zip(asked, rows):
             for s in row:
-                say((f"> {p}\n" if len(asked) > 1 else "") + s.text + (" [cut]" if s.finish == "length" else ""))
+                shown = f"[no answer: {s.failure}]" if s.failure else s.text + (" [cut]" if s.finish == "length" else "")
+                say((f"> {p}\n" if len(asked) > 1 else "") + shown)
 
 
 def report(

@@ -39,10 +39,16 @@ RewardOption = Annotated[
     str | None,
     typer.Option(
         "--reward",
-        help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function.",
+        help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function, or the folder of a "
+        "reward model.",
     ),
 ]
-Model = Annotated[str, typer.Argument(help="A model: smollm2-135m-instruct, a folder, a GGUF file, or a hub id.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model: smollm2-135m-instruct, a folder, a GGUF file, a hub id, or an endpoint: vllm:NAME@URL, openai:NAME@URL."
+    ),
+]
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Load pickled weights. They can run code: only from people you trust."),

@@ -28,11 +28,13 @@ from valign.cli.shared import (
     TrustCode,
     errors,
     print_json,
+    result_line,
     say,
     settings,
     single,
 )
 from valign.models.credentials import hidden, hide
+from valign.models.endpoint.address import is_endpoint
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 Data = Annotated[
@@ -123,7 +125,8 @@ def align(
     trust_remote_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
-    """Align MODEL with one method; the output folder is a policy that every command accepts as MODEL."""
+    """Align MODEL with one method; the output folder is a policy that every command accepts as MODEL, or a reward model
+    that every --reward accepts."""
     with errors(as_json):
         from valign.engine.processes import start
         from valign.pipeline.door import align_from_names
@@ -156,17 +159,32 @@ def align(
             )
         if not world.leads:
             return
-        if as_json:
-            made = {"policy": str(out), "card": aligned.policy.card(), "cost": aligned.cost.to_json()}
-            print_json(hidden({**made, "notes": list(aligned.notes)}))
-            return
-        for note in aligned.notes:
-            say(note)
-        if aligned.continued:
-            say("this run was finished before; nothing was computed")
-        say(f"aligned policy: {out}")
-        said = f"valign evaluate {out} --data FILE --reference {hide(model)} --out {out}/evaluation"
-        say(f"measure it:     {said}")
+        _tell_aligned(aligned, model, out, as_json)
+
+
+def _tell_aligned(aligned: Any, model: str, out: Path, as_json: bool) -> None:
+    """Where it lies, and what comes next."""
+    is_reward = aligned.made.card()["kind"] == "reward"
+    if as_json:
+        made = {"reward" if is_reward else "policy": str(out), "card": aligned.made.card(), "cost": aligned.cost.to_json()}
+        if aligned.results:
+            made["results"] = [r.to_json() for r in aligned.results]
+        print_json(hidden({**made, "notes": list(aligned.notes)}))
+        return
+    for note in aligned.notes:
+        say(note)
+    if aligned.continued:
+        say("this run was finished before; nothing was computed")
+    for r in aligned.results:
+        say(result_line(r))
+    if is_reward:
+        say(f"reward model: {out}")
+        say(f"use it:       valign align {hide(model)} --method best_of_n --reward {out} --out DIR")
+        return
+    say(f"aligned policy: {out}")
+    reference = "" if is_endpoint(model) else f" --reference {hide(model)}"  # an endpoint cannot score
+    said = f"valign evaluate {out} --data FILE{reference} --out {out}/evaluation"
+    say(f"measure it:     {said}")
 
 
 def compare(

@@ -277,6 +277,12 @@ def preference(policy: Tensor, reference: Tensor, mask: Tensor, pairs: Tensor, *
     return Terms(-torch.nn.functional.logsigmoid(margin), unit="pair", margin=margin)
 
 
+def reward_order(reward: Tensor, pairs: Tensor) -> Terms:
+    """One loss per pair, from one number per response: the shape of a reward model."""
+    gap = reward[pairs[:, 0]] - reward[pairs[:, 1]]
+    return Terms(-torch.nn.functional.logsigmoid(gap), unit="pair", gap=gap)
+
+
 def rollout_loss(policy: Tensor, reference: Tensor, mask: Tensor, advantage: Tensor, *, beta: float) -> Terms:
     """One loss per sample: a policy gradient with a KL term."""
     d = (reference - policy) * mask

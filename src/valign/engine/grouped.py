@@ -29,15 +29,17 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, s
     rows, heads, queries, width = query.shape
     shared, keys = key.shape[1], key.shape[2]
     group, before, step = heads // shared, keys - queries, -(-queries // BLOCKS)
-    query = query * scale
+    wide = torch.promote_types(query.dtype, torch.float32)  # scores rounded to bfloat16 would add to the error (E11)
+    query, key, mask = (query * scale).to(wide), key.to(wide), mask.to(wide)
     blocks = []
     for start in range(0, queries, step):
         stop = min(start + step, queries)
         n, seen = stop - start, before + stop
         asked = query[:, :, start:stop].reshape(rows, shared, group * n, width)
-        scores = torch.matmul(asked, key[:, :, :seen].transpose(2, 3)).view(rows, shared, group, n, seen)
+        with torch.autocast(query.device.type, enabled=False):
+            scores = torch.matmul(asked, key[:, :, :seen].transpose(2, 3)).view(rows, shared, group, n, seen)
         weights = torch.softmax(scores + mask[:, :, None, start:stop, :seen], -1).view(rows, shared, group * n, seen)
-        blocks.append(torch.matmul(weights, value[:, :, :seen]).view(rows, heads, n, width))
+        blocks.append(torch.matmul(weights.to(value.dtype), value[:, :, :seen]).view(rows, heads, n, width))
     return torch.cat(blocks, 2).transpose(1, 2).contiguous()
 
 

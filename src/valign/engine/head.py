@@ -87,6 +87,15 @@ def _starts(row: Int | Tensor, n: int, chunk: int) -> list[int]:
     return np.searchsorted(host, np.arange(0, n + chunk, chunk)).tolist()  # type: ignore[no-any-return]
 
 
+def scalars(hidden: Tensor, weight: Tensor) -> Tensor:
+    """hidden W^T for a head of width 1: (n,) float32 (float64 for float64 input), products included.
+
+    hidden  (n, d) hidden rows        weight  (1, d)
+    """
+    wide = _wide(hidden)
+    return (hidden.to(wide) @ weight.to(wide).T).squeeze(-1)
+
+
 def last_logits(model: Any, hidden: Tensor, spec: HeadSpec) -> Tensor:
     """(rows, V) finished logits of a causal LM at given hidden rows, float32 (float64 for float64 models)."""
     return _finished(model.get_output_embeddings()(hidden), spec)[0]

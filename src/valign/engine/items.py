@@ -47,14 +47,16 @@ class Item:
 
 
 def collate(items: Sequence[Item], scores: Scores) -> dict[str, Tensor]:
-    """Everything an objective may ask for by name, on the scores' device: policy, mask, group and the items' inputs."""
+    """Everything an objective may ask for by name, on the scores' device: policy (or reward, where the readout is a
+    scalar), mask, group and the items' inputs."""
     for kind in ("rows", "values", "tokens"):
         names = [set(getattr(i, kind)) for i in items]
         if any(n != names[0] for n in names):
             odd = sorted(set.union(*names) - set.intersection(*names))
             raise ValueError(f"some items have other {kind} than others: {odd}")
-    device, dtype, width = scores.log_probs.device, scores.log_probs.dtype, scores.log_probs.shape[1]
-    out = {"policy": scores.log_probs, "mask": scores.mask, "group": scores.group}
+    device, dtype, width = scores.values.device, scores.values.dtype, scores.mask.shape[1]
+    read = "policy" if scores.scalars is None else "reward"
+    out = {read: scores.values, "mask": scores.mask, "group": scores.group}
     offsets = np.concatenate([[0], np.cumsum([len(i.tree.leaves) for i in items])])
     for name in items[0].rows if items else ():
         parts = [i.rows[name] + at for i, at in zip(items, offsets)]
@@ -91,6 +93,8 @@ class Objective:
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Terms:
         given = dict(tensors)
+        if "sampler_weight" in given:
+            given["policy"] = with_gradient(given["policy"], given["sampler_weight"])
         if "old" in self.wants and "old" not in given:
             given["old"] = given["policy"].detach()  # first pass over a fresh rollout: the ratio is exactly 1
         terms = self.function(*(given[name] for name in self.wants), **self.settings)
@@ -98,6 +102,13 @@ class Objective:
             raise ValueError(f"{self.function.__name__} returned unit {terms.unit}, declared {self.unit}")
         weight = given.get(f"{terms.unit}_weight")  # N = sum of the units' weights; feedback may count more or less
         return terms if weight is None else Terms(terms.losses * weight, unit=terms.unit, **terms.metrics)
+
+
+def with_gradient(log_probs: Tensor, weight: Tensor) -> Tensor:
+    """`log_probs` as they are, with each one's gradient multiplied by its weight: any objective's gradient coefficients
+    become those of weighted samples (importance sampling per token), whatever the objective is."""
+    fixed = log_probs.detach()
+    return fixed + weight * (log_probs - fixed)
 
 
 def bind(

@@ -28,6 +28,7 @@ class Layout:
     read           (m,) flat index into rows x length of the token whose hidden state predicts a target
     target         (m,) the predicted token id
     response, column   (m,) where the log-prob goes in the (responses, tokens) result
+    last           (responses,) flat index of the last token of each response's path; -1 for a path without tokens
     mask           (responses, tokens) loss weights
     group          (responses,) which tree a response belongs to
     plain          True if each row is one path (a 2-D mask suffices)
@@ -42,6 +43,7 @@ class Layout:
     target: Int
     response: Int
     column: Int
+    last: Int
     mask: NDArray[np.float32]
     group: Int
     plain: bool
@@ -59,6 +61,7 @@ class _Row:
     enter: Int
     exit: Int
     reads: list[tuple[Int, Int, int, Int]]  # (row-local read, target, response, column)
+    lasts: list[tuple[int, int]]  # (row-local place of a path's last token, response)
 
 
 def row_layout(
@@ -85,7 +88,7 @@ def plain_layout(trees: Sequence[Tree], multiple: int = 1) -> Layout:
             scored = np.flatnonzero(loss[leaf.first :]) + leaf.first
             one = np.zeros(len(ids), np.int64)
             reads = [(scored - 1, ids[scored], seen, scored - leaf.first)]
-            rows.append(_Row(ids, np.arange(len(ids)), one, one + 1, reads))
+            rows.append(_Row(ids, np.arange(len(ids)), one, one + 1, reads, [(len(ids) - 1, seen)] if len(ids) else []))
             masks.append(loss[leaf.first :])
             groups.append(g)
             seen += 1
@@ -98,14 +101,16 @@ def _tree_row(tree: Tree, responses: Sequence[int], skip: int = 0) -> _Row:
     enter, exit_ = _depth_first([s.parent for s in tree.segments])
     ids = np.concatenate([s.ids for s in tree.segments]).astype(np.int64)
     pos = np.concatenate([s.start + np.arange(n) for s, n in zip(tree.segments, lengths)]).astype(np.int64)
-    reads = []
+    reads, lasts = [], []
     for i, leaf in enumerate(tree.leaves):
         where = np.concatenate([offsets[s] + np.arange(lengths[s]) for s in tree.chain(leaf.segment)])
         where = where[: tree.segments[leaf.segment].start + leaf.end].astype(np.int64)
         scored = np.flatnonzero(tree.response_loss(leaf)) + leaf.first
         reads.append((where[scored - 1] - skip, ids[where[scored]], responses[i], scored - leaf.first))
+        if len(where):
+            lasts.append((int(where[-1]) - skip, responses[i]))
     enters, exits = np.repeat(enter, lengths), np.repeat(exit_, lengths)
-    return _Row(ids[skip:], pos[skip:], enters[skip:], exits[skip:], reads)
+    return _Row(ids[skip:], pos[skip:], enters[skip:], exits[skip:], reads, lasts)
 
 
 def _depth_first(parents: list[int]) -> tuple[Int, Int]:
@@ -137,6 +142,7 @@ def _stack(rows: list[_Row], masks: list[NDArray[np.float32]], groups: list[int]
     enter = np.tile(np.arange(length, dtype=np.int64) + 1_000_000, (len(rows), 1))
     exit_, real = enter + 1, np.zeros(shape, bool)
     reads: list[list[Int]] = [[], [], [], []]
+    last = np.full(len(masks), -1, np.int64)
     for i, r in enumerate(rows):
         n = len(r.ids)
         ids[i, :n], pos[i, :n], enter[i, :n], exit_[i, :n], real[i, :n] = r.ids, r.pos, r.enter, r.exit, True
@@ -144,10 +150,12 @@ def _stack(rows: list[_Row], masks: list[NDArray[np.float32]], groups: list[int]
             parts = (at + i * length, token, np.full(len(at), owner), place)
             for out, part in zip(reads, parts):
                 out.append(part.astype(np.int64))
+        for at_last, response_ in r.lasts:
+            last[response_] = at_last + i * length
     read, target, response, column = (np.concatenate(x) if x else np.zeros(0, np.int64) for x in reads)
     mask = np.zeros((len(masks), max((len(m) for m in masks), default=0)), np.float32)
     for i, m in enumerate(masks):
         mask[i, : len(m)] = m
     return Layout(
-        ids, pos, enter, exit_, real, read, target, response, column, mask, np.asarray(groups, np.int64), plain
+        ids, pos, enter, exit_, real, read, target, response, column, last, mask, np.asarray(groups, np.int64), plain
     )

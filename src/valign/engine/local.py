@@ -12,7 +12,7 @@ import torch
 from valign.data.group import Group, Prompt
 from valign.engine.generator import ROWS, Generator
 from valign.engine.prepare import response_tree
-from valign.engine.scorer import BUDGET, Scorer
+from valign.engine.scorer import BUDGET, Readout, Scorer
 from valign.engine.tree import Tree, from_paths
 from valign.models.loaded import LoadedModel
 from valign.models.policy import Sample, Sampling, Scored
@@ -41,13 +41,14 @@ class LocalEngine:
     rows: int = ROWS
     budget: int = BUDGET
 
-    def scorer(self, model: LoadedModel, temperature: float = 1.0) -> Scorer:
+    def scorer(self, model: LoadedModel, temperature: float = 1.0, readout: Readout = "log_probs") -> Scorer:
         """The scorer of a model."""
         return Scorer(
             model.model,
             allowed_tokens=model.allowed_tokens,
             autocast=product_dtype(model, self.precision),
             temperature=temperature,
+            readout=readout,
         )
 
     def generate(

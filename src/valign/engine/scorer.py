@@ -1,8 +1,9 @@
-"""The scorer: token log-probs of every response in a set of trees, for training and for evaluation alike.
+"""The scorer: what a model says of every response in a set of trees, for training and for evaluation alike.
 
-The trunk of a tree runs once, the head runs only at positions that predict a scored token. `Scorer(model)(trees)` is
-differentiable and makes one forward pass; `Scorer.score` cuts any number of trees into micro-batches by a token budget
-and returns numpy arrays.
+The trunk of a tree runs once. Readout "log_probs": the head runs only at positions that predict a scored token.
+Readout "scalar_last": a head of width 1 reads the last token of each response, and nothing of the vocabulary's size is
+computed. `Scorer(model)(trees)` is differentiable and makes one forward pass; `Scorer.score` cuts any number of trees
+into micro-batches by a token budget and returns numpy arrays.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ from valign.engine.allocator import keep_freed_memory
 from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.forest import common_root, plant
 from valign.engine.grouped import LONGEST, attend_grouped, marked
-from valign.engine.head import head_spec, token_log_probs, wrapped_log_probs
+from valign.engine.head import head_spec, scalars, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Int, Layout, plain_layout, row_layout
 from valign.engine.prefix import SHARED, Prefix, caches_kept
-from valign.engine.tree import Tree, from_paths
+from valign.engine.tree import Leaf, Tree, from_paths
 from valign.errors import TooLong, ValignError
+from valign.models.scalar_head import scalar_head
 
+Readout = Literal["log_probs", "scalar_last"]
+Row = NDArray[np.float32]
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
 HEAD_SLACK = 0.2  # nats between two ways to compute a log-prob: bf16 rounding is below, another head far above
 ATTENTION = 2.0  # an operation of masked attention takes this much longer than one of a matrix product (CPU)
@@ -35,12 +39,14 @@ _ROUND = 16  # CPU kernels like few distinct shapes
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-token log-probs of the responses of a micro-batch.
+    """What the responses of a micro-batch were read as.
 
-    log_probs  (responses, tokens) nats, float32 (float64 for float64 models), 0 where mask is 0
+    log_probs  (responses, tokens) nats, float32 (float64 for float64 models), 0 where mask is 0; of width 0 where the
+               readout is another
     mask       (responses, tokens) loss weight of each token
     group      (responses,) position of the response's tree in the call
     tokens     positions computed, padding included; `real` without it; `scored` hidden rows that met the head
+    scalars    (responses,) the number of each response, float32 or float64, for readout "scalar_last"; else None
     """
 
     log_probs: Tensor
@@ -49,6 +55,12 @@ class Scores:
     tokens: int
     real: int
     scored: int
+    scalars: Tensor | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """What was read: log-probs per token, or one number per response."""
+        return self.log_probs if self.scalars is None else self.scalars
 
 
 def causal_lm(model: Any) -> Any:
@@ -70,6 +82,7 @@ class Scorer:
     allowed_tokens  the policy's own restriction of the vocabulary (a toy world's), None for all
     autocast        dtype of matrix products when weights are wider (training with float32 weights), None for none
     temperature     logits are divided by it: must be the temperature that sampled
+    readout         "log_probs", or "scalar_last" for a model with a scalar head
     """
 
     def __init__(
@@ -81,10 +94,12 @@ class Scorer:
         autocast: torch.dtype | None = None,
         temperature: float = 1.0,
         head_chunk: int | None = None,
+        readout: Readout = "log_probs",
     ) -> None:
         self.model = model
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.readout: Readout = readout
         config = causal_lm(model).config
         self.attention: Attention = attention_of(config)
         self.path: Path = path or self.attention.path
@@ -131,6 +146,8 @@ class Scorer:
         layout = self.layout(trees, prefix)
         device = self.device
         hidden = self.hidden(layout, prefix)
+        if self.readout == "scalar_last":
+            return self._scalars(layout, hidden, [t.id for t in trees])
         # what the head reads is decided here: a device asked for it would be waited for
         rows, row = np.unique(layout.read, return_inverse=True)
         order = np.argsort(row, kind="stable")
@@ -141,6 +158,19 @@ class Scorer:
         out = torch.zeros(mask.shape, dtype=values.dtype, device=device).index_put(where, values)
         group = torch.as_tensor(layout.group, device=device)
         return Scores(out, mask.to(values.dtype), group, layout.ids.size, int(layout.real.sum()), len(rows))
+
+    def _scalars(self, layout: Layout, hidden: Tensor, ids: Sequence[str]) -> Scores:
+        """One number per response: the scalar head at the last token of its path."""
+        if (empty := np.flatnonzero(layout.last < 0)).size:
+            raise ValignError("a path without tokens has no last one", where=f"group {ids[int(layout.group[empty[0]])]}")
+        device = hidden.device
+        picked = hidden.reshape(-1, hidden.shape[-1])[torch.as_tensor(layout.last, device=device)]
+        with torch.autocast(device.type, enabled=False):
+            values = scalars(picked, scalar_head(causal_lm(self.model)).weight)
+        mask = torch.as_tensor(layout.mask, device=device).to(values.dtype)
+        group = torch.as_tensor(layout.group, device=device)
+        shape = (layout.ids.size, int(layout.real.sum()), len(values))
+        return Scores(values.new_zeros(len(values), 0), mask, group, *shape, scalars=values)
 
     def hidden(self, layout: Layout, prefix: Prefix | None = None) -> Tensor:
         """The last hidden state at every position of a layout, (rows, length, width)."""
@@ -204,7 +234,7 @@ class Scorer:
     @torch.no_grad()
     def _check_head(self, family: str) -> None:
         """Refuse a family that nobody has tried and whose logits are not its head on its last hidden state."""
-        if family in PROVEN or self.allowed is not None:
+        if family in PROVEN or self.allowed is not None or self.readout != "log_probs":
             return
         ids = list(range(1, 9))
         ours = self([from_paths("probe", ids[:1], [ids[1:]])]).log_probs[0, :7].double()
@@ -225,13 +255,14 @@ class Scorer:
     @torch.no_grad()
     def score(
         self, trees: Sequence[Tree], *, budget: int = BUDGET, progress: Callable[[int, int], None] | None = None
-    ) -> list[list[NDArray[np.float32]]]:
-        """Token log-probs of every response of every tree, in the order given.
+    ) -> list[list[Row]]:
+        """What every response of every tree is read as, in the order given.
 
         Trees are sorted by length and cut into micro-batches of at most `budget` positions (a longer tree runs alone).
-        Returns one list per tree with one (tokens,) array per response, 0 where the loss weight is 0.
+        Returns one list per tree with one array per response: (tokens,) log-probs, 0 where the loss weight is 0, or (1,)
+        its scalar.
         """
-        out: list[list[NDArray[np.float32]]] = [[] for _ in trees]
+        out: list[list[Row]] = [[] for _ in trees]
         done = 0
         for scored in self.batches(trees, budget=budget):
             for i, rows in scored.items():
@@ -242,17 +273,23 @@ class Scorer:
         return out
 
     @torch.no_grad()
-    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[NDArray[np.float32]]]]:
+    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
         """What `score` returns, one micro-batch after the other: index of the tree -> its arrays."""
         prefix = self.prefix_of(trees)
         for batch in self._micro_batches(trees, budget, prefix):
-            scores = self([trees[i] for i in batch], prefix)
-            values = scores.log_probs.cpu().numpy()
-            lengths = [[len(trees[i].response_ids(leaf)) for leaf in trees[i].leaves] for i in batch]
-            first = np.concatenate([[0], np.cumsum([len(row) for row in lengths])])
-            yield {
-                i: [values[at + k, :n].copy() for k, n in enumerate(row)] for i, at, row in zip(batch, first, lengths)
-            }
+            picked = [trees[i] for i in batch]
+            yield dict(zip(batch, rows_of(self(picked, prefix), picked)))
+
+
+def rows_of(scores: Scores, trees: Sequence[Tree]) -> list[list[Row]]:
+    """The arrays of each tree's responses: (tokens,) log-probs, or (1,) the scalar."""
+    values = scores.values.detach().cpu().numpy()
+    lines = iter(values if scores.scalars is None else values[:, None])
+
+    def length(tree: Tree, leaf: Leaf) -> int:
+        return len(tree.response_ids(leaf)) if scores.scalars is None else 1
+
+    return [[next(lines)[: length(t, leaf)].copy() for leaf in t.leaves] for t in trees]
 
 
 def micro_batches(trees: Sequence[Tree], budget: int, path: Path = "row", *, skip: int = 0) -> list[list[int]]:

@@ -14,18 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from valign.engine.processes import World
-from valign.engine.scorer import BUDGET, Scorer, Scores, causal_lm
+from valign.engine.scorer import BUDGET, Row, Scorer, Scores, causal_lm, rows_of
 from valign.engine.tree import Tree
 from valign.errors import ValignError
 
 T = TypeVar("T")
-Row = NDArray[np.float32]
 
 
 class Root(nn.Module):
@@ -113,7 +110,7 @@ class SharedScorer(Scorer):
 
     def attend(self, tree: Tree) -> None:
         """A pass of weight zero, backward too where gradients are on: the others need this process's shards."""
-        total = self([tree]).log_probs.sum()
+        total = self([tree]).values.sum()
         if total.requires_grad:
             (total * 0.0).backward()  # type: ignore[no-untyped-call]
 
@@ -127,7 +124,7 @@ class SharedScorer(Scorer):
         for round in range(max(self.world.gather(len(mine)))):
             batch = mine[round] if round < len(mine) else []
             if batch:
-                rows = _rows(self([trees[i] for i in batch]), [trees[i] for i in batch])
+                rows = rows_of(self([trees[i] for i in batch]), [trees[i] for i in batch])
             elif self.world.sharded:
                 self.attend(small)
             found = dict(zip(batch, rows)) if batch else {}
@@ -159,12 +156,6 @@ class _Leading(SharedScorer):
     def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
         self.world.tell((None, (list(trees), budget)))
         yield from super().batches(trees, budget=budget)
-
-
-def _rows(scores: Scores, trees: Sequence[Tree]) -> list[list[Row]]:
-    """The arrays of each tree's responses."""
-    lines = iter(scores.log_probs.cpu().numpy())
-    return [[next(lines)[: len(t.response_ids(leaf))].copy() for leaf in t.leaves] for t in trees]
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoints

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve()
-KINDS = ("sft", "dpo", "rollout")
+KINDS = ("sft", "dpo", "reward", "rollout")
 STEPS = 12
 
 
@@ -43,6 +43,7 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
     from valign.engine.sampler import DataSampler
     from valign.models.loaded import weights_digest
     from valign.models.policy import Sampling
+    from valign.models.scalar_head import attach_head, first_head
 
     policy = shared.build("llama")
     config = TrainConfig(
@@ -54,7 +55,9 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
         seed=3,
     )
     engine = shared.local_engine()
-    scorer, dev = engine.scorer(policy), []
+    if kind == "reward":
+        attach_head(policy.model, first_head(32, 3))
+    scorer, dev = engine.scorer(policy, readout="scalar_last" if kind == "reward" else "log_probs"), []
     with RunFolder(folder) as run:
         if kind == "rollout":
             sampler: Any = RolloutSampler(
@@ -74,9 +77,11 @@ def train_one(kind: str, folder: Path, shared: Any) -> None:
             items, dev = shared.pair_items(12), shared.pair_items(4, seed=8)
             if kind == "dpo":
                 items, dev = (with_references(x, scorer, "start", folder, budget=60) for x in (items, dev))
-            objective = Objective(
-                *((shared.preference, {"beta": 0.3}, "pair") if kind == "dpo" else (shared.nll, {}, "token"))
-            )
+            objective = {
+                "dpo": Objective(shared.preference, {"beta": 0.3}, "pair"),
+                "reward": Objective(shared.reward_order, {}, "pair"),
+                "sft": Objective(shared.nll, {}, "token"),
+            }[kind]
             sampler = DataSampler(items, batch=4, epochs=4, seed=3)
         out = train(scorer, sampler, objective, config, run, dev=HeldOut(dev, every=3, patience=9), stop_ids=[2])
         meters = {k: v for k, v in out.meters.items() if k != "tokens_per_second"}

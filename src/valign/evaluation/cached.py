@@ -31,6 +31,7 @@ class CachedPolicy:
         self.log = RequestLog(path)
         self.chunk = chunk
         self.fingerprint = fingerprint(policy)
+        self._failed: dict[str, list[Sample]] = {}  # answers that are not whole: told once, asked again next time
 
     @property
     def id(self) -> str:
@@ -59,20 +60,28 @@ class CachedPolicy:
         keys: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> list[list[Sample]]:
-        """See `Policy.generate`. The address of a prompt's randomness is part of its key."""
+        """See `Policy.generate`. The address of a prompt's randomness is part of its key.
+
+        Samples that an endpoint failed to give are not logged: asked again, they are asked for again.
+        """
         addresses = list(keys) if keys is not None else [str(i) for i in range(len(prompts))]
         names = [self._generation_key(p, sampling, a) for p, a in zip(prompts, addresses, strict=True)]
         missing = _first_of_each(names, self.log)
         done = len(prompts) - len(missing)
         for rows, samples, seconds in self._generated(prompts, sampling, addresses, names, missing):
+            whole = [(i, found) for i, found in zip(rows, samples, strict=True) if not any(s.failure for s in found)]
+            self._failed |= {names[i]: found for i, found in zip(rows, samples) if any(s.failure for s in found)}
             self.log.append(
                 {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
                  "samples": [_sample_json(s) for s in found]}
-                for i, found in zip(rows, samples, strict=True)
+                for i, found in whole
             )  # fmt: skip
             done += len(rows)
             _report(progress, done, len(prompts))
-        return [[_sample(s) for s in self.log[name]["samples"]] for name in names]
+        failed, self._failed = self._failed, {}
+        return [
+            failed[name] if name in failed else [_sample(s) for s in self.log[name]["samples"]] for name in names
+        ]
 
     def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:
         """See `Policy.score`. One line per group: its responses were scored on one trunk."""

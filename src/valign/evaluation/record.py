@@ -27,6 +27,7 @@ REASONS = (
     "empty_continuation",
     "no_target",
     "missing_label",
+    "no_answer",
     "skipped",
 )
 METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi")

@@ -31,6 +31,7 @@ NEEDS = {
     "instruction": (None, "a function of checks and text"),
 }
 DEFAULT = "default"
+REWARD_MODEL = "reward_model"  # the key of a preference goal, and of the scorer that makes a reward from a folder
 
 
 def load_goal(spec: str | Path | Mapping[str, Any], *, scorers: Any = None, **target: float) -> Goal:
@@ -40,7 +41,8 @@ def load_goal(spec: str | Path | Mapping[str, Any], *, scorers: Any = None, **ta
               set ("core"), "preference", "instruction", the path of a .yaml file, or a mapping such as
               `goal.to_json()`
     scorers   None (labels only); one scorer; or a mapping from level ("value", "principle", "preference",
-              "instruction") or from a name used in the file to a scorer
+              "instruction") or from a name used in the file to a scorer; "reward_model" to a function from the
+              folder that a preference goal names to a Reward
     Raises `UsageError` or `DataError` naming file and field.
     """
     if isinstance(spec, Mapping):
@@ -148,8 +150,10 @@ def _principle(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
 
 
 def _preference(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    folder = r.text(REWARD_MODEL, default="")
     return PreferenceGoal(
-        reward=scorers.take(r, "preference"),
+        reward=scorers.from_folder(r, folder) if folder else scorers.take(r, "preference"),
+        reward_model=str(Path(folder).expanduser().absolute()) if folder else "",
         feedback=cast(Feedback, r.choice("feedback", FEEDBACK, default="auto")),
         aspect=r.text("aspect", default=""),
         text=r.text("text", default=""),
@@ -243,6 +247,17 @@ class _Scorers:
                 where=f"{r.where}: {option}",
             )
         return found
+
+
+    def from_folder(self, r: Reader, folder: str) -> Any:
+        """The reward model in a folder; where one scorer was passed, that one; None when none was passed."""
+        if self.one is not None or not self.by_name:
+            return self.one
+        make = self.by_name.get(REWARD_MODEL)
+        if make is None:
+            raise UsageError("the goal names a reward model, and nothing was passed that loads it",
+                             where=f"{r.where}: {REWARD_MODEL}")  # fmt: skip
+        return make(folder)
 
 
 def _levels(content: Mapping[str, Any]) -> list[str]:

@@ -44,12 +44,14 @@ class PreferenceGoal:
                "good"), or "auto": the first of these that a group has
     aspect     of scores: which one; "" = "overall" if present, else the mean of all
     text       what people like, in words, for `describe`
+    reward_model   the folder of the reward model that `reward` was made from, "" for another reward
     """
 
     reward: ResponseScorer | None = None
     feedback: Feedback = "auto"
     aspect: str = ""
     text: str = ""
+    reward_model: str = ""
     id: str = "preference"
     version: int = 1
     notes: str = ""
@@ -97,7 +99,8 @@ class PreferenceGoal:
 
     def fingerprint(self) -> str:
         """See `Goal.fingerprint`."""
-        return sha256([self.to_json(), scorer_identity(self.reward)])
+        content = {k: v for k, v in self.to_json().items() if k != "reward_model" or self.reward is None}
+        return sha256([content, scorer_identity(self.reward)])  # a reward model is the same in any folder
 
     def to_json(self) -> dict[str, Any]:
         """See `Goal.to_json`."""
@@ -107,7 +110,7 @@ class PreferenceGoal:
             "level": "preference",
             "feedback": self.feedback,
         }
-        for name in ("aspect", "text", "notes"):
+        for name in ("aspect", "text", "reward_model", "notes"):
             out |= {name: value} if (value := getattr(self, name)) else {}
         return out
 

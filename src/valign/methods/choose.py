@@ -42,9 +42,9 @@ def _obstacle(m: Method, local: bool | None, groups: Sequence[Group] | None, has
         return "it needs a goal to put into words (--goal)"
     if m.feedback == "reward" and not has_goal:
         return "it needs a goal or a reward that scores new responses (--goal, --reward)"
-    if groups is None or m.feedback not in ("pairs", "demonstrations"):
+    if groups is None or m.feedback not in ("pairs", "rankings", "demonstrations"):
         return ""
-    kinds = (Comparison, Ranking, Score) if m.feedback == "pairs" else (Demonstration, Comparison)
+    kinds = (Demonstration, Comparison) if m.feedback == "demonstrations" else (Comparison, Ranking, Score)
     if any(isinstance(f, kinds) for g in groups for f in g.feedback):
         return ""
     if has_goal and any(len(g.responses) > 1 for g in groups):

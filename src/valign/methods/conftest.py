@@ -170,7 +170,8 @@ def trimmed(layout: Layout) -> Layout:
     kept = np.flatnonzero(sees.any(0) & layout.real[0])
     place = np.full(layout.ids.shape[1], -1)
     place[kept] = np.arange(len(kept))
-    return replace(layout, read=place[layout.read], **{name: getattr(layout, name)[:, kept] for name in ROWS})
+    cut = {name: getattr(layout, name)[:, kept] for name in ROWS}
+    return replace(layout, read=place[layout.read], last=place[layout.last], **cut)
 
 
 def beside(parts: Sequence[Layout]) -> Layout:
@@ -189,6 +190,7 @@ def beside(parts: Sequence[Layout]) -> Layout:
         target=np.concatenate([p.target for p in parts]),
         response=np.concatenate([p.response + at for p, at in zip(parts, first)]),
         column=np.concatenate([p.column for p in parts]),
+        last=np.concatenate([p.last + i * width for i, p in enumerate(parts)]),
         mask=np.concatenate([np.pad(p.mask, ((0, 0), (0, columns - p.mask.shape[1]))) for p in parts]),
         group=np.concatenate([p.group + i for i, p in enumerate(parts)]),
         plain=False,

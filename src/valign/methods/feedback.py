@@ -100,6 +100,36 @@ def pair_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> 
         values = {
             "label": np.array([0.5 if c.tie else c.probability for c in pairs]),
             "pair_weight": np.array([c.weight for c in pairs]),
+            "strength": np.array([c.strength or 0.0 for c in pairs]),
+        }
+        out.add([Item(tree, rows, values)])
+    return out
+
+
+def ranked_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> Prepared:
+    """One item per group with all its ranked lists; each response is computed once, however many lists it stands in.
+
+    A pair is a list of two, a soft label p one of weight p and the turned one of weight 1 - p. A list with responses
+    tied at one place has no Plackett-Luce likelihood and is left out.
+    """
+    out = Prepared(len(groups))
+    for group in groups:
+        lists = [x for x in _lists(group) if _listed(x[0], group, out.ledger)]
+        if not lists:
+            if group.id not in {i for ids in out.ledger.dropped.values() for i in ids}:
+                out.ledger.drop("without a ranking", group.id)
+            continue
+        used = sorted({i for order, _ in lists for i in order})
+        tree = response_tree(
+            template, _only(group, used), longest=config.max_length, on_long=config.on_long, ledger=out.ledger
+        )
+        if tree is None:
+            continue
+        place = {i: n for n, i in enumerate(used)}
+        rows = {"ranked": np.array([place[i] for order, _ in lists for i in order])}
+        values = {
+            "left": np.array([len(order) - k for order, _ in lists for k in range(len(order))]),
+            "group_weight": np.array([weight for _, weight in lists]),
         }
         out.add([Item(tree, rows, values)])
     return out
@@ -108,6 +138,7 @@ def pair_items(groups: Sequence[Group], template: ChatTemplate, config: Any) -> 
 ITEMS: dict[str, Callable[[Sequence[Group], ChatTemplate, Any], Prepared]] = {
     "demonstrations": demonstration_items,
     "pairs": pair_items,
+    "rankings": ranked_items,
 }
 
 
@@ -158,6 +189,32 @@ def _pairs(group: Group) -> list[Comparison]:
     if not found and any(group.of(Score)):
         found = list(scores_to_pairs(group).of(Comparison))
     return found
+
+
+def _lists(group: Group) -> list[tuple[tuple[int, ...], float]]:
+    """(responses from best to worst, weight) of every ranking, or of every pair where there is none. A tied place makes
+    a list empty."""
+    found = [
+        (tuple(p[0] for p in r.order) if all(len(p) == 1 for p in r.order) else (), r.weight) for r in group.of(Ranking)
+    ]
+    if not found:
+        for c in _pairs(group):
+            p = 0.5 if c.tie else c.probability
+            found += [((c.chosen, c.rejected), c.weight * p), ((c.rejected, c.chosen), c.weight * (1 - p))]
+    return [(order, weight) for order, weight in found if weight > 0]
+
+
+def _listed(order: Sequence[int], group: Group, ledger: Ledger) -> bool:
+    """Whether a list can be learned from."""
+    if not order:
+        ledger.drop("with tied places in a ranking", group.id)
+    elif not all(_said(group, i) for i in order):
+        ledger.drop("with an empty response", group.id)
+    elif len({(group.responses[i].text, group.responses[i].ids) for i in order}) < len(order):
+        ledger.drop("with equal responses in one list", group.id)
+    else:
+        return len(order) > 1
+    return False
 
 
 def _said(group: Group, i: int) -> bool:

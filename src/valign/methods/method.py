@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from valign.engine.objective import Terms, Unit
+from valign.engine.scorer import Readout
 from valign.errors import UsageError, ValignError, nearest
 from valign.methods.target import Target
 from valign.models.policy import Policy
 
 Family = Literal["reinforcement", "supervised", "context", "decoding"]
-Feedback = Literal["demonstrations", "pairs", "reward", "goal text", "nothing"]
+Feedback = Literal["demonstrations", "pairs", "rankings", "reward", "goal text", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Method:
 
     A training method has an `objective` (pure function) with the `unit` its losses count and the value `at_start` that
     its loss has where policy = reference; one that samples has an `advantage` too. Any other has `wrap`, a function
-    from policy to policy.
+    from policy to policy. One whose `readout` is a scalar makes a reward model, not a policy.
     """
 
     name: str
@@ -42,7 +43,13 @@ class Method:
     advantage: Callable[..., Any] | None = None
     uses_reference: bool = False
     wrap: Callable[[Policy, Target, Any], Policy] | None = None
+    readout: Readout = "log_probs"
     copies: int = 1
+
+    @property
+    def makes_reward(self) -> bool:
+        """Whether what it makes is a reward model."""
+        return self.readout == "scalar_last"
 
     @property
     def trains(self) -> bool:

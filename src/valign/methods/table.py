@@ -18,6 +18,13 @@ from valign.methods.reinforcement.policy_gradient import (
     rloo_advantage_of,
 )
 from valign.methods.supervised.dpo import DPOConfig, NoisyDPOConfig, cdpo, dpo, robust_dpo
+from valign.methods.supervised.reward_model import (
+    RankedRewardConfig,
+    RewardModelConfig,
+    reward_model,
+    reward_plackett_luce,
+    reward_ranked_pairs,
+)
 from valign.methods.supervised.sft import SFTConfig, sft
 
 _ALL = (
@@ -33,6 +40,17 @@ _ALL = (
     Method(name="robust_dpo", title="DPO unbiased under flipped labels", family="supervised", row="S10",
            paper="2403.00409", feedback="pairs", promise="as dpo on clean labels, trained on noisy ones",
            config=NoisyDPOConfig, objective=robust_dpo, unit="pair", at_start=math.log(2), uses_reference=True),
+    Method(name="reward_model", title="Bradley-Terry reward model", family="supervised", row="R01",
+           paper="1706.03741, 2009.01325", feedback="pairs",
+           promise="a reward model that scores new responses: held-out pairs are ordered as people ordered them",
+           config=RewardModelConfig, objective=reward_model, unit="pair", readout="scalar_last"),
+    Method(name="reward_ranked_pairs", title="Reward model from rankings, by their pairs", family="supervised", row="R02",
+           paper="2203.02155", feedback="pairs", promise="as reward_model; a long ranking counts no more than one pair",
+           config=RankedRewardConfig, objective=reward_ranked_pairs, unit="group", readout="scalar_last"),
+    Method(name="reward_plackett_luce", title="Reward model from rankings, as wholes", family="supervised", row="R02",
+           paper="2203.02155, 2305.18290", feedback="rankings",
+           promise="as reward_model, by the Plackett-Luce likelihood of whole rankings",
+           config=RankedRewardConfig, objective=reward_plackett_luce, unit="group", readout="scalar_last"),
     Method(name="grpo", title="Group-relative policy optimization", family="reinforcement", row="L08",
            paper="2402.03300", feedback="reward", promise="the reward of the policy's own samples rises",
            config=GRPOConfig, objective=grpo, unit="response", advantage=grpo_advantage, uses_reference=True, copies=2),

@@ -10,6 +10,9 @@ PAIRS = [Group("g", user("Why?"), (Response("a"), Response("b")), (Comparison(ch
 SHOWN = [Group("g", user("Why?"), (Response("a"),), (Demonstration(response=0),))]
 
 
+REWARD_MODELS = {"reward_model", "reward_ranked_pairs", "reward_plackett_luce"}
+
+
 def runs(**given):
     return {r["name"]: r for r in catalogue(METHODS.values(), **given)}
 
@@ -21,7 +24,7 @@ def test_nothing_is_judged_where_nothing_was_said():
 def test_each_method_runs_exactly_where_it_has_what_it_needs():
     """A reason stands with every exclusion and with no other method."""
     for given, expected in (
-        ({"local": True, "groups": PAIRS, "has_goal": False}, {"sft", "dpo", "cdpo", "robust_dpo", "urial"}),
+        ({"local": True, "groups": PAIRS, "has_goal": False}, {"sft", "dpo", "cdpo", "robust_dpo", "urial", *REWARD_MODELS}),
         ({"local": True, "groups": SHOWN, "has_goal": False}, {"sft", "urial"}),
         ({"local": True, "groups": PAIRS, "has_goal": True}, set(METHODS)),
         ({"local": False, "groups": PAIRS, "has_goal": True}, {"value_instruction", "urial", "best_of_n"}),
@@ -32,6 +35,7 @@ def test_each_method_runs_exactly_where_it_has_what_it_needs():
         assert all(bool(r["reason"]) != r["can_run"] for r in rows.values())
     assert "out of reach" in runs(local=False)["dpo"]["reason"]
     assert "no pairs" in runs(groups=SHOWN)["dpo"]["reason"]
+    assert "no rankings" in runs(groups=SHOWN)["reward_plackett_luce"]["reason"]
 
 
 def test_every_setting_of_every_method_says_what_it_means():

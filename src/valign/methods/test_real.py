@@ -20,6 +20,7 @@ from valign.methods.decoding.best_of_n import BestOfNConfig, best_of_n
 from valign.methods.table import METHODS
 from valign.methods.target import Target
 from valign.methods.train import train_policy
+from valign.methods.train_reward import train_reward
 from valign.models.policy import Sampling
 from valign.pipeline.goals import make_goal
 from valign.rewards.base import length
@@ -85,6 +86,23 @@ def test_dpo_orders_held_out_pairs(smollm2, tmp_path):
     print(f"\nheld-out margin {mean:.4f} [{low:.4f}, {high:.4f}], pair accuracy {accuracy:.2f}, n={len(dev)}")
     assert mean > 0 and accuracy > 0.5
     assert not WHOLE or low > 0
+
+
+def test_a_reward_model_orders_held_out_pairs(smollm2, tmp_path):
+    """Accuracy on pairs of other situations, with interval: above one half in full length, finite and moved when cut."""
+    goal = make_goal("hhh_like")
+    train, dev = preferences("train", 6, goal), preferences("dev", 5, goal)
+    settings = {"batch_size": 8, "epochs": 2} if WHOLE else {"batch_size": 2}
+    method = METHODS["reward_model"]
+    config = method.configure({"learning_rate": 2e-5, "schedule": "constant", "warmup": 0, **settings})
+    with RunFolder(tmp_path / "run") as run:
+        found = train_reward(method, smollm2, config, run, groups=train)
+    scores = found.reward.score(dev)
+    accuracy, low, high = interval([float(r[0] > r[1]) for r in scores])
+    learned = float(np.mean([r[0] - r[1] for r in found.reward.score(train)]))
+    print(f"\nheld-out pair accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}], n={len(dev)}; training gap {learned:.3f} nats")
+    assert found.outcome.steps >= 3 and learned > 0 and np.isfinite(np.concatenate(scores)).all()
+    assert not WHOLE or low > 0.5
 
 
 def test_grpo_takes_a_step_from_prompt_to_weights(smollm2, tmp_path):

@@ -42,11 +42,33 @@ def aligned(world: Any, shared: Any, folder: Path, name: str, adapter: str) -> d
     return {"weights": weights, "digest": made.policy.model.digest, "meters": meters}
 
 
+def rewarded(world: Any, shared: Any, folder: Path) -> dict[str, Any]:
+    """Three steps of a reward model: its weights, fingerprint and last meters."""
+    from valign.data.group import Comparison, Group, Response, user
+    from valign.engine.run import FollowedRun, RunFolder
+    from valign.methods.table import METHODS
+    from valign.methods.train_reward import train_reward
+    from valign.models.policy import LocalPolicy
+
+    method, policy = METHODS["reward_model"], LocalPolicy(shared.build("llama"), shared.local_engine())
+    config = method.configure({"learning_rate": 1e-2, "batch_size": 3, "max_steps": 3, "epochs": 2, "token_budget": 40})
+    answers = (Response("yes"), Response("no"))
+    groups = [Group(f"g{i}", user(f"Why {i}?"), answers, (Comparison(chosen=0, rejected=1),)) for i in range(6)]
+    folder = folder / f"reward-{world.strategy}"
+    with RunFolder(folder) if world.leads else FollowedRun(folder) as run:
+        made = train_reward(method, policy, config, run, groups=groups, world=world)
+    weights = {n: p.detach().tolist() for n, p in made.reward.model.model.named_parameters()}
+    meters = {k: v for k, v in made.outcome.meters.items() if k not in ("tokens_per_second", "pad_share")}
+    meters |= {"mean": made.reward.mean, "sd": made.reward.sd}
+    return {"weights": weights, "digest": made.reward.fingerprint(), "meters": meters}
+
+
 def check_methods(world: Any, shared: Any, folder: Path) -> Any:
-    return {
+    found = {
         f"{n} {a}": aligned(world, shared, folder, n, a)
         for n, a in (("dpo", "none"), ("grpo", "none"), ("grpo", "lora"))
     }
+    return {**found, "reward_model": rewarded(world, shared, folder)}
 
 
 def gap(a: Any, b: Any) -> float:

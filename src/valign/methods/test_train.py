@@ -19,7 +19,7 @@ from valign.methods.train import train_policy
 from valign.models.loaded import memory_digest
 from valign.models.policy import LocalPolicy
 
-TRAINING = [n for n, m in METHODS.items() if m.trains]
+TRAINING = [n for n, m in METHODS.items() if m.trains and not m.makes_reward]  # those: test_train_reward.py
 
 
 def vowels(groups):
@@ -164,3 +164,50 @@ def test_another_run_scores_no_reference_again(tiny_policy, tmp_path, monkeypatc
     trained(tiny_policy, tmp_path / "a", "dpo")
     trained(tiny_policy, tmp_path / "b", "dpo", learning_rate=1e-3, token_budget=64)
     assert scored == [6, 0]
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_rollouts_from_a_server_train_like_ones_own(tiny_policy, tmp_path, serve, name):
+    """One step on samples of a server of the same weights: the audit names both laws, the weights move, and a second step,
+    whose samples would be old, is refused unless it is allowed."""
+    server = serve(tiny_policy.model)
+    told = []
+    found = trained(tiny_policy, tmp_path / "a", name, lambda e, f: told.append((e, f)), max_steps=1,
+                    rollouts=server.named())  # fmt: skip
+    assert {path for path, _, _ in server.seen} == {"/v1/completions"} and len(server.seen) == 9
+    line = next(f for e, f in told if e == "audit" and f["name"] == "sampler = trainer")
+    assert line["ok"] and "KL(sampler‖trainer)" in line["text"]
+    assert found.outcome.steps == 1 and found.outcome.meters["sampler_kl"] < 1e-6 and found.outcome.meters["lag"] == 0
+    probe = [Group(id="p", prompt=user("Why?"), responses=(Response("because"),))]
+    a, b = (p.score(probe)[0][0].log_prob for p in (tiny_policy, found.policy))
+    assert abs(a - b) > 1e-4
+    with pytest.raises(ValignError, match="1 steps old"):
+        trained(tiny_policy, tmp_path / "b", name, rollouts=server.named())
+    old = trained(tiny_policy, tmp_path / "c", name, rollouts=server.named(), max_lag=1, max_sampler_kl=5.0)
+    assert old.outcome.meters["lag"] == 1 and old.outcome.meters["sampler_kl"] > 1e-6
+    with pytest.raises(ValignError, match="step 1, vllm:.*too far apart"):
+        trained(tiny_policy, tmp_path / "d", name, rollouts=server.named(), max_lag=1, max_sampler_kl=1e-6)
+
+
+def test_the_own_sampler_is_looked_at_while_training(tiny_policy, tmp_path):
+    """`audit_every`: at the steps it names, and only there; sampler and trainer agree after an update too."""
+    steps = []
+    trained(tiny_policy, tmp_path / "run", "rloo", lambda e, f: steps.append(f) if e == "step" else None, max_steps=4,
+            epochs=2, audit_every=2)  # fmt: skip
+    assert [f["step"] for f in steps if "sampler_kl" in f] == [3], "the third step has index 2"
+    assert steps[2]["sampler_kl"] < 0.01
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"max_lag": 1}, "never old"),
+        ({"rollouts": "openai:m@http://localhost/v1"}, "training needs token ids"),
+        ({"rollouts": "vllm:m@http://localhost/v1", "temperature": 0.7}, "temperature"),
+        ({"rollouts": "localhost"}, "not an endpoint"),
+        ({"max_sampler_kl": 0}, "max_sampler_kl"),
+    ],
+)
+def test_settings_of_rollouts_that_cannot_be_are_refused(settings, said):
+    with pytest.raises(ValignError, match=said):
+        METHODS["grpo"].configure(settings)

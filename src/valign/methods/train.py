@@ -12,6 +12,7 @@ import torch
 
 from valign.data.group import Group
 from valign.engine.audit import AuditLine
+from valign.engine.backend import EndpointBackend, check_lag
 from valign.engine.checkpoint import complete
 from valign.engine.items import Item, bind
 from valign.engine.local import LocalEngine
@@ -29,6 +30,7 @@ from valign.errors import ValignError
 from valign.methods.feedback import prepare
 from valign.methods.method import Method
 from valign.methods.target import Target
+from valign.models.endpoint import EndpointPolicy
 from valign.models.loaded import LoadedModel
 from valign.models.policy import LocalPolicy, Progress, Sampling
 
@@ -55,15 +57,12 @@ def train_policy(
     run      the open run folder: continued where it was left
     world    the processes that train together: all call this alike, and each ends with the whole trained policy
     """
-    engine = policy.engine
-    if not isinstance(engine, LocalEngine):
-        raise ValignError(
-            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
-        )
+    assert not method.makes_reward, "a reward model is trained by train_reward"
+    engine = local_engine(policy)
     world.require_same(policy.model.digest, "weights")
-    job = _Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world)
+    job = Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world)
     outcome, planned = job.on_rollouts(groups) if method.samples else job.on_feedback(groups, dev)
-    model = _whole(job.model, policy.model, config) if world.sharded else job.model
+    model = whole(job.model, trainable_copy(policy.model, config)) if world.sharded else job.model
     model.model.requires_grad_(False)
     trained = replace(model, id=f"{method.name}({policy.id})", manifest={"method": method.name, "config": asdict(config)},
                       digest=_digest(model), base=model.base or policy.id, source=None)  # fmt: skip
@@ -71,7 +70,7 @@ def train_policy(
 
 
 @dataclass
-class _Job:
+class Job:
     """One training run. `start` is the policy as it was, `model` the copy that moves."""
 
     method: Method
@@ -92,9 +91,9 @@ class _Job:
         items = prepared.items
         if world.size > 1:
             world.require_same(_content([*items, *held]), "feedback")
-        scorer = self.engine.scorer(self.model)
+        scorer = self.engine.scorer(self.model, readout=method.readout)
         plan = self._plan(scorer, [i.tree for i in items])
-        scorer = _shared(scorer, world)
+        scorer = shared(scorer, world)
         if method.uses_reference:
             # before the loop restores anything: the reference is the policy at step 0
             told = _progress("reference log-probs", self.tell)
@@ -119,7 +118,7 @@ class _Job:
         cache = sample_bytes(self.model.model, rows, longest + config.max_new_tokens, narrow)
         plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)
         sampler = self._sampler(prompts, reference, plan.token_budget)
-        return self._train(_shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
+        return self._train(shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
 
     def _train(self, scorer: Scorer, sampler: Any, plan: Settled, audit: Callable[[], Sequence[AuditLine]],
                dev: HeldOut | None = None) -> Outcome:  # fmt: skip
@@ -132,7 +131,8 @@ class _Job:
     def _plan(self, scorer: Scorer, trees: Sequence[Tree], *, copies: int = 0, samples: int = 0) -> Settled:
         kept = sum(p.numel() * p.element_size() for p in self.start.model.parameters())
         return settle(
-            lambda: memory_plan(scorer, trees, self.config.token_budget, copies=copies + kept, samples=samples),
+            lambda: memory_plan(scorer, trees, self.config.token_budget, groups=self.config.batch_size,
+                                copies=copies + kept, samples=samples),
             scorer.device, self.run, self.world,
         )  # fmt: skip
 
@@ -160,6 +160,11 @@ class _Job:
         assert advantage is not None
         batch = min(config.batch_size, len(prompts))
         steps = max(1, round(len(prompts) / batch * config.epochs))
+        steps = min(steps, config.max_steps) if config.max_steps else steps
+        backend = None
+        if config.rollouts != "own":
+            backend = EndpointBackend(EndpointPolicy.named(config.rollouts), self.model.template.stop_ids)
+            check_lag(backend, steps, config.max_lag)
         return RolloutSampler(
             model=self.model,
             engine=self.engine,
@@ -168,15 +173,27 @@ class _Job:
             advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
             sampling=Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature),
             batch=batch,
-            steps=min(steps, config.max_steps) if config.max_steps else steps,
+            steps=steps,
             seed=config.seed,
             reference=reference,
             budget=budget,
+            backend=backend,
+            audit_every=config.audit_every,
+            max_sampler_kl=config.max_sampler_kl,
             world=self.world,
         )
 
 
-def _shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
+def local_engine(policy: LocalPolicy) -> LocalEngine:
+    """The engine of a policy that can be trained. Raises `ValignError` for any other."""
+    if not isinstance(policy.engine, LocalEngine):
+        raise ValignError(
+            "only a local model can be trained", where=policy.id, how="use an in-context or decoding method"
+        )
+    return policy.engine
+
+
+def shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
     """The scorer as several processes use it; with fsdp2 this is where the model's weights become shards."""
     if not world.sharded:
         return scorer if world.size == 1 else SharedScorer(scorer, world)
@@ -197,10 +214,9 @@ def _content(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
-def _whole(model: LoadedModel, start: LoadedModel, config: Any) -> LoadedModel:
-    """The trained model with its weights whole again."""
+def whole(model: LoadedModel, out: LoadedModel) -> LoadedModel:
+    """`out`, made as `model` was before training, with the trained weights of `model`, which lie in shards."""
     trained = full({n: p for n, p in model.model.named_parameters() if p.requires_grad})
-    out = trainable_copy(start, config)
     with torch.no_grad():
         for name, p in out.model.named_parameters():
             if name in trained:

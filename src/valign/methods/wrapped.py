@@ -10,6 +10,7 @@ from typing import Any, Literal
 from valign.data.group import Group, Prompt
 from valign.errors import ValignError
 from valign.goals.base import Goal
+from valign.models.endpoint import EndpointPolicy
 from valign.models.policy import Cost, LocalPolicy, Policy, Progress, Sample, Sampling, Scored
 
 
@@ -59,6 +60,8 @@ def loadable(policy: Policy) -> str:
 
     Raises `ValignError` for a policy that a method made and that lies nowhere on disk.
     """
+    if isinstance(policy, EndpointPolicy):
+        return policy.address.text
     source = policy.source if isinstance(policy, Wrapped) else None
     if isinstance(policy, LocalPolicy) and policy.model.manifest is not None:
         source = policy.model.source

@@ -17,9 +17,9 @@ from valign.models.policy_folder import is_policy_folder, read_manifest
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that `load_model` (or, for kinds "context" and "decoding", the policy loader) finds by `name`.
+    """A model that `load_model` (for kinds without weights the policy loader, for "reward" `load_reward`) finds by `name`.
 
-    kind        "embedded", "weights", "adapter", "context", "decoding" or "hub"
+    kind        "embedded", "weights", "adapter", "context", "decoding", "endpoint", "reward" or "hub"
     where       its folder or file; None when it is not installed
     size_bytes  bytes on disk
     """

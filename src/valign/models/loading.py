@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +20,25 @@ from valign.errors import ModelError, nearest
 from valign.models import embedded
 from valign.models.cache import sha256_file
 from valign.models.chat import ChatTemplate
+from valign.models.credentials import hide
 from valign.models.embedded import EMBEDDED
+from valign.models.endpoint.address import is_endpoint
 from valign.models.loaded import LoadedModel, memory_digest
+from valign.models.scalar_head import SCORE, attach_head
 from valign.models.weights import (
     ADAPTER_CONFIG,
     check_finite,
     folder_digest,
     read_config,
     read_json,
+    stored_tensor,
     weight_files,
 )
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "load_scalar_model"]
 log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name, as the hub allows them
@@ -72,9 +78,39 @@ def load_model(
     return _load(str(name), Options(device, dtype, allow_pickle, trust_remote_code), seen=())
 
 
+def load_scalar_model(
+    folder: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+) -> LoadedModel:
+    """The model with a scalar head that a folder of kind "reward" holds, in evaluation mode, its digest verified.
+
+    device, dtype  as for `load_model`
+    Raises `ModelError` for everything that is wrong with the folder, other kinds included.
+    """
+    from valign.models.policy_folder import check_digest
+
+    folder = Path(folder).expanduser()
+    manifest = reward_manifest(folder)
+    loaded = _load_weights(str(folder), folder, Options(device, dtype), trained=True, scalar=True)
+    check_digest(folder, manifest, loaded.digest)
+    return replace(loaded, base=manifest.get("base"), manifest=manifest)
+
+
+def reward_manifest(folder: Path) -> dict[str, Any]:
+    """The policy.json of a folder of kind "reward". Raises `ModelError` for any other folder."""
+    from valign.models.policy_folder import read_manifest
+
+    manifest = read_manifest(folder)
+    if manifest["kind"] != "reward":
+        raise ModelError(f"the folder holds a policy ({manifest['kind']}), not a reward model", where=str(folder),
+                         how="train one: valign align MODEL --method reward_model --data FILE --out DIR")  # fmt: skip
+    return manifest
+
+
 def _load(name: str, options: Options, seen: tuple[str, ...]) -> LoadedModel:
     if name in seen:
         raise ModelError(f"base models refer to each other: {' -> '.join((*seen, name))}", where=name)
+    if is_endpoint(name):
+        raise _no_weights(name)
     seen = (*seen, name)
     path = Path(name).expanduser()
     if name == EMBEDDED:
@@ -86,6 +122,11 @@ def _load(name: str, options: Options, seen: tuple[str, ...]) -> LoadedModel:
     if HUB_ID.fullmatch(name):
         return _load_folder(name, _from_hub(name, options), options, seen)
     raise ModelError(f"there is no model {name!r}", where="model", how=_hints(name))
+
+
+def _no_weights(where: str) -> ModelError:
+    return ModelError("an endpoint's weights are not here", where=hide(where),
+                      how="this needs a local model: a folder, a .gguf file, or a hub id")  # fmt: skip
 
 
 def _hints(name: str) -> list[str]:
@@ -139,12 +180,21 @@ def _load_policy(name: str, folder: Path, options: Options, seen: tuple[str, ...
 
     manifest = read_manifest(folder)
     kind = manifest["kind"]
+    if kind == "endpoint":
+        raise _no_weights(str(folder))
     if kind in ("context", "decoding"):
         raise ModelError(
             f"this policy wraps {manifest.get('base')} by the method {manifest.get('method')}: no weights",
             where=str(folder),
             how="load it as a policy: valign.load(folder)",
         )
+    if kind == "reward":
+        raise ModelError(
+            "this folder holds a reward model: it scores responses and generates none",
+            where=str(folder),
+            how=[f"use it as a reward: --reward {folder}, or reward_model: {folder} in a preference goal",
+                 f"the model that it was trained from: {manifest.get('base')}"],
+        )  # fmt: skip
     if kind == "weights":
         loaded = _load_weights(name, folder, options, trained=True)
         check_digest(folder, manifest, loaded.digest)
@@ -178,20 +228,28 @@ def _load_adapter(
     return replace(loaded, id=name, source=folder, digest=digest)
 
 
-def _load_weights(name: str, folder: Path, options: Options, *, trained: bool) -> LoadedModel:
-    """A folder of transformers: checked, loaded, placed."""
+def _load_weights(
+    name: str, folder: Path, options: Options, *, trained: bool, scalar: bool = False
+) -> LoadedModel:
+    """A folder of transformers: checked, loaded, placed. scalar: with a scalar head in place of the vocabulary's."""
     from valign.models.gguf import quiet
 
-    read_config(folder, trust_remote_code=options.trust_remote_code)
+    read_config(folder, trust_remote_code=options.trust_remote_code, generates=not scalar)
     files = weight_files(folder, allow_pickle=options.allow_pickle)
     tokenizer = _load_tokenizer(folder, options)
-    with quiet():
-        model = _load_network(folder, options, trained=trained)
+    with quiet(), _without_report() if scalar else nullcontext():
+        model = _load_network(folder, options, trained=trained, headless=scalar)
+    if scalar:
+        weights = stored_tensor(files, f"{SCORE}.weight")
+        if weights is None:
+            raise ModelError(f"there is no tensor {SCORE}.weight", where=str(folder), how="copy the folder again")
+        attach_head(model, weights.double().numpy().reshape(-1))
     loaded = _placed(name, model, tokenizer, folder_digest(folder, files), options, trained=trained)
     return replace(loaded, source=folder)
 
 
-def _load_network(folder: Path, options: Options, *, trained: bool) -> Any:
+def _load_network(folder: Path, options: Options, *, trained: bool, headless: bool = False) -> Any:
+    """The causal LM of a folder, which must hold all its tensors; headless: all but the vocabulary head's."""
     from transformers import AutoModelForCausalLM
 
     from valign.models.precision import pick_device, pick_dtype
@@ -210,8 +268,9 @@ def _load_network(folder: Path, options: Options, *, trained: bool) -> Any:
     except Exception as error:  # transformers raises many kinds for folders that do not fit
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot be loaded: {reason}", where=str(folder)) from error
+    spare = _head_names(model) if headless else set()
     for what in ("missing_keys", "mismatched_keys"):
-        if names := sorted(str(k) for k in report[what]):
+        if names := sorted({str(k) for k in report[what]} - spare):
             fault = what.removesuffix("_keys")
             raise ModelError(
                 f"{len(names)} tensor(s) of the model are {fault}: {', '.join(names[:3])}",
@@ -219,6 +278,25 @@ def _load_network(folder: Path, options: Options, *, trained: bool) -> Any:
                 how="config.json and the weights do not belong together, or a file is missing",
             )
     return model
+
+
+def _head_names(model: Any) -> set[str]:
+    """The parameters of the vocabulary head."""
+    head = model.get_output_embeddings()
+    return {f"{n}.{k}" for n, m in model.named_modules() if m is head for k, _ in m.named_parameters()}
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """No list of tensors that a model without its head lacks: it lacks them on purpose."""
+    from transformers.utils import logging as their_logging
+
+    before = their_logging.get_verbosity()  # type: ignore[no-untyped-call]
+    their_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(before)  # type: ignore[no-untyped-call]
 
 
 def _load_tokenizer(folder: Path, options: Options) -> Any:

@@ -70,12 +70,13 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One response as a sampler drew it.
+    """One response as a sampler drew it. A local model tells everything; what an endpoint does not tell is empty.
 
-    ids     token ids, the stop token included when it was produced
-    raw     (len(ids),) log-prob of each token at temperature 1 over the full vocabulary, nats
-    law     (len(ids),) log-prob of each token under the law it was drawn from, nats; 0 for greedy
-    finish  "stop": the model (or a stop text) ended it; "length": it was cut at max_new_tokens
+    ids      token ids, the stop token included when it was produced
+    raw      (tokens,) log-prob of each token at temperature 1 over the full vocabulary, nats
+    law      (tokens,) log-prob of each token under the law it was drawn from, nats; 0 for greedy
+    finish   "stop": the model (or a stop text) ended it; "length": it was cut at max_new_tokens
+    failure  why there is no response (an endpoint that did not answer); its item is unscored. "" for a response
     """
 
     text: str
@@ -83,6 +84,13 @@ class Sample:
     raw: Floats
     law: Floats
     finish: Literal["stop", "length"]
+    failure: str = ""
+
+
+def no_sample(failure: str) -> Sample:
+    """The place of a response that could not be had, and why."""
+    empty: Floats = np.zeros(0, np.float32)
+    return Sample("", (), empty, empty, "length", failure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +148,10 @@ class Policy(Protocol):
         ...
 
     def card(self) -> dict[str, Any]:
-        """JSON: id, kind, base, method, config, sha256, parameters, dtype, device, template_sha256, notes."""
+        """JSON: id, kind, base, method, config, sha256, parameters, dtype, device, template_sha256, notes.
+
+        likelihood: false, where the policy can generate but not score.
+        """
         ...
 
     def generate(
@@ -161,6 +172,11 @@ class Policy(Protocol):
     def save(self, folder: Path) -> None:
         """Write a policy folder that `load_model` (weights, adapter) or its own loader reads back."""
         ...
+
+
+def has_likelihood(policy: Policy) -> bool:
+    """Whether `score` has an answer: false for endpoints, and for what stands on one."""
+    return policy.card().get("likelihood") is not False
 
 
 class Engine(Protocol):

@@ -1,11 +1,13 @@
 """Policy folders: what valign saves and loads. `policy.json` says what lies beside it.
 
-    policy.json {"schema": 1, "kind": "weights" | "adapter" | "context" | "decoding", "base": name or null,
-                 "method": name, "config": {...}, "goal": {...} or null, "valign": version,
+    policy.json {"schema": 1, "kind": "weights" | "adapter" | "context" | "decoding" | "endpoint" | "reward",
+                 "base": name or null, "method": name, "config": {...}, "goal": {...} or null, "valign": version,
                  "created": iso time, "digest": sha256, ...}
     weights     config.json, tokenizer files, model.safetensors (float32 stays float32)
     adapter     adapter_config.json, adapter_model.safetensors; the weights stay with `base`
     context, decoding   nothing more: the method's config wraps `base`
+    endpoint            nothing more: `base` is its written form, without its key
+    reward              no policy but a reward model: as weights, the vocabulary head replaced by a head of one number
 
 Always true here: a folder is written whole or not at all, an existing one is never overwritten unless asked
 for, and the digest in the manifest is that of the files beside it.
@@ -28,7 +30,7 @@ from valign.models.weights import ADAPTER_CONFIG, folder_digest, read_json, weig
 
 MANIFEST = "policy.json"
 SCHEMA = 1
-KINDS = ("weights", "adapter", "context", "decoding")
+KINDS = ("weights", "adapter", "context", "decoding", "endpoint", "reward")
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -68,8 +70,8 @@ def write_policy_folder(
 ) -> dict[str, Any]:
     """Write a policy folder, atomically, and return its manifest.
 
-    write_files   puts the weights or the adapter into the (partial) folder it is given; None for context
-                  and decoding
+    write_files   puts the weights or the adapter into the (partial) folder it is given; None for kinds
+                  without files
     extra         more entries of the manifest (JSON values)
     overwrite     take the place of an existing folder. Without it a folder that is not empty is a
                   `ModelError`
@@ -130,6 +132,34 @@ def save_model(
     )
 
 
+def save_reward(
+    model: LoadedModel,
+    folder: Path,
+    *,
+    method: str | None,
+    config: Mapping[str, Any] | None,
+    goal: Mapping[str, Any] | None,
+    extra: Mapping[str, Any],
+    overwrite: bool = False,
+) -> LoadedModel:
+    """Write a model with a scalar head as a folder of kind "reward"; return it under its new identity.
+
+    extra  more entries of the manifest, such as the mean that is subtracted from its scores
+    """
+    manifest = write_policy_folder(
+        folder,
+        kind="reward",
+        base=model.base,
+        method=method,
+        config=config,
+        goal=goal,
+        write_files=lambda partial: _write_scalar(model, partial),
+        extra=extra,
+        overwrite=overwrite,
+    )
+    return replace(model, id=str(folder), source=folder, manifest=manifest, digest=manifest["digest"])
+
+
 def identity(model: LoadedModel, files: str) -> str:
     """The digest of a model from that of its files: an adapter's includes the base it stands on."""
     import hashlib
@@ -141,7 +171,7 @@ def identity(model: LoadedModel, files: str) -> str:
 
 def files_digest(folder: Path, kind: str) -> str | None:
     """sha256 over config and weights of a folder; None for kinds without files."""
-    if kind == "weights":
+    if kind in ("weights", "reward"):
         return folder_digest(folder, weight_files(folder))
     if kind == "adapter":
         return folder_digest(folder, [folder / ADAPTER_FILE], ADAPTER_CONFIG)
@@ -168,3 +198,22 @@ def _write_model(model: LoadedModel, partial: Path) -> None:
         return
     model.model.save_pretrained(str(partial))
     model.tokenizer.save_pretrained(str(partial))
+
+
+def _write_scalar(model: LoadedModel, partial: Path) -> None:
+    """As transformers writes a sequence classifier of one label, so that other tools load it."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+
+    _write_model(model, partial)
+    file = partial / "config.json"
+    config = read_json(file, missing="")
+    pad = model.tokenizer.pad_token_id
+    config |= {
+        "architectures": [KNOWN.get(config["model_type"], "ScalarHead")],
+        "id2label": {"0": "reward"},
+        "label2id": {"reward": 0},
+        # such a classifier reads the last token that is not padding: where a response may end with the padding token it
+        # would read the one before, so it gets none, and refuses batches instead
+        "pad_token_id": None if pad in model.template.stop_ids else pad,
+    }
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -10,11 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from valign.errors import ModelError
 from valign.models.cache import sha256_files
 from valign.models.loaded import config_text
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -23,8 +26,10 @@ NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.b
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # ends of names of models that generate
 
 
-def read_config(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+def read_config(folder: Path, *, trust_remote_code: bool = False, generates: bool = True) -> dict[str, Any]:
     """The folder's config.json, of an architecture that valign can run.
+
+    generates  whether it must be one that generates text; a reward model's need not
 
     Raises `ModelError`: no config, not JSON, an encoder, an encoder-decoder, unknown to transformers.
     """
@@ -38,7 +43,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> dict[str, A
             f"{kind} is an encoder-decoder; valign needs a causal language model", where=str(path)
         )
     made_for = config.get("architectures") or []
-    if made_for and not any(name.endswith(CAUSAL) for name in made_for):
+    if generates and made_for and not any(name.endswith(CAUSAL) for name in made_for):
         raise ModelError(
             f"{', '.join(made_for)} does not generate text; valign needs a causal language model",
             where=str(path),
@@ -153,3 +158,15 @@ def check_finite(model: Any, where: str) -> None:
                 where=where,
                 how="the file is damaged or its training diverged; use an earlier checkpoint",
             )
+
+
+def stored_tensor(files: Iterable[Path], name: str) -> torch.Tensor | None:
+    """One tensor out of safetensors files, None where they do not hold it."""
+    from safetensors import safe_open
+
+    for file in files:
+        with safe_open(str(file), framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118 - not a mapping
+                found: torch.Tensor = tensors.get_tensor(name)
+                return found
+    return None

@@ -1,6 +1,9 @@
 """Align one policy with one method into one folder: it becomes the aligned policy, with the run inside it.
 
+A method that makes a reward model leaves one in the folder instead.
+
 DIR/policy.json + weights   written last, whole: a folder without policy.json is not finished
+DIR/evaluation/result.json  of a reward model with a dev split: how it orders the held-out pairs
 DIR/run/request.json        what was asked for; asking for something else in the same folder is refused
 DIR/run/log.jsonl           every step; DIR/run/checkpoints while training
 
@@ -21,28 +24,57 @@ from valign.data.group import Group
 from valign.engine.processes import SINGLE, World
 from valign.engine.run import FollowedRun, RunFolder
 from valign.errors import ValignError
+from valign.evaluation.measure import measure_reward
+from valign.evaluation.result import Result
+from valign.evaluation.results_file import read_results, write_results
 from valign.methods.method import Method
 from valign.methods.target import Target
 from valign.methods.train import train_policy
+from valign.methods.train_reward import train_reward
 from valign.methods.wrapped import loadable
 from valign.models.policy import Cost, LocalPolicy, Policy
 from valign.pipeline import request as asked
 from valign.pipeline.data import with_feedback
+from valign.pipeline.evaluate import RESULT, compared
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import load_policy
 from valign.pipeline.policy_files import clear, holds_a_model, keep, read_cost, write_cost
+from valign.rewards.reward_model import RewardModel, load_reward
 
+RESULTS = Path("evaluation") / RESULT
+USE_REWARD = (
+    "train it alone (valign align, va.train_reward), then use its folder as a reward",
+    "--reward DIR, or a goal: {level: preference, reward_model: DIR}",
+)
 Listen = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """What aligning gives: the policy, what it cost, and notes for the reader."""
+    """What aligning gives: the policy (or the reward model), what it cost, and notes for the reader.
 
-    policy: Policy
+    results  of a reward model: accuracy and calibration on the dev split
+    """
+
+    made: Policy | RewardModel
     cost: Spent
     notes: tuple[str, ...] = ()
     continued: bool = False
+    results: tuple[Result, ...] = ()
+
+    @property
+    def policy(self) -> Policy:
+        """The aligned policy. Raises `ValignError` where a reward model was made."""
+        if isinstance(self.made, RewardModel):
+            raise ValignError("what was made is a reward model, not a policy", where=self.made.id, how=USE_REWARD)
+        return self.made
+
+    @property
+    def reward(self) -> RewardModel:
+        """The reward model. Raises `ValignError` where a policy was made."""
+        if not isinstance(self.made, RewardModel):
+            raise ValignError("what was made is a policy, not a reward model", where=self.made.id)
+        return self.made
 
 
 @dataclass(frozen=True)
@@ -110,7 +142,7 @@ def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy])
     with _run_folder(out / "run", world) as run:
         # again, now that nobody else can write here
         if world.from_leader(lambda: _is_done(out, request, job.policy, force)):
-            return Aligned(_as_made(job, reload, out), read_cost(out), continued=True)
+            return Aligned(_as_made(job, reload, out), read_cost(out), continued=True, results=_read_results(out))
 
         def begin() -> None:
             clear(out, policy=force, run=force or not _is_same(out, request))
@@ -119,18 +151,20 @@ def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy])
         world.from_leader(begin)
         aligned = _run(job, run)
         job.tell("writing", {"path": str(out)})
-        policy = aligned.policy
+        made = aligned.made
 
         def finish() -> None:
-            nonlocal policy
+            nonlocal made
             goal = job.target.goal.to_json() if job.target.goal is not None else None
-            policy = keep(aligned.policy, out, method=job.method.name, config=asdict(job.config), goal=goal,
+            if aligned.results:  # before policy.json, which says that the folder is whole
+                write_results(aligned.results, out / RESULTS)
+            made = keep(aligned.made, out, method=job.method.name, config=asdict(job.config), goal=goal,
                           reward=job.reward_name)  # fmt: skip
             write_cost(out, aligned.cost)
             run.log("done", seconds=round(aligned.cost.seconds, 3))
 
         world.from_leader(finish)
-    return replace(aligned, policy=policy)
+    return replace(aligned, made=made)
 
 
 @contextmanager
@@ -149,19 +183,47 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
     if not isinstance(policy, LocalPolicy):
         raise ValignError(f"{method.name} changes weights: it needs a local model", where=policy.id,
                           how="use an in-context or decoding method: `valign methods`")  # fmt: skip
+    if method.makes_reward:
+        return _reward(job, policy, run)
     with spent() as cost:
         groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
         held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
         trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell,
                                world=job.world)  # fmt: skip
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
-    memory = {"planned": trained.planned, "taken": cost.peak_memory_bytes}
-    run.log("memory", **memory)
-    job.tell("memory", memory)
+    _tell_memory(job, run, trained.planned, cost)
     # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
     made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
     return Aligned(made, cost, (note,) if note else ())
+
+
+def _reward(job: _Job, policy: LocalPolicy, run: RunFolder) -> Aligned:
+    """Train a reward model and measure it on the dev split."""
+    method, measured = job.method, []
+    with spent() as cost:
+        groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
+        held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
+        trained = train_reward(method, policy, job.config, run, groups=groups, dev=held, on_event=job.tell,
+                               world=job.world)  # fmt: skip
+        cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
+    _tell_memory(job, run, trained.planned, cost)
+    reward = replace(trained.reward, model=replace(trained.reward.model, id=job.name))
+    if held and job.world.leads:
+        job.tell("measuring", {"subject": job.name, "what": "held-out pairs"})
+        measured = measure_reward(reward, compared(held)[0])
+    return Aligned(reward, cost, (note,) if note else (), results=tuple(measured))
+
+
+def _tell_memory(job: _Job, run: RunFolder, planned: int, cost: Spent) -> None:
+    """What was planned, beside what was taken."""
+    memory = {"planned": planned, "taken": cost.peak_memory_bytes}
+    run.log("memory", **memory)
+    job.tell("memory", memory)
+
+
+def _read_results(out: Path) -> tuple[Result, ...]:
+    return tuple(read_results(out / RESULTS)) if (out / RESULTS).is_file() else ()
 
 
 def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[Group], world: World) -> None:
@@ -239,8 +301,11 @@ def _is_same(out: Path, request: Mapping[str, Any]) -> bool:
     return asked.is_repeated(out, out / "run" / asked.FILE, request, force=False, lost=False)
 
 
-def _as_made(job: _Job, reload: Callable[[Path], Policy], out: Path) -> Policy:
+def _as_made(job: _Job, reload: Callable[[Path], Policy], out: Path) -> Policy | RewardModel:
     """The finished policy, named as when it was made, so that a continued run reports the same."""
+    if job.method.makes_reward:
+        reward = load_reward(out)
+        return replace(reward, model=replace(reward.model, id=job.name))
     if job.method.wrap is not None:
         return _wrapped(job)
     policy = reload(out)

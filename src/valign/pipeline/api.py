@@ -21,6 +21,8 @@ from valign.pipeline.policies import LoadOptions, load_policy
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset
     from valign.evaluation.sharded import ShardedPolicy
+    from valign.rewards.base import Reward
+    from valign.rewards.reward_model import RewardModel
 
 Listen = Callable[[str, Mapping[str, Any]], None]
 
@@ -35,7 +37,7 @@ def load(
     goal: Goal | None = None,
     reward: Any = None,
 ) -> Policy:
-    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id.
+    """A policy by name: "smollm2-135m-instruct" (embedded), a folder, a GGUF file, a hub id, an endpoint ("vllm:NAME@URL").
 
     goal, reward  take the place of those stored with an in-context or decoding policy
     """
@@ -106,12 +108,56 @@ def align(
     from valign.pipeline.align import align_policy
 
     target = target if isinstance(target, Target) else Target(target, policy)
+    if named(method).makes_reward:
+        raise ValignError(f"{method} makes a reward model, not a policy", where="method", how="va.train_reward(policy, data)")
     device = policy.model.device.type if isinstance(policy, LocalPolicy) else "auto"
     with start(strategy, device) as world:
         return align_policy(
             policy, target, named(method), settings, Path(out) if out is not None else None, groups=data, dev=dev,
             force=force, on_event=on_event, reload=lambda folder: load_policy(folder, goal=target.goal), world=world,
         ).policy  # fmt: skip
+
+
+def train_reward(
+    policy: Policy,
+    data: Sequence[Group],
+    *,
+    method: str = "reward_model",
+    goal: Goal | None = None,
+    out: str | Path | None = None,
+    dev: Sequence[Group] = (),
+    on_event: Listen | None = None,
+    force: bool = False,
+    strategy: str = "auto",
+    **settings: Any,
+) -> RewardModel:
+    """A reward model that starts from `policy` and is fitted to the pairs or rankings in `data`.
+
+    It scores groups (`reward.score(groups)`) and is a reward wherever one is taken: `Target(reward=...)`.
+    method    reward_model, reward_ranked_pairs or reward_plackett_luce        settings  its options
+    goal      whose labels or scores order the responses where the data hold no feedback
+    out       a folder for it and its run; `va.reward(folder)` reads it again
+    dev       held out: loss while training, accuracy and calibration at the end (in `out`)
+    """
+    from valign.engine.processes import start
+    from valign.methods.table import method as named
+    from valign.pipeline.align import align_policy
+
+    if not named(method).makes_reward:
+        raise ValignError(f"{method} makes a policy, not a reward model", where="method", how="va.align(policy, ...)")
+    device = policy.model.device.type if isinstance(policy, LocalPolicy) else "auto"
+    with start(strategy, device) as world:
+        return align_policy(
+            policy, Target(goal, policy), named(method), settings, Path(out) if out is not None else None, groups=data,
+            dev=dev, force=force, on_event=on_event, world=world,
+        ).reward  # fmt: skip
+
+
+def reward(name: str | Path, **options: Any) -> Reward:
+    """A reward by name ("toxicity", "length" ...), or the reward model in a folder."""
+    from valign.rewards.registry import make
+
+    return make(str(name), **options)
 
 
 @dataclass

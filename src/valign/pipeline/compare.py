@@ -19,6 +19,7 @@ from typing import Any
 from valign.data.dataset import Dataset
 from valign.data.group import Group
 from valign.engine.run import RunFolder, read_log
+from valign.errors import ValignError
 from valign.evaluation.cached import CachedPolicy
 from valign.evaluation.provenance import data_card, provenance
 from valign.evaluation.result import Result
@@ -28,7 +29,7 @@ from valign.methods.table import method as method_named
 from valign.methods.target import Target
 from valign.models.credentials import hidden
 from valign.models.policy import Cost, Policy, Sampling
-from valign.pipeline.align import Aligned, align_policy
+from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.goals import make_goal
@@ -88,6 +89,9 @@ class _Run:
         specs = [(s, method_named(s.name)) for s in self.recipe.all_methods]
         for spec, chosen in specs:
             chosen.configure(spec.settings)  # a wrong option is found before anything is computed
+            if chosen.makes_reward:
+                raise ValignError(f"{chosen.name} makes a reward model: it cannot be compared with policies",
+                                  where=f"methods.{spec.title}", how=USE_REWARD)  # fmt: skip
         self.goal = make_goal(self.recipe.goal) if self.recipe.goal is not None else None
         with RunFolder(self.out) as run:
             stored = json.dumps(hidden(self.recipe.model_dump()), indent=1, ensure_ascii=False)

@@ -80,12 +80,12 @@ def with_feedback(
 ) -> tuple[list[Group], str]:
     """Groups that hold what a method learns from, and a note on where it came from ("" = it was there).
 
-    Feedback that the data hold is never replaced. Without it, pairs are the orders of the goal's utility, and
-    demonstrations the responses that it finds best: from the labels in the data where there are any, else
-    from the goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback
+    Feedback that the data hold is never replaced. Without it, pairs (and rankings, as pairs) are the orders of
+    the goal's utility, and demonstrations the responses that it finds best: from the labels in the data where
+    there are any, else from the goal's scorer (`tell` hears that it is at work). Raises nothing: a method that finds no feedback
     says so itself.
     """
-    made = feedback in ("pairs", "demonstrations")
+    made = feedback in ("pairs", "rankings", "demonstrations")
     if goal is None or not made or not groups or any(_has(g, feedback) for g in groups):
         return list(groups), ""
     utilities, origin = goal.labels(groups), "labels"
@@ -93,12 +93,12 @@ def with_feedback(
         if tell is not None:
             tell("measuring", {"subject": "", "what": f"scores of the data by goal {goal.id}"})
         utilities, origin = goal.utility(groups), "scores"
-    make = _pairs if feedback == "pairs" else _best
+    make = _best if feedback == "demonstrations" else _pairs
     return [make(g, u) for g, u in zip(groups, utilities)], f"{feedback} follow from the {origin} of goal {goal.id}"
 
 
 def _has(group: Group, feedback: str) -> bool:
-    kinds = (Comparison, Ranking, Score) if feedback == "pairs" else (Demonstration, Comparison)
+    kinds = (Demonstration, Comparison) if feedback == "demonstrations" else (Comparison, Ranking, Score)
     return any(isinstance(f, kinds) for f in group.feedback)
 
 

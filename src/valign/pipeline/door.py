@@ -16,7 +16,7 @@ from valign.errors import UsageError, ValignError
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import Policy, Sampling, has_likelihood
 from valign.pipeline import request as asked
 from valign.pipeline.align import Aligned, align_policy
 from valign.pipeline.data import read_source, read_sources
@@ -33,6 +33,7 @@ from valign.pipeline.evaluate import (
 from valign.pipeline.goals import make_goal
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
+from valign.rewards.reward_model import is_reward_folder
 
 Listen = Callable[[str, Mapping[str, Any]], None]
 TAX = [{"path": "builtin:instructions", "split": "test"}]  # what a comparison measures the alignment tax on
@@ -83,7 +84,7 @@ def align_from_names(
     policy = load_policy(model, options)
     target = Target(made_goal, policy, reward=made_reward)
     aligned = align_policy(
-        policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=reward or "", force=force,
+        policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=_lasting(reward), force=force,
         on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
     )  # fmt: skip
     if data and not chosen.trains:
@@ -130,6 +131,9 @@ def evaluate_from_names(
             tell("loading", {"name": reference})
         base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
         plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
+        if base is not None and not has_likelihood(base):
+            raise ValignError("the reference must say how probable given responses are, and an endpoint does not",
+                              where=f"--reference {base.id}", how="name the same weights as a local model")  # fmt: skip
         request = _evaluation_request(policy, base, plan)
         finished = (out / RESULT).exists()
         if asked.is_repeated(out, out / asked.FILE, request, force=force, lost=finished):
@@ -308,6 +312,14 @@ def reward_named(name: str) -> Any:
     from valign.rewards.registry import make
 
     return make(name)
+
+
+def _lasting(reward: str | None) -> str:
+    """A reward's name as it is found again from any working directory: folders by their whole path."""
+    if reward is None:
+        return ""
+    folder = Path(reward).expanduser()
+    return str(folder.resolve()) if is_reward_folder(folder) else reward
 
 
 def _nobody(event: str, fields: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from valign.evaluation import measure
 from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal
-from valign.models.policy import Policy, Progress, Sampling
+from valign.models.credentials import hide
+from valign.models.policy import Policy, Progress, Sampling, has_likelihood
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
 RESULT, SAMPLES = "result.json", "samples.jsonl"
@@ -55,27 +56,30 @@ class Measured:
 def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
     """Everything of `plan` that fits. `reference` is the policy before alignment (implicit rewards, KL).
 
+    An endpoint cannot score: what needs log-probs is left out, and a note says so.
     Raises `ValignError` when nothing can be measured on these groups.
     """
     out, say = Measured(), say or (lambda phase: None)
+    plan, reference = _within_reach(policy, reference, plan, out)
     ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
-    compared = [g for g in ranked if any(isinstance(f, (Comparison, Ranking, Score)) for f in g.feedback)]
-    pairs, same = _without_equal(_as_pairs(g) for g in compared)
+    pairs, same = compared(ranked)
     if same:
         out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
-    if pairs:
+    if pairs and has_likelihood(policy):
         found = measure.measure_preference(policy, reference, pairs, beta=plan.beta, progress=say("preferences"))
         if plan.goal is None:
             found += [_misalignment(r) for r in found if (r.metric, r.variant) == ("preference.accuracy", "sum")]
         out.results += [replace(r, notes=(*r.notes, *out.notes)) for r in found]
-    if plan.goal is not None and ranked and _labelled(plan.goal, ranked):
+    if pairs and plan.goal is not None and plan.goal.level == "preference" and _can_score(plan.goal):
+        out.results += measure.measure_reward(plan.goal.reward, pairs)  # type: ignore[attr-defined]
+    if plan.goal is not None and ranked and has_likelihood(policy) and _labelled(plan.goal, ranked):
         # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
         utilities = ["log_prob", "log_prob_mean", *(["implicit"] if reference is not None else [])]
         out.results += measure.measure_order(
             policy, reference, ranked, plan.goal, beta=plan.beta, utilities=utilities, progress=say("order")
         )
     choices = [g for g in plan.groups if g.choices]
-    if choices:
+    if choices and has_likelihood(policy):
         out.results += _choices(policy, choices, say)
     prompts = [g for g in plan.groups if not g.choices and g.prompt]
     if prompts and plan.goal is not None and _can_score(plan.goal):
@@ -93,11 +97,42 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
             "nothing can be measured on these groups",
             where="data",
             how=[
+                *out.notes,
                 "comparisons, labels or choices are needed, or a goal that scores responses (--goal)",
                 "`valign data inspect FILE` shows what the file holds",
             ],
         )
     return out
+
+
+def _within_reach(
+    policy: Policy, reference: Policy | None, plan: Plan, out: Measured
+) -> tuple[Plan, Policy | None]:  # fmt: skip
+    """The plan and the reference without what an endpoint cannot give; `out` is told what is missing."""
+    if not has_likelihood(policy):
+        needs = ["KL"] if reference is not None and plan.kl_prompts else []
+        if needs and (bound := _best_of_n_bound(policy)) is not None:
+            out.results, needs = [bound], []
+        needs += ["the order of given responses (misalignment, preference accuracy)"] * any(
+            not g.choices and len(g.responses) > 1 for g in plan.groups
+        )
+        needs += ["answer choices"] * any(g.choices for g in plan.groups)
+        if needs:
+            out.notes.append(
+                f"not available: {', '.join(needs)}: {policy.id} is an endpoint and tells no log-probs of given text; "
+                "measure the same weights as a local model"
+            )
+        return replace(plan, kl_prompts=0), None
+    if reference is not None and not has_likelihood(reference):
+        out.notes.append(f"not available: implicit rewards and KL: the reference {reference.id} is an endpoint")
+        return plan, None
+    return plan, reference
+
+
+def compared(groups: Sequence[Group]) -> tuple[list[Group], int]:
+    """The groups whose feedback orders their responses, as pairs, and how many pairs of equal texts were left out."""
+    ordered = [g for g in groups if any(isinstance(f, (Comparison, Ranking, Score)) for f in g.feedback)]
+    return _without_equal(_as_pairs(g) for g in ordered)
 
 
 def progress_of(on_event: Callable[[str, Mapping[str, Any]], None] | None, subject: str = "") -> Say:
@@ -170,39 +205,37 @@ def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
 
 def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
     """Responses to the groups' prompts, judged by the goal: its utility, value profile, samples."""
-    from valign.evaluation.measure.common import cluster_of, sample_groups
+    from valign.evaluation.measure.common import sample_groups, unanswered
     from valign.evaluation.provenance import provenance
 
     goal = plan.goal
     assert goal is not None
-    _, sampled = sample_groups(policy, groups, plan.sampling, say("responses"))
+    drawn, sampled = sample_groups(policy, groups, plan.sampling, say("responses"))
+    missing = unanswered(sampled, drawn)
     about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
     utilities = goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
     if goal.level == "value":
         values = goal.values(sampled)  # type: ignore[attr-defined]
-        out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about)  # type: ignore[arg-type]
-    out.results.append(_utility_result(policy, goal, sampled, utilities, cluster_of, about))
-    for group, u, v in zip(sampled, utilities, values):
-        out.samples.append(_sample(group, u, v, goal))
+        out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about, missing=missing)  # type: ignore[arg-type]
+    out.results.append(_utility_result(policy, goal, sampled, utilities, about, missing))
+    for group, u, v, row in zip(sampled, utilities, values, drawn):
+        out.samples.append(_sample(group, u, v, goal, [s.failure for s in row]))
 
 
 def _utility_result(
-    policy: Policy, goal: Goal, groups: Sequence[Group], utilities: Sequence[Any], cluster_of: Any, about: Any
+    policy: Policy, goal: Goal, groups: Sequence[Group], utilities: Sequence[Any], about: Any, missing: Collection[str]
 ) -> Result:
     from valign.evaluation.aggregate import summarize
+    from valign.evaluation.measure.common import cluster_of
     from valign.evaluation.result import Item
 
-    items = [
-        Item(
-            f"{g.id}#{k}",
-            cluster_of(g),
-            None if np.isnan(u) else float(u),
-            "judge_error" if np.isnan(u) else None,
-        )
-        for g, row in zip(groups, utilities)
-        for k, u in enumerate(row)
-    ]
+    items = []
+    for g, row in zip(groups, utilities):
+        for k, u in enumerate(row):
+            name = f"{g.id}#{k}"
+            reason = "no_answer" if name in missing else "judge_error" if np.isnan(u) else None
+            items.append(Item(name, cluster_of(g), None if reason else float(u), reason))
     return summarize(
         items,
         metric="goal.utility",
@@ -216,10 +249,13 @@ def _utility_result(
     )
 
 
-def _sample(group: Group, utility: Any, values: Any, goal: Goal) -> dict[str, Any]:
+def _sample(group: Group, utility: Any, values: Any, goal: Goal, failures: Sequence[str]) -> dict[str, Any]:
     names = list(goal.theory.ids) if goal.level == "value" else []  # type: ignore[attr-defined]
-    responses = []
+    responses: list[dict[str, Any]] = []
     for k, r in enumerate(group.responses):
+        if failures[k]:
+            responses.append({"text": "", "score": None, "failure": hide(failures[k])})
+            continue
         row: dict[str, Any] = {"text": r.text, "score": _number(utility[k])}
         if r.finish is not None:
             row["finish"] = r.finish
@@ -237,25 +273,30 @@ def _number(x: Any) -> float | None:
 
 def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
     """KL to the reference by samples at temperature 1; best-of-n, whose law has no token form, its bound."""
-    n = (policy.card().get("config") or {}).get("n")
-    if policy.kind == "decoding" and n is not None:
-        from valign.theory.best_of_n import best_of_n_kl_bound
-
-        return [
-            Result(
-                metric="kl.policy_reference",
-                variant="best_of_n_bound",
-                subject=policy.id,
-                level="cost",
-                unit="nats",
-                direction="down",
-                value=float(best_of_n_kl_bound(n)),
-                n=0,
-                notes=("an upper bound from n alone: log n - (n-1)/n",),
-            )
-        ]
+    if (bound := _best_of_n_bound(policy)) is not None:
+        return [bound]
     sampling = Sampling(max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
     return measure.measure_kl(policy, reference, groups, sampling, progress=say("KL"))
+
+
+def _best_of_n_bound(policy: Policy) -> Result | None:
+    """The KL of best of n from n alone; None for any other policy."""
+    n = (policy.card().get("config") or {}).get("n")
+    if policy.kind != "decoding" or n is None:
+        return None
+    from valign.theory.best_of_n import best_of_n_kl_bound
+
+    return Result(
+        metric="kl.policy_reference",
+        variant="best_of_n_bound",
+        subject=policy.id,
+        level="cost",
+        unit="nats",
+        direction="down",
+        value=float(best_of_n_kl_bound(n)),
+        n=0,
+        notes=("an upper bound from n alone: log n - (n-1)/n",),
+    )
 
 
 def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:

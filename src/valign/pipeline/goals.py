@@ -13,13 +13,17 @@ from valign.goals.base import Goal
 def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     """A goal by name, file or mapping, with valign's default scorers where it needs one.
 
-    `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line.
+    `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line,
+    `preference:reward_model=DIR` what people like as a trained reward model scores it.
     """
     from valign.goals.loading import load_goal
     from valign.rewards.registry import default_scorers
 
     if isinstance(spec, str) and ":" in spec and not Path(spec).exists():
         spec, _, rest = spec.partition(":")
+        key, _, folder = rest.partition("=")
+        if spec == "preference" and key == "reward_model":
+            return load_goal({"level": "preference", "reward_model": folder}, scorers=default_scorers())
         target = {**_numbers(rest), **target}
     return load_goal(spec, scorers=default_scorers(), **target)
 

@@ -16,7 +16,7 @@ MANIFEST = "policy.json"
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How models are loaded, as the user asked for it.
+    """How local models are loaded, as the user asked for it (endpoints load nothing).
 
     dtype   number format of the weights; "auto" here means float32 weights, multiplied in bf16 where the
             device does so natively: policies that are compared share one number format, and trained ones
@@ -32,17 +32,22 @@ class LoadOptions:
 def load_policy(
     name: str | Path, options: LoadOptions | None = None, *, goal: Goal | None = None, reward: Any = None
 ) -> Policy:
-    """A policy: the embedded default, a folder, a GGUF file, a hub id, or a folder that a method wrote.
+    """A policy: the embedded default, a folder, a GGUF file, a hub id, an endpoint, or a folder that a method wrote.
 
     goal, reward  take the place of those stored with a wrapped policy, which may need them to choose
     Raises `ModelError` for whatever is wrong with it, a run that is not finished included.
     """
     from valign.engine.local import LocalEngine
+    from valign.models.endpoint import EndpointPolicy, is_endpoint
     from valign.models.loading import load_model
     from valign.models.policy import LocalPolicy
 
     options = options or LoadOptions()
+    if is_endpoint(name):
+        return EndpointPolicy.named(str(name))
     manifest = _manifest(Path(name))
+    if manifest is not None and manifest.get("kind") == "endpoint":
+        return EndpointPolicy.named(str(manifest.get("base")))
     if manifest is not None and manifest.get("kind") in ("context", "decoding"):
         return _wrapped(Path(name), manifest, options, goal, reward)
     if manifest is None and (Path(name) / "run" / "request.json").exists():
@@ -60,11 +65,12 @@ def load_policy(
 def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any) -> Policy:
     from valign.methods.table import method
     from valign.methods.target import Target
+    from valign.models.endpoint import is_endpoint
 
     for key in ("method", "base"):
         if not isinstance(manifest.get(key), str):
             raise ModelError(f"{key} is missing", where=str(folder / MANIFEST), how="copy the folder again")
-    if Path(manifest["base"]).resolve() == folder.resolve():
+    if not is_endpoint(manifest["base"]) and Path(manifest["base"]).resolve() == folder.resolve():
         raise ModelError("the policy names itself as its base", where=str(folder / MANIFEST))
     chosen = method(manifest["method"])
     if chosen.wrap is None:

@@ -13,6 +13,7 @@ from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.models.policy import Cost, LocalPolicy, Policy
 from valign.pipeline.meter import Spent
+from valign.rewards.reward_model import RewardModel
 
 MANIFEST, COST, PARTIAL = "policy.json", "cost.json", "policy.partial"
 # everything that saving a model or an adapter writes: a leftover adapter beside full weights would be loaded
@@ -35,14 +36,14 @@ WEIGHTS = (MANIFEST, "*.safetensors", "config.json", "adapter_config.json", "*.g
 
 
 def keep(
-    policy: Policy,
+    policy: Policy | RewardModel,
     out: Path,
     *,
     method: str,
     config: Mapping[str, Any],
     goal: Mapping[str, Any] | None,
     reward: str = "",
-) -> Policy:
+) -> Policy | RewardModel:
     """Put the policy's files into `out`; policy.json comes last, so that a folder with one is whole.
 
     Returns the policy with the digest of those files. Raises `ValignError` where the disk refuses.
@@ -71,14 +72,17 @@ def keep(
 
 
 def _save(
-    policy: Policy,
+    policy: Policy | RewardModel,
     partial: Path,
     out: Path,
     method: str,
     config: Mapping[str, Any],
     goal: Mapping[str, Any] | None,
     reward: str,
-) -> Policy:
+) -> Policy | RewardModel:
+    if isinstance(policy, RewardModel):
+        kept = policy.save(partial, method=method, config=config, goal=goal)
+        return replace(kept, model=replace(kept.model, id=policy.id, source=out))
     if isinstance(policy, LocalPolicy):
         from valign.models.gguf import quiet
         from valign.models.policy_folder import save_model

@@ -15,6 +15,7 @@ from valign.rewards.base import (
 from valign.rewards.classifiers import sentiment, toxicity
 from valign.rewards.implicit_reward import ImplicitReward
 from valign.rewards.registry import REWARDS, default_scorers, make
+from valign.rewards.reward_model import RewardModel, load_reward
 from valign.rewards.rules import Checked, check
 from valign.rewards.value_evaluator import ValueEvaluator
 from valign.rewards.verdict_scorer import VerdictScorer
@@ -25,6 +26,7 @@ __all__ = [
     "FunctionReward",
     "ImplicitReward",
     "Reward",
+    "RewardModel",
     "StandardizedReward",
     "ValueEvaluator",
     "VerdictScorer",
@@ -34,6 +36,7 @@ __all__ = [
     "from_callable",
     "from_goal",
     "length",
+    "load_reward",
     "make",
     "sentiment",
     "standardized",

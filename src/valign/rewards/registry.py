@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from valign.errors import UsageError, unknown
 from valign.goals.base import Goal
-from valign.goals.loading import load_goal
+from valign.goals.loading import REWARD_MODEL, load_goal
 from valign.rewards import base, classifiers, rules
 from valign.rewards.base import PREFIX, Reward
+from valign.rewards.reward_model import LazyReward
 
 
 def goal_reward(goal: Goal | str | Path | Mapping[str, Any], **options: Any) -> Reward:
@@ -36,12 +38,17 @@ REWARDS: dict[str, Callable[..., Reward]] = {
 
 
 def make(name: str, **options: Any) -> Reward:
-    """A reward by its name in `REWARDS`, or the user's own "python:package.module.function"."""
+    """A reward by its name in `REWARDS`, the folder of a reward model, or the user's own "python:package.module.function".
+    """
     if name.startswith(PREFIX):
         return base.from_callable(name, **options)
-    if name not in REWARDS:
-        raise unknown("reward", name, [*REWARDS, f"{PREFIX}module.function"])
-    factory = REWARDS[name]
+    factory: Callable[..., Reward]
+    if name in REWARDS:
+        factory = REWARDS[name]
+    elif Path(name).expanduser().is_dir():
+        factory = partial(LazyReward, name)
+    else:
+        raise unknown("reward", name, [*REWARDS, f"{PREFIX}module.function", "the folder of a reward model"])
     known = [p for p in inspect.signature(factory).parameters if p != "options"]
     takes_any = name == "goal"
     for option in options:
@@ -60,9 +67,12 @@ def default_scorers(model: Any = None) -> dict[str, Any]:
     model   a `LoadedModel` to read values with (needs a head that was trained for it); None loads the
             embedded one, at
             the first use
-    There is none for preferences: fit a reward model, or use the labels in the data.
+    There is none for preferences: train a reward model and name its folder (`reward_model`), or use the labels in the data.
     """
     from valign.rewards.value_evaluator import LazyEvaluator
     from valign.rewards.verdict_scorer import LazyVerdicts
 
-    return {"instruction": rules.check, "value": LazyEvaluator(model), "principle": LazyVerdicts(model)}
+    return {
+        "instruction": rules.check, "value": LazyEvaluator(model), "principle": LazyVerdicts(model),
+        REWARD_MODEL: LazyReward,
+    }  # fmt: skip

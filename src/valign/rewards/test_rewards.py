@@ -116,11 +116,11 @@ def test_rewards_by_name():
 
 
 def test_default_scorers_cost_nothing_until_used():
-    """Every level but preferences has a scorer, and none of them loads a model before it scores."""
+    """Every level has a scorer (preferences: the reward model that a goal names), and none loads a model before it scores."""
     scorers = default_scorers()
     for name in ("uk", "instruction"):
         load_goal(name, scorers=scorers)
-    assert set(scorers) == {"instruction", "value", "principle"}
+    assert set(scorers) == {"instruction", "value", "principle", "reward_model"}
     code = "import sys, valign.rewards as r; r.default_scorers(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -42,8 +42,8 @@ def measure_instructions(
     """Answer every prompt and run the checks of its `meta["checks"]`.
 
     Returns instruction.accuracy twice: `prompt` (all checks of an item pass; the headline) and `check` (mean
-    over all checks, cluster = prompt). Items without checks are unscored (`no_target`). Several samples per
-    prompt are averaged.
+    over all checks, cluster = prompt). Items without checks are unscored (`no_target`), and so are
+    those without a response (`no_answer`). Several samples per prompt are averaged.
     """
     require_ids(groups)
     samples, _ = sample_groups(policy, groups, sampling, progress)
@@ -52,6 +52,11 @@ def measure_instructions(
         checks, cluster = list(group.meta.get("checks", ())), cluster_of(group)
         if not checks:
             whole.append(Item(group.id, cluster, None, "no_target"))
+            continue
+        found = [s for s in found if not s.failure]
+        if not found:
+            whole.append(Item(group.id, cluster, None, "no_answer"))
+            single += [Item(f"{group.id}#{k}", cluster, None, "no_answer") for k in range(len(checks))]
             continue
         outcomes = [check(checks, s.text) for s in found]
         table = np.array([[float(passed) for _, passed in o.outcomes] for o in outcomes])  # (samples, checks)

@@ -70,6 +70,11 @@ def sample_groups(
     return samples, sampled
 
 
+def unanswered(groups: Sequence[Group], samples: Sequence[Sequence[Sample]]) -> frozenset[str]:
+    """Item ids (group#sample) of the responses that an endpoint failed to give: they are unscored (`no_answer`)."""
+    return frozenset(f"{g.id}#{k}" for g, row in zip(groups, samples) for k, s in enumerate(row) if s.failure)
+
+
 def response_of(sample: Sample, source: str = "") -> Response:
-    """A sample as a response: token in, token out."""
-    return Response(sample.text, source=source, ids=sample.ids, finish=sample.finish)
+    """A sample as a response: token in, token out. Ids that an endpoint does not tell are not known."""
+    return Response(sample.text, source=source, ids=sample.ids or None, finish=sample.finish)

@@ -40,13 +40,16 @@ def measure_kl(
         )  # fmt: skip
     require_ids(groups)
     samples, sampled = sample_groups(policy, groups, sampling, progress)
+    if any(len(s.raw) != len(s.ids) or (s.text and not s.ids) for found in samples for s in found):
+        raise ValignError("the samples come without their token ids and log-probs: there is no KL", where=policy.id,
+                          how="sample from a local model of the same weights")  # fmt: skip
     scored = score_each(reference, sampled)
     items: dict[str, list[Item]] = {"k1": [], "k3": [], "k1_per_token": []}
     for group, found, other in zip(groups, samples, scored, strict=True):
         for k, sample in enumerate(found):
             name, cluster = f"{group.id}#{k}", cluster_of(group)
-            if other is None or not sample.ids:
-                reason = "over_length" if other is None else "empty_continuation"
+            if other is None or sample.failure or not sample.ids:
+                reason = "no_answer" if sample.failure else "over_length" if other is None else "empty_continuation"
                 for rows in items.values():
                     rows.append(Item(name, cluster, None, reason))
                 continue

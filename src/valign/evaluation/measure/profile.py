@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from valign.data.group import Group
 from valign.errors import ValignError, require
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups, unanswered
 from valign.evaluation.metrics import profile
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Anchors, Item, Result
@@ -20,7 +20,7 @@ from valign.goals.base import ValueScorer
 from valign.models.policy import Policy, Progress, Sampling
 
 Array = NDArray[np.float64]
-Row = tuple[str, str, Array]  # (item id, cluster, (K,) values of one response)
+Row = tuple[str, str, Array | None]
 
 
 class Named(Protocol):
@@ -68,12 +68,13 @@ def measure_profile(
             "no value scorer", where=f"goal {goal.id}", how="pass scorer=, such as a ValueEvaluator"
         )
     require_ids(groups)
-    _, sampled = sample_groups(policy, groups, sampling, progress)
+    samples, sampled = sample_groups(policy, groups, sampling, progress)
     about = provenance(
         policy, data=data or data_of(groups), sampling=sampling, scorer=chosen.id,
         goal={"id": goal.id, "fingerprint": goal.fingerprint()},
     )  # fmt: skip
-    return profile_results(sampled, chosen.values(sampled), goal, subject=policy.id, about=about)
+    missing = unanswered(sampled, samples)
+    return profile_results(sampled, chosen.values(sampled), goal, subject=policy.id, about=about, missing=missing)
 
 
 def profile_results(
@@ -83,17 +84,19 @@ def profile_results(
     *,
     subject: str,
     about: Mapping[str, Any],
+    missing: Collection[str] = (),
 ) -> list[Result]:
     """Results of scored responses: V first, then V_c, response-level V, V of silence,
     and three per dimension.
 
     values   per group (responses, K); a row with nan is unscored (`judge_error`)
+    missing  items (group#response) that have no response (`no_answer`), whatever their values
     """
     names = list(goal.theory.ids)
     wrong = [v.shape for v in values if v.ndim != 2 or v.shape[1] != len(names)]
     require(not wrong, "values", wrong, f"(responses, {len(names)}), one column per dimension of the theory")
     rows = [
-        (f"{g.id}#{k}", cluster_of(g), v)
+        (f"{g.id}#{k}", cluster_of(g), None if f"{g.id}#{k}" in missing else v)
         for g, table in zip(groups, values, strict=True)
         for k, v in enumerate(table)
     ]
@@ -109,7 +112,7 @@ def profile_results(
 
 def _nearness(rows: Sequence[Row], t: Array, w: Array, common: Mapping[str, Any]) -> list[Result]:
     """V, V_c, response-level V, and V of silence."""
-    items = [_item(i, c, v, float(distance.alignment(v, t, w))) for i, c, v in rows]
+    items = [_item(i, c, v, lambda v: float(distance.alignment(v, t, w))) for i, c, v in rows]
     silence = distance.neutral_alignment(t, w)
     anchors = Anchors(best=1.0, worst=0.0, chance=silence)
 
@@ -148,8 +151,8 @@ def _dimension(
     name: str, k: int, target: float, rows: Sequence[Row], common: Mapping[str, Any]
 ) -> list[Result]:
     """Mean over all responses, mean over those that show the value, and their share."""
-    items = [_item(i, c, v, float(v[k])) for i, c, v in rows]
-    shown = [_item(i, c, v, float(abs(v[k]) > profile.SHOWN)) for i, c, v in rows]
+    items = [_item(i, c, v, lambda v: float(v[k])) for i, c, v in rows]
+    shown = [_item(i, c, v, lambda v: float(abs(v[k]) > profile.SHOWN)) for i, c, v in rows]
     note = f"{sum(i.score == 1 for i in shown)} of {len(items)} responses show this value"
     how: dict[str, Any] = {
         "metric": f"value.profile.{name}",
@@ -172,8 +175,10 @@ def _conditional(items: Sequence[Item], weights: Array) -> Array:
     return np.asarray(weights @ (v * shown) / (weights @ shown))
 
 
-def _item(id: str, cluster: str, values: Array, score: float) -> Item:
-    """A response with its values; one that the scorer could not read is unscored."""
+def _item(id: str, cluster: str, values: Array | None, score: Callable[[Array], float]) -> Item:
+    """A response with its values; one that is missing, or that the scorer could not read, is unscored."""
+    if values is None:
+        return Item(id, cluster, None, "no_answer")
     if np.isnan(values).any():
         return Item(id, cluster, None, "judge_error")
-    return Item(id, cluster, score, detail={"values": [float(x) for x in values]})
+    return Item(id, cluster, score(values), detail={"values": [float(x) for x in values]})

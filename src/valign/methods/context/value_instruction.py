@@ -14,7 +14,7 @@ from valign.data.group import Message, Prompt
 from valign.errors import ValignError, require
 from valign.methods.target import Target
 from valign.methods.wrapped import ContextPolicy
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import Policy, Progress, Sample, Sampling, no_sample
 
 CONSIDER = "Before you answer, consider in two short sentences how an answer can do justice to this."
 NOW_ANSWER = "Now answer the question above, with these considerations in mind."
@@ -38,15 +38,30 @@ class _ValueInstruction(ContextPolicy):
     words: str = ""
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return self._rewritten(prompts)[0]
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Sample]]:  # fmt: skip
+        """See `Policy.generate`. Where the base gave no considerations there is no answer that rests on them."""
+        rewritten, failures = self._rewritten(prompts)
+        rows = self.base.generate(rewritten, sampling, keys=keys, progress=progress)
+        return [[no_sample(f)] * sampling.n if f else row for f, row in zip(failures, rows)]
+
+    def _rewritten(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+        """The prompts as the base reads them, and for each why it could not be made ("": it was)."""
         config: ValueInstructionConfig = self.config
         if config.mode == "q":
-            return list(prompts)
+            return list(prompts), [""] * len(prompts)
         said = [said_before(p, self.words, config.place) for p in prompts]
         if config.mode == "q_if":
-            return said
+            return said, [""] * len(prompts)
         asked = [add_to_question(p, CONSIDER, "after") for p in said]
-        thoughts = self.base.generate(asked, Sampling(max_new_tokens=config.consider_tokens, temperature=0))
-        return [_with_thought(p, s, a, t[0].text) for p, s, a, t in zip(prompts, said, asked, thoughts)]
+        drawn = self.base.generate(asked, Sampling(max_new_tokens=config.consider_tokens, temperature=0))
+        thoughts = [row[0] for row in drawn]
+        made = [_with_thought(p, s, a, t.text) for p, s, a, t in zip(prompts, said, asked, thoughts)]
+        return made, [t.failure for t in thoughts]
 
 
 def _with_thought(prompt: Prompt, said: Prompt, asked: Prompt, thought: str) -> Prompt:

@@ -107,11 +107,12 @@ class BestOfN(Wrapped):
             Group(
                 id=str(i),
                 prompt=p,
-                responses=tuple(Response(text=s.text, ids=s.ids, finish=s.finish) for s in row),
+                responses=tuple(Response(text=s.text, ids=s.ids or None, finish=s.finish) for s in row),
             )
             for i, (p, row) in enumerate(zip(prompts, drawn))
         ]
-        return [np.asarray(r, np.float64) for r in self.reward(groups)]
+        failed = [[bool(s.failure) for s in row] for row in drawn]
+        return [np.where(f, np.nan, np.asarray(r, np.float64)) for f, r in zip(failed, self.reward(groups))]
 
 
 def best_of_n(policy: Policy, target: Target, config: BestOfNConfig) -> Policy:

@@ -14,6 +14,7 @@ import numpy as np
 from valign.engine.config import TrainConfig
 from valign.engine.objective import Terms
 from valign.errors import require
+from valign.models.endpoint.address import parse
 from valign.theory.policy_gradient import group_advantage, rloo_advantage
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class RolloutConfig(TrainConfig):
     max_new_tokens: int = 64  # longest sample
     temperature: float = 1.0  # of the sampling law; the scorer uses the same
     beta: float = 0.03  # KL strength
+    rollouts: str = "own"  # who samples: own (the policy), or a vLLM server of the same weights, vllm:NAME@URL
+    max_lag: int = 0  # steps by which a server's weights may be older than the policy; it keeps those of step 0
+    audit_every: int = 100  # steps between looks at sampler and trainer; 0: only before step 0
+    max_sampler_kl: float = 0.01  # KL(sampler || trainer), nats per token, above which the run is refused
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,6 +46,15 @@ class RolloutConfig(TrainConfig):
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(self.temperature > 0, "temperature", self.temperature, "positive: greedy samples are all equal")
         require(self.beta >= 0, "beta", self.beta, "0 or more")
+        require(self.max_lag >= 0, "max_lag", self.max_lag, "0 or more")
+        require(self.audit_every >= 0, "audit_every", self.audit_every, "0 (only before step 0) or more")
+        require(self.max_sampler_kl > 0, "max_sampler_kl", self.max_sampler_kl, "positive")
+        if self.rollouts == "own":
+            require(self.max_lag == 0, "max_lag", self.max_lag, "0 where the policy samples: its weights are never old")
+            return
+        protocol = parse(self.rollouts).protocol
+        require(protocol == "vllm", "rollouts", self.rollouts, "own or vllm:NAME@URL: training needs token ids")
+        require(self.temperature == 1, "temperature", self.temperature, "1 for a server: its log-probs are of that law")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,6 @@
+"""Models behind an OpenAI-compatible HTTP server, as policies: they generate, and never score."""
+
+from valign.models.endpoint.address import Address, is_endpoint
+from valign.models.endpoint.policy import EndpointPolicy
+
+__all__ = ["Address", "EndpointPolicy", "is_endpoint"]
