@@ -28,6 +28,7 @@ def stock(query, key, value, mask, scale):
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
+@pytest.mark.proof("E2", "E3")
 @pytest.mark.parametrize("shared", [1, 2, 6])
 @pytest.mark.parametrize("before", [0, 7])
 @pytest.mark.parametrize("blocks", [1, 2, 5])

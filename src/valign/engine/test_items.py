@@ -85,6 +85,7 @@ def test_weights_of_units_multiply_losses():
     assert objective(tensors).losses.tolist() == [6.0, 1.5]
 
 
+@pytest.mark.proof("E19")
 def test_the_first_pass_over_a_rollout_has_ratio_one():
     """E19: `old` is the policy itself, detached, unless it is given."""
     seen = {}

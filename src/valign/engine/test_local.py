@@ -55,6 +55,7 @@ def test_choices_follow_the_harness_rule(tiny, worst):
         assert worst(s.log_probs, direct(policy, e.ids, e.n_prompt)) < 1e-10
 
 
+@pytest.mark.proof("E16")
 def test_what_a_policy_samples_it_scores_alike(tiny, worst):
     """E16 through the policy: samples as responses with their ids."""
     policy = LocalPolicy(tiny("qwen3"), LocalEngine("full", rows=4))

@@ -53,6 +53,7 @@ def scorer_of(network, path=None):
     return Scorer(network, path=path, readout="scalar_last")
 
 
+@pytest.mark.proof("E2", "E3")
 @pytest.mark.parametrize("path", PATHS)
 def test_sharing_changes_no_scalar_and_no_gradient(scalar, worst, gradients, trees, kind, path):
     """E2, E3 for scalars: every path x model against the oracle, 1e-10 and 1e-12 in float64."""
@@ -65,6 +66,7 @@ def test_sharing_changes_no_scalar_and_no_gradient(scalar, worst, gradients, tre
     assert "score.weight" in found and min(g.abs().max() for g in (found["score.weight"],)) > 1e-3
 
 
+@pytest.mark.proof("E4")
 @pytest.mark.parametrize("seed", range(6))
 def test_random_trees(scalar, worst, branching, seed):
     """E4: empty segments, duplicate and nested leaves, leaves that end inside a segment, several roots."""
@@ -82,6 +84,7 @@ def test_a_state_space_model_takes_the_plain_path(tiny, worst, trees):
         assert worst(scorer_of(network)(trees(3)).scalars, one_by_one(network, trees(3))) < 1e-5
 
 
+@pytest.mark.proof("E5")
 def test_micro_batches_prefix_and_joined_rows_change_nothing(scalar, worst):
     """E5 for scalars: any budget, prompts that begin alike in one row or behind one cached prefix: 1e-12."""
     rng = np.random.default_rng(0)
@@ -104,6 +107,7 @@ def test_micro_batches_prefix_and_joined_rows_change_nothing(scalar, worst):
         assert worst([float(a[0]) for row in rows for a in row], expected.tolist()) < 1e-12
 
 
+@pytest.mark.proof("E10")
 def test_a_step_does_not_depend_on_its_micro_batches(scalar, worst, gradients, trees):
     """E10 for scalars: collated by the name `reward`, summed over one, two or all trees at a time: 1e-12."""
     network = scalar()

@@ -58,6 +58,7 @@ def test_the_plain_protocol_sends_nothing_else(serve):
         policy.generate([CHAT], Sampling(stop=tuple("abcde")))
 
 
+@pytest.mark.proof("E16")
 def test_samples_are_those_of_the_served_model(serve):
     """E16 over the wire: the log-probs equal teacher forcing by the scorer, at every temperature; ids, stop reasons and
     text are the generator's."""
