@@ -49,7 +49,6 @@ def pairs_given(chosen, rejected, label=1.0, strength=0.0):
 # -------------------------------------------------------------------------------------------------------- formulas
 
 
-@pytest.mark.capability("R02")
 def test_pairs_equal_the_golden_and_the_theory(golden):
     """Value and gradient, with margins, far tails and the centring term."""
     case = golden("reward_bt")
