@@ -92,7 +92,7 @@ def test_a_reward_model_orders_held_out_pairs(smollm2, tmp_path):
     """Accuracy on pairs of other situations, with interval: above one half in full length, finite and moved when cut."""
     goal = make_goal("hhh_like")
     train, dev = preferences("train", 6, goal), preferences("dev", 5, goal)
-    settings = {"batch_size": 8, "epochs": 2} if WHOLE else {"batch_size": 2}
+    settings = {"batch_size": 8} if WHOLE else {"batch_size": 2}
     method = METHODS["reward_model"]
     config = method.configure({"learning_rate": 2e-5, "schedule": "constant", "warmup": 0, **settings})
     with RunFolder(tmp_path / "run") as run:
