@@ -44,18 +44,27 @@ def head_spec(config: Any, temperature: float = 1.0) -> HeadSpec:
 
 
 def token_log_probs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Int | Tensor, target: Tensor, spec: HeadSpec
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    row: Int | Tensor,
+    target: Tensor,
+    spec: HeadSpec,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """log softmax(f(hidden W^T + bias) / temperature)[target] for pairs (row, target).
 
     hidden  (n, d) hidden rows        weight  (V, d)     bias  (V,) or None
+    dtype   of the matrix products, None: the weight's. The gradient of the weight is summed in, and returned as, the
+            weight's own
     row     (m,) which hidden row a pair reads, sorted upward; target  (m,) token id. A row on a device is read back
             once, to count the pairs of each chunk; an array costs no such wait
     Returns (m,) log-probs in nats, float32 (float64 for float64 input).
     """
     chunk = spec.chunk or max(1, CHUNK_BYTES // (8 * weight.shape[0]))
     starts, on_device = _starts(row, len(hidden), chunk), torch.as_tensor(row, device=hidden.device)
-    return _LogProbs.apply(hidden, weight, bias, on_device, target, spec, chunk, starts)  # type: ignore[no-any-return]
+    given = (hidden, weight, bias, on_device, target, spec, chunk, starts, dtype or weight.dtype)
+    return _LogProbs.apply(*given)  # type: ignore[no-any-return]
 
 
 def wrapped_log_probs(
@@ -112,7 +121,8 @@ def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, spec: HeadSpec) -> t
 
 
 def _finished(z: Tensor, spec: HeadSpec) -> tuple[Tensor, Tensor | None]:
-    """Scale, soft-cap and temperature on what the head gave."""
+    """Scale, soft-cap and temperature on what the head gave. A pass over the vocabulary that changes nothing is left
+    out: it costs as much as half of the product."""
     z = z.to(_wide(z))
     if spec.scale != 1.0:
         z = z * spec.scale
@@ -120,7 +130,7 @@ def _finished(z: Tensor, spec: HeadSpec) -> tuple[Tensor, Tensor | None]:
     if spec.softcap is not None:
         t = torch.tanh(z / spec.softcap)
         z, slope = spec.softcap * t, 1 - t * t
-    return z / spec.temperature, slope
+    return z if spec.temperature == 1.0 else z / spec.temperature, slope
 
 
 class _LogProbs(torch.autograd.Function):
@@ -128,16 +138,17 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor,
-                spec: HeadSpec, chunk: int, starts: list[int]) -> Tensor:  # fmt: skip
-        n = hidden.shape[0]
+                spec: HeadSpec, chunk: int, starts: list[int], dtype: torch.dtype) -> Tensor:  # fmt: skip
+        n, narrow, ctx.dtypes = hidden.shape[0], weight.to(dtype), (hidden.dtype, weight.dtype)
+        hidden = hidden.to(dtype)
         out = torch.empty(row.shape[0], dtype=_wide(hidden), device=hidden.device)
         lse = torch.empty(n, dtype=out.dtype, device=hidden.device)
         for i, at in enumerate(range(0, n, chunk)):
-            z, _ = _logits(hidden[at : at + chunk], weight, bias, spec)
+            z, _ = _logits(hidden[at : at + chunk], narrow, bias, spec)
             lse[at : at + chunk] = z.logsumexp(-1)
             a, b = starts[i], starts[i + 1]
             out[a:b] = z[row[a:b] - at, target[a:b]] - lse[row[a:b]]
-        ctx.save_for_backward(hidden, weight, bias, row, target, lse)
+        ctx.save_for_backward(hidden, narrow, bias, row, target, lse)
         ctx.spec, ctx.chunk, ctx.starts = spec, chunk, starts
         return out
 
@@ -148,25 +159,31 @@ class _LogProbs(torch.autograd.Function):
         spec, chunk = ctx.spec, ctx.chunk
         total = torch.zeros_like(lse).index_add_(0, row, grad.to(lse.dtype))
         dh = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # sums over chunks stay wide: a bf16 accumulator would round away the late chunks
-        dw = torch.zeros(weight.shape, dtype=lse.dtype, device=weight.device) if ctx.needs_input_grad[1] else None
+        dw: Tensor | None = None
         db = torch.zeros(bias.shape, dtype=lse.dtype, device=bias.device) if ctx.needs_input_grad[2] else None
         for i, at in enumerate(range(0, hidden.shape[0], chunk)):
             h = hidden[at : at + chunk]
             z, slope = _logits(h, weight, bias, spec)
             a, b = ctx.starts[i], ctx.starts[i + 1]
-            dz = torch.exp(z - lse[at : at + chunk, None]).mul_(-total[at : at + chunk, None])
+            # in place: a tensor as large as the logits is what this chunk may hold, not three
+            dz = z.sub_(lse[at : at + chunk, None]).exp_().mul_(-total[at : at + chunk, None])
             dz.index_put_((row[a:b] - at, target[a:b]), grad[a:b].to(dz.dtype), accumulate=True)
             if slope is not None:
                 dz *= slope
-            dz *= spec.scale / spec.temperature
+            if spec.scale != spec.temperature:
+                dz *= spec.scale / spec.temperature
             if db is not None:
                 db += dz.sum(0)
             dz = dz.to(weight.dtype)
             if dh is not None:
                 dh[at : at + chunk] = dz @ weight
-            if dw is not None:
-                dw += (dz.T @ h).to(dw.dtype)
-        dw = dw.to(weight.dtype) if dw is not None else None
+            if ctx.needs_input_grad[1]:
+                part = dz.T @ h
+                # sums over chunks stay wide: a bf16 accumulator would round away the late chunks
+                dw = part.to(_wide(part)) if dw is None else dw.add_(part)
+        if dw is None and ctx.needs_input_grad[1]:
+            dw = torch.zeros_like(weight)
+        of_hidden, of_weight = ctx.dtypes
+        dh = dh if dh is None else dh.to(of_hidden)
         db = db.to(bias.dtype) if db is not None else None
-        return dh, dw, db, None, None, None, None, None
+        return dh, dw if dw is None else dw.to(of_weight), db, None, None, None, None, None, None

@@ -30,8 +30,8 @@ from valign.engine.tree import Tree, from_paths
 FILE = "memory.json"  # in the run's folder
 PROBE = (32, 64, 128)  # tokens of the rows on which activations are measured
 # What is freed and taken again in unequal sizes leaves holes, and kernels take work space: on a CPU this much of it was
-# resident for each byte in use (1.15 to 1.97 in four configurations, glibc 2.36); a GPU's caching allocator packs better.
-SLACK = {"cpu": 1.6, "cuda": 1.1}
+# resident for each byte in use (1.02 to 1.43 in six configurations, glibc 2.36); a GPU's caching allocator packs better.
+SLACK = {"cpu": 1.25, "cuda": 1.1}
 PASSING = ("activations", "head", "samples")  # terms that come and go with every micro-batch
 LEAST = 256  # positions of a micro-batch that is chosen here, and the most: enough for full speed (measured), no more
 MOST = {"cpu": 1024, "cuda": 16384}
@@ -194,7 +194,7 @@ def _saved(scorer: Scorer, n: int) -> int:
         storage = x.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
-        return x
+        return x.detach()  # x itself would hold the graph that holds it, for ever: no collector sees that circle
 
     layout = scorer.layout([from_paths("probe", [1] * (n - 1), [[1]])])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):

@@ -229,7 +229,7 @@ class Scorer:
             weight, bias = weight[allowed], None if bias is None else bias[allowed]
         dtype = self.autocast or weight.dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            return token_log_probs(hidden.to(dtype), weight.to(dtype), bias, row, target, self.spec)
+            return token_log_probs(hidden, weight, bias, row, target, self.spec, dtype)
 
     @torch.no_grad()
     def _check_head(self, family: str) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def measure(kind: str, budget: int) -> dict[str, Any]:
         from peft import LoraConfig, get_peft_model
 
         model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
-    scorer = Scorer(model)
+    scorer = Scorer(model, autocast=torch.bfloat16)
     # prompts that begin apart: rows of their own
     batch = [from_paths(str(i), [i + 1] * 120, [[5] * 64, [6] * 72]) for i in range(budget // 256)]
     scorer.score(batch[:1])  # kernels load, thread pools start
@@ -162,6 +163,18 @@ def test_a_model_too_short_for_three_points_is_planned_too(tiny):
     scorer.longest = 16
     short = [from_paths(str(i), [1] * 5, [[2] * 6]) for i in range(3)]
     assert memory_plan(scorer, short, 0).terms["activations"] > 0
+
+
+def test_a_probe_leaves_no_graph_behind(tiny):
+    """Tensors of the probe die with it: planning must not take the memory that it plans."""
+    scorer = Scorer(tiny("llama", fresh=True).model.requires_grad_(True))
+    born: list[weakref.ref[torch.Tensor]] = []
+    layer = scorer.model.model.layers[0]
+    handle = layer.register_forward_hook(lambda module, given, out: born.append(weakref.ref(out)))
+    activation_bytes(scorer)
+    handle.remove()
+    assert born
+    assert all(x() is None for x in born)
 
 
 def test_nothing_is_kept_where_nothing_is_trained(tiny):
