@@ -41,7 +41,9 @@ class LocalEngine:
     rows: int = ROWS
     budget: int = BUDGET
 
-    def scorer(self, model: LoadedModel, temperature: float = 1.0, readout: Readout = "log_probs") -> Scorer:
+    def scorer(
+        self, model: LoadedModel, temperature: float = 1.0, readout: Readout = "log_probs", *, compiled: bool = False
+    ) -> Scorer:
         """The scorer of a model."""
         return Scorer(
             model.model,
@@ -49,6 +51,7 @@ class LocalEngine:
             autocast=product_dtype(model, self.precision),
             temperature=temperature,
             readout=readout,
+            compiled=compiled,
         )
 
     def generate(

@@ -23,6 +23,7 @@ from valign.engine.audit import AuditLine
 from valign.engine.head import CHUNK_BYTES
 from valign.engine.layout import Layout
 from valign.engine.processes import World
+from valign.engine.recompute import can_recompute
 from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer, causal_lm
 from valign.engine.tree import Tree, from_paths
@@ -40,7 +41,7 @@ KNOBS = {
     "other copies": "train an adapter (adapter=lora): the reference is then the same model with the adapter off",
     "gradients": "train an adapter (adapter=lora)",
     "optimizer": "train an adapter (adapter=lora)",
-    "activations": "lower token_budget or max_length",
+    "activations": "set activation_checkpointing=on, lower token_budget or max_length",
     "head": "train an adapter (adapter=lora)",
     "samples": "lower max_new_tokens or group_size",
 }
@@ -52,6 +53,7 @@ class MemoryPlan:
 
     resident   the part of `terms` that is allocated already
     slack      bytes taken for each byte of terms that come and go
+    recompute  whether blocks are computed again in the backward pass (activation checkpointing)
     """
 
     terms: Mapping[str, int]
@@ -59,6 +61,7 @@ class MemoryPlan:
     resident: int
     token_budget: int
     slack: float = 1.0
+    recompute: bool = False
 
     @property
     def total(self) -> int:
@@ -73,13 +76,15 @@ class MemoryPlan:
     def line(self) -> AuditLine:
         """For the audit; fatal where it does not fit."""
         parts = ", ".join(f"{name} {_gib(n)}" for name, n in self.terms.items() if n)
-        text = f"{_gib(self.total)} of {_gib(self.free + self.resident)} ({parts}; token budget {self.token_budget})"
+        how = f"token budget {self.token_budget}{', blocks are computed again' if self.recompute else ''}"
+        text = f"{_gib(self.total)} of {_gib(self.free + self.resident)} ({parts}; {how})"
         return AuditLine("memory", self.fits, text if self.fits else f"{text}: {self.advice()}", fatal=True)
 
     def advice(self) -> str:
         """What to change when it does not fit: the largest term and what shrinks it."""
         worst = max(self.terms, key=lambda name: self.terms[name])
-        return f"the largest part is {worst}; {KNOBS[worst]}"
+        knob = KNOBS[worst].removeprefix("set activation_checkpointing=on, ") if self.recompute else KNOBS[worst]
+        return f"the largest part is {worst}; {knob}"
 
 
 def memory_plan(
@@ -91,27 +96,61 @@ def memory_plan(
     copies: int = 0,
     samples: int = 0,
     free: int | None = None,
+    checkpointing: str = "off",
 ) -> MemoryPlan:
     """The plan of a training run.
 
-    trees         what will be trained (or like it): its longest row is the least that one micro-batch holds
-    token_budget  positions of a micro-batch; 0: chosen here, as many as fit, from 256 to 1024 on a CPU
-    groups        trees of one step: no micro-batch holds more
-    copies        bytes of other models in memory: the policy before training, a frozen reference
-    samples       bytes of the rollouts' cache
-    free          bytes that can still be allocated; None: asked of the machine
+    trees          what will be trained (or like it): its longest row is the least that one micro-batch holds
+    token_budget   positions of a micro-batch; 0: chosen here, as many as fit, from 256 to 1024 on a CPU
+    groups         trees of one step: no micro-batch holds more
+    copies         bytes of other models in memory: the policy before training, a frozen reference
+    samples        bytes of the rollouts' cache
+    free           bytes that can still be allocated; None: asked of the machine
+    checkpointing  of activations: on, off, or auto: only where nothing fits without
     """
+    free = free_bytes(scorer.device) if free is None else free
+    sizes = [token_budget] if token_budget else _sizes(scorer.device)
+    plan: MemoryPlan | None = None
+    for recompute in _ways(scorer, checkpointing):
+        at = _terms(scorer, trees, groups, copies, samples, recompute)
+        for size in sizes:
+            terms, resident = at(size)
+            plan = MemoryPlan(terms, free, resident, size, SLACK.get(scorer.device.type, 1.1), recompute)
+            if plan.fits:
+                return plan
+    assert plan is not None
+    return plan
+
+
+def _sizes(device: torch.device) -> list[int]:
+    """Token budgets to try, the largest first."""
+    sizes = [MOST.get(device.type, LEAST)]
+    while sizes[-1] // 2 >= LEAST:
+        sizes.append(sizes[-1] // 2)
+    return sizes
+
+
+def _ways(scorer: Scorer, checkpointing: str) -> list[bool]:
+    """Whether blocks are computed again: what is tried, in this order."""
+    if checkpointing == "auto":
+        return [False, True] if can_recompute(causal_lm(scorer.model)) else [False]
+    return [checkpointing == "on"]
+
+
+def _terms(
+    scorer: Scorer, trees: Sequence[Tree], groups: int, copies: int, samples: int, recompute: bool
+) -> Callable[[int], tuple[dict[str, int], int]]:
+    """Token budget -> (bytes by what they are for, bytes of these that are allocated already)."""
     weights = [p for p in scorer.model.parameters()]
     moving = [p for p in weights if p.requires_grad]
     longest = max((batch_positions(scorer, [t]) for t in trees), default=1)
     probe = copy.copy(scorer)
     probe.grouped = scorer.grouped if longest <= scorer.grouped else 0  # attend as the longest row will
-    fixed, per_token, per_pair = activation_bytes(probe)
+    fixed, per_token, per_pair = activation_bytes(probe, recompute)
     resident = sum(map(_bytes, weights)) + copies
     grads = sum(map(_bytes, moving))
-    free = free_bytes(scorer.device) if free is None else free
 
-    def at(budget: int) -> MemoryPlan:
+    def at(budget: int) -> tuple[dict[str, int], int]:
         rows = max(longest, min(budget, groups * longest))
         terms = {
             "weights": sum(map(_bytes, weights)),
@@ -122,15 +161,9 @@ def memory_plan(
             "head": head_bytes(scorer),
             "samples": samples,
         }
-        return MemoryPlan(terms, free, resident, budget, SLACK.get(scorer.device.type, 1.1))
+        return terms, resident
 
-    if token_budget:
-        return at(token_budget)
-    sizes = [MOST.get(scorer.device.type, LEAST)]
-    while sizes[-1] // 2 >= LEAST:
-        sizes.append(sizes[-1] // 2)
-    plans = [at(n) for n in sizes]
-    return next((p for p in plans if p.fits), plans[-1])
+    return at
 
 
 @dataclass(frozen=True)
@@ -140,11 +173,13 @@ class Settled:
 
     token_budget  positions of a micro-batch
     peak          bytes that this process was expected to take at most
+    recompute     whether blocks are computed again in the backward pass
     audit         the plan's line, on the first start
     """
 
     token_budget: int
     peak: int
+    recompute: bool = False
     audit: tuple[AuditLine, ...] = ()
 
 
@@ -159,10 +194,11 @@ def settle(plan: Callable[[], MemoryPlan], device: torch.device, run: RunFolder,
         made = plan()
         budget = min(world.gather(made.token_budget))
         peak = resident_bytes(device) + made.total - made.resident
-        record = {"token_budget": budget, "peak": peak, "terms": dict(made.terms), "free": made.free}
+        recompute = any(world.gather(made.recompute))
+        record = {"token_budget": budget, "peak": peak, "recompute": recompute, "terms": dict(made.terms), "free": made.free}
         world.from_leader(lambda: run.write(FILE, json.dumps(record)))
-        return Settled(budget, peak, (made.line(),))
-    return Settled(found["token_budget"], found["peak"])
+        return Settled(budget, peak, recompute, (made.line(),))
+    return Settled(found["token_budget"], found["peak"], bool(found.get("recompute")))
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -173,15 +209,26 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 @torch.enable_grad()
-def activation_bytes(scorer: Scorer) -> tuple[float, float, float]:
+def activation_bytes(scorer: Scorer, recompute: bool = False) -> tuple[float, float, float]:
     """What a backward pass through the body keeps: bytes whatever the length, for each token, and for each query-key
-    pair (the mask, and where the attention kernel is not fused its weights)."""
+    pair (the mask, and where the attention kernel is not fused its weights).
+
+    recompute   blocks keep their inputs, and one block at a time everything
+    """
     if not any(p.requires_grad for p in scorer.model.parameters()):
         return 0.0, 0.0, 0.0
+    lengths: tuple[int, ...] = PROBE
     if PROBE[-1] > scorer.longest:  # toy models: too short for three points
-        n = min(PROBE[0], scorer.longest)
-        return 0.0, _saved(scorer, n) / n, 0.0
-    pair, token, fixed = np.polyfit(PROBE, [_saved(scorer, n) for n in PROBE], 2)
+        lengths = (min(PROBE[0], scorer.longest),)
+    kept = [_saved(scorer, n) for n in lengths]
+    if recompute:
+        blocks = int(causal_lm(scorer.model).config.get_text_config().num_hidden_layers)
+        again = copy.copy(scorer)
+        again.recompute = True
+        kept = [_saved(again, n) + whole // blocks for n, whole in zip(lengths, kept, strict=True)]
+    if len(lengths) == 1:
+        return 0.0, kept[0] / lengths[0], 0.0
+    pair, token, fixed = np.polyfit(lengths, kept, 2)
     return max(0.0, float(fixed)), max(0.0, float(token)), max(0.0, float(pair))
 
 

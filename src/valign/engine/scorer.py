@@ -20,11 +20,13 @@ from torch import Tensor
 
 from valign.engine.allocator import keep_freed_memory
 from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
+from valign.engine.compiled import compiled_blocks, run_compiled
 from valign.engine.forest import common_root, plant
 from valign.engine.grouped import LONGEST, attend_grouped, marked
 from valign.engine.head import head_spec, scalars, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Int, Layout, plain_layout, row_layout
 from valign.engine.prefix import SHARED, Prefix, caches_kept
+from valign.engine.recompute import blocks_recomputed
 from valign.engine.tree import Leaf, Tree, from_paths
 from valign.errors import TooLong, ValignError
 from valign.models.scalar_head import scalar_head
@@ -83,6 +85,8 @@ class Scorer:
     autocast        dtype of matrix products when weights are wider (training with float32 weights), None for none
     temperature     logits are divided by it: must be the temperature that sampled
     readout         "log_probs", or "scalar_last" for a model with a scalar head
+    recompute       activation checkpointing: blocks keep their input and are computed again in the backward pass
+    compiled        blocks run as torch.compile makes them
     """
 
     def __init__(
@@ -95,8 +99,12 @@ class Scorer:
         temperature: float = 1.0,
         head_chunk: int | None = None,
         readout: Readout = "log_probs",
+        recompute: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.model = model
+        self.recompute = recompute
+        self.compiled = compiled_blocks(body_of(model)) if compiled else {}
         if self.device.type == "cpu":
             keep_freed_memory()
         self.readout: Readout = readout
@@ -177,7 +185,7 @@ class Scorer:
         body, device = body_of(self.model), self.device
         dtype = self.autocast or next(body.parameters()).dtype
         skip = prefix.length if prefix else 0
-        with self._cast(device), contextlib.nullcontext() if prefix is None else caches_kept(body):
+        with self._cast(device), self._blocks(prefix):
             out = body(
                 input_ids=torch.as_tensor(layout.ids, device=device),
                 position_ids=torch.as_tensor(layout.pos, device=device),
@@ -186,6 +194,17 @@ class Scorer:
                 use_cache=prefix is not None,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def _blocks(self, prefix: Prefix | None) -> Any:
+        """How blocks run in this pass: with the cache they are given, compiled, or computed again for the gradient."""
+        if prefix is not None:
+            return caches_kept(body_of(self.model))
+        how = contextlib.ExitStack()
+        if self.compiled:
+            how.enter_context(run_compiled(self.compiled))
+        if self.recompute and torch.is_grad_enabled():
+            how.enter_context(blocks_recomputed(causal_lm(self.model)))
+        return how
 
     def _masks(self, layout: Layout, dtype: torch.dtype, skip: int) -> Any:
         found = masks(layout, self.attention, dtype, self.device, skip)

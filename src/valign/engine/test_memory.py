@@ -192,6 +192,19 @@ def test_the_budget_is_the_largest_that_fits(tiny):
     assert memory_plan(scorer, trees(), 300, free=10**12).token_budget == 300
 
 
+def test_blocks_are_computed_again_where_nothing_fits_otherwise(tiny):
+    """auto: the switch is thrown only when it decides; the plan says so, and on and off are obeyed."""
+    scorer = Scorer(tiny("llama", fresh=True).model.requires_grad_(True))
+    off, on = (memory_plan(scorer, trees(), 256, free=1 << 40, checkpointing=x) for x in ("off", "on"))
+    assert on.terms["activations"] < 0.8 * off.terms["activations"]
+    room = (off.total - off.resident + on.total - on.resident) // 2
+    tight = memory_plan(scorer, trees(), 256, free=room, checkpointing="auto")
+    assert tight.recompute and tight.fits and "blocks are computed again" in tight.line().text
+    assert not memory_plan(scorer, trees(), 256, free=1 << 40, checkpointing="auto").recompute
+    refused = memory_plan(scorer, trees(), 256, free=room, checkpointing="off")
+    assert not refused.fits and not refused.recompute
+
+
 def test_a_run_that_cannot_fit_says_what_to_change(tiny):
     model = tiny(fresh=True).model.requires_grad_(True)
     plan = memory_plan(Scorer(model), trees(), 0, free=1000)

@@ -132,12 +132,16 @@ def test_random_trees_have_every_shape(branching):
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mistral"])
 @pytest.mark.parametrize("path", PATHS)
 def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, trees, family, path):
-    """E3: with the model's own checkpointing of blocks."""
+    """E3: blocks are computed again in the backward pass, and the model is afterwards what it was."""
     policy, forest = tiny(family, fresh=True), trees(3)
     plain = gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest)))
-    policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    policy.model.train()
-    assert worst(gradients(policy.model, weighted(scored(Scorer(policy.model, path=path), forest))), plain) < 1e-12
+    calls: list[int] = []
+    layer = policy.model.model.layers[0]
+    layer.self_attn.register_forward_hook(lambda *_: calls.append(1))
+    again = Scorer(policy.model, path=path, recompute=True)
+    assert worst(gradients(policy.model, weighted(scored(again, forest))), plain) < 1e-12
+    assert len(calls) == 2
+    assert not policy.model.training and not layer.training and not policy.model.is_gradient_checkpointing
 
 
 @pytest.mark.proof("E6")

@@ -137,6 +137,28 @@ def test_the_memory_plan_stands_in_the_audit_and_is_kept(tiny_policy, tmp_path):
     assert trained(tiny_policy, tmp_path / "run", "dpo").planned == 7
 
 
+@pytest.mark.proof("E3")
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
+def test_activation_checkpointing_changes_no_weight(tiny_policy, tmp_path, name):
+    """E3 through whole runs: blocks computed again end at bitwise the same policy, and the audit says that they were."""
+    told: list[str] = []
+    off = trained(tiny_policy, tmp_path / "off", name, activation_checkpointing="off")
+    on = trained(tiny_policy, tmp_path / "on", name, lambda e, f: told.append(f.get("text", "")), activation_checkpointing="on")
+    assert on.policy.model.digest == off.policy.model.digest != tiny_policy.model.digest
+    assert any("blocks are computed again" in t for t in told)
+
+
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
+def test_compile_reaches_the_blocks_that_are_trained(tiny_policy, tmp_path, monkeypatch, name):
+    """The scorer of the run asks for compiled blocks, and only when it is told to; E14 says what they compute."""
+    bodies = []
+    monkeypatch.setattr("valign.engine.scorer.compiled_blocks", lambda body: bodies.append(body) or {})
+    trained(tiny_policy, tmp_path / "off", name)
+    assert not bodies
+    trained(tiny_policy, tmp_path / "on", name, compile=True)
+    assert bodies
+
+
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_run_that_cannot_fit_is_refused_before_step_0(tiny_policy, tmp_path, monkeypatch, name):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)

@@ -91,8 +91,9 @@ class Job:
         items = prepared.items
         if world.size > 1:
             world.require_same(_content([*items, *held]), "feedback")
-        scorer = self.engine.scorer(self.model, readout=method.readout)
+        scorer = self.engine.scorer(self.model, readout=method.readout, compiled=self._compiled())
         plan = self._plan(scorer, [i.tree for i in items])
+        scorer.recompute = plan.recompute
         scorer = shared(scorer, world)
         if method.uses_reference:
             # before the loop restores anything: the reference is the policy at step 0
@@ -109,7 +110,7 @@ class Job:
         if not prompts:
             raise ValignError("there are no prompts to sample from", where="data")
         config = self.config
-        scorer = self.engine.scorer(self.model, config.temperature)
+        scorer = self.engine.scorer(self.model, config.temperature, compiled=self._compiled())
         reference = self._reference(scorer) if config.beta > 0 or self.method.uses_reference else None
         longest = max(len(ids) for ids in self.model.template.prompt_ids_many([g.prompt for g in prompts]))
         tree = from_paths("longest", [0] * longest, [[i] * config.max_new_tokens for i in range(config.group_size)])
@@ -117,6 +118,7 @@ class Job:
         narrow = torch.finfo(scorer.autocast or self.model.dtype).bits // 8
         cache = sample_bytes(self.model.model, rows, longest + config.max_new_tokens, narrow)
         plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)
+        scorer.recompute = plan.recompute
         sampler = self._sampler(prompts, reference, plan.token_budget)
         return self._train(shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
 
@@ -128,11 +130,17 @@ class Job:
                      stop_ids=self.model.template.stop_ids, audit=() if begun else [*audit(), *plan.audit],
                      on_event=self.tell, world=self.world)  # fmt: skip
 
+    def _compiled(self) -> bool:
+        if self.config.compile and self.world.sharded:
+            raise ValignError("blocks whose weights are shards are not compiled", where="compile", how="leave it off")
+        return bool(self.config.compile)
+
     def _plan(self, scorer: Scorer, trees: Sequence[Tree], *, copies: int = 0, samples: int = 0) -> Settled:
         kept = sum(p.numel() * p.element_size() for p in self.start.model.parameters())
         return settle(
             lambda: memory_plan(scorer, trees, self.config.token_budget, groups=self.config.batch_size,
-                                copies=copies + kept, samples=samples),
+                                copies=copies + kept, samples=samples,
+                                checkpointing=self.config.activation_checkpointing),
             scorer.device, self.run, self.world,
         )  # fmt: skip
 
