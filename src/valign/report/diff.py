@@ -7,14 +7,16 @@ shown and nothing is said about noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valign.errors import DataError
+from valign.evaluation.statistics import benjamini_hochberg
 from valign.report.paired import difference
 from valign.report.sections import all_results
 from valign.report.subject import Row
 
+ALPHA = 0.05  # a change is called one below it
 Kind = Literal["better", "worse", "moved", "within noise", "same", "only before", "only after"]
 
 
@@ -24,8 +26,9 @@ class Change:
 
     difference   after minus before              interval   its paired interval's JSON, None where items are
                  missing
-    kind         better or worse: the paired interval leaves 0, and the direction says which; "moved":
-                 changed, but not compared item by item
+    kind         better or worse: the paired interval leaves 0 and the adjusted p is at most .05, and the direction says
+                 which; "moved": changed, but not compared item by item
+    p, p_adjusted  of the paired comparison, raw and by Benjamini-Hochberg over all comparisons of the two files
     """
 
     subject: str
@@ -40,6 +43,8 @@ class Change:
     kind: Kind
     in_a: bool = True
     in_b: bool = True
+    p: float | None = None
+    p_adjusted: float | None = None
 
 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
@@ -53,7 +58,22 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
     if len(ids[0]) == len(ids[1]) == 1:
         name = f"{ids[0].pop()} → {ids[1].pop()}"
         before, after = ({(name, *k[1:]): r for k, r in rows.items()} for rows in (before, after))
-    return [_change(k, before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after])]
+    return _corrected([_change(k, before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after])])
+
+
+def _corrected(changes: list[Change]) -> list[Change]:
+    """Two files share dozens of metrics, and one in twenty leaves 0 by luck: what counts as changed knows of all."""
+    tested = [c for c in changes if c.p is not None]
+    found = iter(benjamini_hochberg([c.p for c in tested])) if tested else iter(())
+    out = []
+    for c in changes:
+        if c.p is None:
+            out.append(c)
+            continue
+        p = float(next(found))
+        lucky = c.kind in ("better", "worse") and p > ALPHA
+        out.append(replace(c, p_adjusted=p, kind="within noise" if lucky else c.kind))
+    return out
 
 
 def _rows(document: Mapping[str, Any], which: str) -> dict[tuple[str, str, str], Row]:
@@ -91,6 +111,7 @@ def _change(key: tuple[str, str, str], before: Row | None, after: Row | None) ->
         _kind(before, after, x, y, delta, ends, one["direction"]),
         before is not None,
         after is not None,
+        paired.get("p") if paired else None,
     )
 
 
