@@ -17,9 +17,12 @@ from valign.cli.shared import (
     GoalOption,
     Json,
     Limit,
+    MaxCost,
     MaxNewTokens,
     Model,
     Out,
+    PriceGenerated,
+    PriceRead,
     RewardOption,
     Seed,
     TrustCode,
@@ -55,6 +58,9 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=0, help="Ray actors that share the work, on this machine or a cluster; 0: this process.")
     ] = 0,
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -63,9 +69,11 @@ def evaluate(
         from valign.models.policy import Sampling
         from valign.pipeline.door import evaluate_from_names
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
+        budget = budget_of(max_cost, price_read, price_generated, out, workers=workers)
+        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget)
         with Watch(quiet=as_json) as watch:
             measured, paths = evaluate_from_names(
                 model,
@@ -105,6 +113,9 @@ def profile(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     as_json: Json = False,
 ) -> None:
     """What does MODEL value? Its profile over everyday situations, beside a target."""
@@ -112,7 +123,9 @@ def profile(
         from valign.models.policy import Sampling
         from valign.pipeline.door import profile_from_names
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
+        budget = budget_of(max_cost, price_read, price_generated, out)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
         with Watch(quiet=as_json) as watch:
             measured, paths = profile_from_names(
@@ -122,7 +135,7 @@ def profile(
                 sampling,
                 out,
                 limit=limit,
-                options=LoadOptions(device, dtype),
+                options=LoadOptions(device, dtype, budget=budget),
                 on_event=watch,
             )
         if as_json:

@@ -17,7 +17,7 @@ def plan_eval(
     metric: Annotated[str | None, typer.Option(help="The pilot's number to plan for: NAME or NAME/VARIANT.")] = None,
     difference: Annotated[float | None, typer.Option(help="The smallest difference that matters, in the metric's unit.")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Items at hand: what difference can they find?")] = None,
-    variance: Annotated[float | None, typer.Option(help="Variance over items of the true difference, instead of a pilot.")] = None,
+    variance: Annotated[float | None, typer.Option(help="Variance over items of the true difference (no pilot).")] = None,
     noise: Annotated[float | None, typer.Option(help="With it: variance of one sample, of both models together.")] = None,
     accuracy: Annotated[float | None, typer.Option(help="For shares of right answers: what both models reach about.")] = None,
     correlation: Annotated[float | None, typer.Option(help="With it: how their item scores correlate.")] = None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
 from valign.models.credentials import hidden
-from valign.models.policy import Cost, Policy, Sampling
+from valign.models.policy import Policy, Sampling
 from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
@@ -241,7 +241,7 @@ def seed_groups(specs: Sequence[MethodSpec]) -> dict[str, str]:
         same.setdefault(key, []).append(spec)
     several = [runs for runs in same.values() if len({str(s.settings.get("seed")) for s in runs}) > 1]
     names = [runs[0].name for runs in several]
-    out = {}
+    out: dict[str, str] = {}
     for runs in several:
         settings = {k: v for k, v in runs[0].settings.items() if k != "seed"}
         told = ", ".join(f"{k}={v}" for k, v in settings.items()) or runs[0].title
@@ -252,8 +252,7 @@ def seed_groups(specs: Sequence[MethodSpec]) -> dict[str, str]:
 
 def _total(training: Spent, evaluation: Spent) -> Spent:
     """The price of a method: what aligning cost, and per response what answering costs."""
-    cost = Cost(evaluation.cost.calls, evaluation.cost.tokens_read, evaluation.cost.tokens_generated,
-                training.cost.tokens_trained, 0.0)  # fmt: skip
+    cost = replace(evaluation.cost, tokens_trained=training.cost.tokens_trained, seconds=0.0)
     return Spent(
         training.seconds + evaluation.seconds,
         max(training.peak_memory_bytes, evaluation.peak_memory_bytes),

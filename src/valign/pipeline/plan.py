@@ -53,7 +53,7 @@ class Asked:
     icc: float | None = None
     win_rate: float | None = None
     votes: int | None = None
-    options: Options = Options()
+    options: Options = Options()  # noqa: RUF009 - immutable
 
 
 def plan_evaluation(asked: Asked) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
 
 def _corrected(changes: list[Change]) -> list[Change]:
     """Two files share dozens of metrics, and one in twenty leaves 0 by luck: what counts as changed knows of all."""
-    tested = [c for c in changes if c.p is not None]
-    found = iter(benjamini_hochberg([c.p for c in tested])) if tested else iter(())
+    tested = [c.p for c in changes if c.p is not None]
+    found = iter(benjamini_hochberg(tested)) if tested else iter(())
     out = []
     for c in changes:
         if c.p is None:
