@@ -78,13 +78,13 @@ def test_kill_9_at_random_moments_gives_the_identical_sorted_log(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A function that makes the same tiny local policy again and again."""
+    """A function that makes the same tiny local policy again and again; in full float32 unless told otherwise."""
     from valign.engine.local import LocalEngine
     from valign.models.policy import LocalPolicy
     from valign.models.tiny import tiny_model
 
     model = tiny_model("llama", seed=1)
-    return lambda: LocalPolicy(model, LocalEngine())
+    return lambda precision="full": LocalPolicy(model, LocalEngine(precision))
 
 
 GROUPS = [
@@ -108,17 +108,36 @@ def test_batch_order_and_cache_change_nothing_beyond_float_noise(tiny, tmp_path)
         groups = GROUPS[::order]
         scored = cached.score(groups)[::order]
         samples = cached.generate([g.prompt for g in groups], sampling, keys=[g.id for g in groups])[::order]
-        (result,) = [r for r in measure_preference(cached, None, groups) if (r.metric, r.variant) == ("preference.accuracy", "sum")]
+        results = measure_preference(cached, None, groups)
+        (result,) = [r for r in results if (r.metric, r.variant) == ("preference.accuracy", "sum")]
         numbers = np.concatenate([s.log_probs for row in scored for s in row])
         found[name] = (numbers, [[(s.ids, s.text, s.finish) for s in row] for row in samples], result)
         if name == "again":
             assert cached.cost.calls == 0, "everything was known"
     for name, (numbers, samples, result) in found.items():
         assert np.abs(numbers - found["one"][0]).max() < NOISE, name
-        assert samples == found["one"][1], name
+        assert samples == found["one"][1], name  # (bf16 products, dtype auto, may flip a draw: see docs/statistics.md)
         one = found["one"][2]
         assert (result.value, result.n, result.interval) == (one.value, one.n, one.interval), name
     assert np.array_equal(found["again"][0], found["back"][0]), "the log keeps float32 whole"
+
+
+def test_a_log_cut_anywhere_continues_to_the_same_bits(tiny, tmp_path):
+    """Also where products are rounded to bf16 and a number depends on its batch: the batches of the second run are those of
+    the first, so the sorted logs are equal as text."""
+    sampling = Sampling(n=2, max_new_tokens=6)
+
+    def run(path):
+        cached = CachedPolicy(tiny("auto"), path, chunk=5)
+        cached.score(GROUPS)
+        cached.generate([g.prompt for g in GROUPS], sampling, keys=[g.id for g in GROUPS])
+
+    run(tmp_path / "whole")
+    content, rng = (tmp_path / "whole").read_bytes(), np.random.default_rng(0)
+    for cut in rng.integers(0, len(content), 4):
+        (tmp_path / "cut").write_bytes(content[:cut])
+        run(tmp_path / "cut")
+        assert lasting(tmp_path / "cut") == lasting(tmp_path / "whole"), cut
 
 
 def test_the_price_of_an_interrupted_evaluation_is_the_whole_price(tiny, tmp_path):
