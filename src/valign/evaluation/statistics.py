@@ -104,6 +104,15 @@ def paired_t(
     return t_cluster(np.asarray(first, float) - np.asarray(second, float), clusters, weights, level=level)
 
 
+def wider(first: Estimate, second: Estimate) -> Estimate:
+    """The one with the larger interval; one without an interval gives way.
+
+    For scores with two kinds of clusters (human votes: items and annotators): each `t_cluster` sees one of them.
+    """
+    spans = [e.high - e.low if e.low is not None and e.high is not None else -1.0 for e in (first, second)]
+    return first if spans[0] >= spans[1] else second
+
+
 def wilson(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a share: the p with |p̂ - p| <= z √(p(1-p)/n)."""
     if not 0 <= successes <= n or n < 1:

@@ -47,6 +47,19 @@ def test_t_cluster_covers_with_unequal_clusters():
     assert 0.93 <= right / WORLDS <= 0.97 and wrong / WORLDS < 0.9, (right, wrong)
 
 
+def test_votes_take_the_wider_of_two_clusterings():
+    """400 worlds in which annotators differ much and items little: by items the share of votes looks far too sure."""
+    rng, hits, naive = np.random.default_rng(12), 0, 0
+    items, people = np.repeat(np.arange(50), 8), np.tile(np.arange(8), 50)
+    for _ in range(400):
+        votes = rng.normal(size=8)[people] + 0.3 * rng.normal(size=50)[items] + rng.normal(size=400)
+        by_item, by_person = (stats.t_cluster(votes, c.tolist()) for c in (items, people))
+        naive += covers(by_item, 0)
+        hits += covers(stats.wider(by_item, by_person), 0)
+    assert naive / 400 < 0.5 and hits / 400 > 0.92, (naive, hits)
+    assert stats.wider(by_item, by_item._replace(low=None, high=None)) == by_item
+
+
 def test_the_paired_interval_covers():
     """Two models of unequal skill on the same 80 items, 0/1 scores: the difference of the true rates is covered."""
     rng, n, covered = np.random.default_rng(1), 80, 0

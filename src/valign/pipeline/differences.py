@@ -37,7 +37,8 @@ def document(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError("no such file", where=str(file), how="a folder of valign evaluate, a result.json or a report.json") from error
+        how = "a folder of valign evaluate, a result.json or a report.json"
+        raise DataError("no such file", where=str(file), how=how) from error
     except ValueError as error:
         raise DataError(f"not JSON: {error}", where=str(file)) from error
     if not isinstance(content, dict):

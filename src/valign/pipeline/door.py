@@ -242,8 +242,14 @@ def comparison_recipe(
     seed: int,
     device: str,
     dtype: str,
+    seeds: int = 1,
+    margin: float | None = None,
 ) -> Recipe:
-    """The recipe of `valign compare`. Without --data the built-in dilemmas are used with the demo's goal."""
+    """The recipe of `valign compare`. Without --data the built-in dilemmas are used with the demo's goal.
+
+    seeds    trainings of each method that trains, with seeds `seed`, `seed` + 1, ...
+    margin   largest change of the primary number that does not matter
+    """
     if not methods:
         raise UsageError("no method is named", where="--method", how="for example: --method dpo --method urial")
     if not data:
@@ -265,14 +271,22 @@ def comparison_recipe(
             "model": model,
             "goal": goal,
             "data": sources,
-            "methods": [_method(m) for m in methods],
-            "evaluate": {"data": [held], "tax": TAX},
+            "methods": [run for m in methods for run in _seeded(_method(m), seed, seeds)],
+            "evaluate": {"data": [held], "tax": TAX, "margin": margin},
             "seed": seed,
             "device": device,
             "dtype": dtype,
         },
         "valign compare",
     )
+
+
+def _seeded(method: dict[str, Any], seed: int, seeds: int) -> list[dict[str, Any]]:
+    """One entry per training seed; a method that does not train, or names its seed, stays one."""
+    if seeds == 1 or "seed" in method or not method_named(method["name"]).trains:
+        return [method]
+    title = method.get("label") or method["name"]
+    return [{**method, "label": f"{title}-{seed + k}", "seed": seed + k} for k in range(seeds)]
 
 
 def _method(text: str) -> dict[str, Any]:
