@@ -20,7 +20,7 @@ HEADS = {"M": "M ↓", "V": "V ↑", "T": "T ↓", "KL": "KL"}
 MARKS = {
     "better": ("better", "green"),
     "worse": ("worse", "red"),
-    "none": ("no change", "dim"),
+    "none": ("not told apart", "dim"),
     "unknown": ("not compared", "dim"),
 }
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -82,6 +82,7 @@ def _change(difference: Mapping[str, Any] | None, own: Mapping[str, Any]) -> lis
     if own["base"]:
         return [_t("–"), _t("base", "dim")]
     word, style = MARKS[own["verdict"]["kind"]]
+    word = "no difference" if (difference or {}).get("conclusion") == "no difference" else word
     if difference is None or difference["value"] is None:
         return [_t("–"), _t(word, style)]
     unit = difference["unit"]
