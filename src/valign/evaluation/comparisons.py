@@ -29,7 +29,7 @@ def compare_all(
     statistics: Mapping[str, ItemStatistic] | None = None,
     subset: bool = False,
 ) -> list[Difference]:
-    """a minus b in every metric and variant that both have, in the order of `a`; primaries first in `a` stay in place.
+    """a minus b in every metric and variant that both have, in the order of `a`.
 
     primaries   metrics ("misalignment.M") that were planned: adjusted among themselves by Holm; all others by
                 Benjamini-Hochberg. margins and statistics by metric or "metric/variant"
