@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,23 @@ def other(tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_checkpoints_in_two_commands(valign, model, other, pairs, tmp_path, whole):
+@pytest.fixture
+def letters(lines) -> Path:
+    """Thirty pairs of equally long nonsense: random models order them at random, and not alike."""
+    rng = random.Random(0)
+    words = ["".join(rng.choice("abcdefgh") for _ in range(6)) for _ in range(60)]
+    return lines([{"prompt": f"Say {i}.", "chosen": a, "rejected": b} for i, (a, b) in enumerate(zip(words[::2], words[1::2]))])
+
+
+def test_two_checkpoints_in_two_commands(valign, model, other, letters, tmp_path, whole):
     """Every row is the paired difference of the two result files, with raw and adjusted p and the detectable size."""
     from valign.evaluation.result import compare
     from valign.evaluation.results_file import read_results
     from valign.evaluation.statistics import benjamini_hochberg
 
     a, b = tmp_path / "a", tmp_path / "b"
-    valign("evaluate", model, "--data", pairs, "--out", a)
-    done = valign("evaluate", other, "--data", pairs, "--out", b, "--against", a, "--margin", "preference.accuracy=0.9")
+    valign("evaluate", model, "--data", letters, "--out", a)
+    done = valign("evaluate", other, "--data", letters, "--out", b, "--against", a, "--margin", "preference.accuracy=0.9")
     assert "paired 95 % interval" in done.stdout
     rows = {(r["metric"], r["variant"]): r for r in json.loads((b / "differences.json").read_text())["differences"]}
     one, two = ({(r.metric, r.variant): r for r in read_results(f / "result.json")} for f in (a, b))

@@ -104,7 +104,9 @@ def _change(
     one = after or before or {}
     x, y = (r.get("value") if r else None for r in (before, after))
     delta = y - x if x is not None and y is not None else None
-    paired = difference(after, before, margin=margin) if before and after and delta else None
+    paired = difference(after, before, margin=margin) if before and after and delta is not None else None
+    if paired and delta == 0 and not paired.get("se"):
+        paired = None  # not one item moved: nothing to test
     ends = paired.get("interval") if paired else None
     if paired and paired.get("value") is not None:
         delta = paired["value"]  # over the items that both have
@@ -137,7 +139,7 @@ def _kind(
 ) -> Kind:
     if before is None or after is None:
         return "only after" if before is None else "only before"
-    if x == y:
+    if x == y and ends is None:
         return "same"
     if ends is None or delta is None or x is None or y is None:
         return "moved"
