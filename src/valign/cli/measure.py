@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from valign.cli.differ import Margin, show
 from valign.cli.progress import Watch
 from valign.cli.shared import (
     AllowPickle,
@@ -17,9 +18,12 @@ from valign.cli.shared import (
     GoalOption,
     Json,
     Limit,
+    MaxCost,
     MaxNewTokens,
     Model,
     Out,
+    PriceGenerated,
+    PriceRead,
     RewardOption,
     Seed,
     TrustCode,
@@ -45,6 +49,10 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier evaluation on the same data: also say what differs from it, paired.")
+    ] = None,
+    margin: Margin = None,
     kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
     limit: Limit = None,
     seed: Seed = 0,
@@ -55,17 +63,28 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=0, help="Ray actors that share the work, on this machine or a cluster; 0: this process.")
     ] = 0,
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Measure MODEL on data: result.json and samples.jsonl in the output folder."""
     with errors(as_json):
         from valign.models.policy import Sampling
+        from valign.pipeline import differences
         from valign.pipeline.door import evaluate_from_names
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
+        budget = budget_of(max_cost, price_read, price_generated, out, workers=workers)
+        margins = differences.margins_of(margin)
+        if margins and against is None:
+            raise UsageError("a margin belongs to a comparison", where="--margin", how="--against FOLDER")
+        if against is not None:
+            differences.document(against)  # a wrong name is found before anything is computed
+        options = LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget)
         with Watch(quiet=as_json) as watch:
             measured, paths = evaluate_from_names(
                 model,
@@ -83,13 +102,21 @@ def evaluate(
                 workers=workers,
                 on_event=watch,
             )
+        changes = differences.differences(against, out, margins) if against is not None else []
+        if against is not None:
+            paths = {**paths, "differences": differences.write_differences(changes, out)}
         if as_json:
-            print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
+            more = differences.as_json(changes) if against is not None else {}
+            print_json({**more, "schema": 1, "results": [r.to_json() for r in measured.results]})
             return
         for r in measured.results:
             if not r.metric.startswith(("value.profile.", "value.coverage.")) or r.variant == "mean":
                 say(result_line(r))
-        say(f"results: {paths['results']}\nsamples: {paths['samples']}")
+        if against is not None:
+            show(changes)
+        for name in ("results", "samples", "differences"):
+            if name in paths:
+                say(f"{name}: {paths[name]}")
 
 
 def profile(
@@ -105,6 +132,9 @@ def profile(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     as_json: Json = False,
 ) -> None:
     """What does MODEL value? Its profile over everyday situations, beside a target."""
@@ -112,7 +142,9 @@ def profile(
         from valign.models.policy import Sampling
         from valign.pipeline.door import profile_from_names
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
+        budget = budget_of(max_cost, price_read, price_generated, out)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
         with Watch(quiet=as_json) as watch:
             measured, paths = profile_from_names(
@@ -122,7 +154,7 @@ def profile(
                 sampling,
                 out,
                 limit=limit,
-                options=LoadOptions(device, dtype),
+                options=LoadOptions(device, dtype, budget=budget),
                 on_event=watch,
             )
         if as_json:

@@ -43,6 +43,11 @@ RewardOption = Annotated[
         "reward model.",
     ),
 ]
+MaxCost = Annotated[
+    float | None, typer.Option(help="An endpoint stops before it would cost more than this in all; run again to continue.")
+]
+PriceRead = Annotated[float | None, typer.Option(help="An endpoint's price per million tokens of prompt.")]
+PriceGenerated = Annotated[float | None, typer.Option(help="An endpoint's price per million tokens of answers.")]
 Model = Annotated[
     str,
     typer.Argument(

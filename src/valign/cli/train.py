@@ -199,6 +199,12 @@ def compare(
     out: Out = Path("runs/compare"),
     limit: Limit = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings of each method; they are the sample by which it is judged.")
+    ] = 1,
+    margin: Annotated[
+        float | None, typer.Option(help="Largest change of the primary number that does not matter: less is no difference.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     force: Force = False,
@@ -219,6 +225,8 @@ def compare(
             seed=seed,
             device=device,
             dtype=dtype,
+            seeds=seeds,
+            margin=margin,
         )
         began = time.perf_counter()
         with Watch(quiet=as_json) as watch:

@@ -17,6 +17,7 @@ import numpy as np
 
 from valign.data.group import Group, Prompt, Response
 from valign.evaluation.log import VERSION, RequestLog, content_key
+from valign.models.endpoint import CostCeiling
 from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored
 
 CHUNK = 32  # prompts asked for at once: a kill loses at most this many
@@ -32,6 +33,10 @@ class CachedPolicy:
         self.chunk = chunk
         self.fingerprint = fingerprint(policy)
         self._failed: dict[str, list[Sample]] = {}  # answers that are not whole: told once, asked again next time
+        self._stopped: CostCeiling | None = None
+        self._asked_here: set[str] = set()
+        self._counted: set[str] = set()
+        self._from_log = Cost()
 
     @property
     def id(self) -> str:
@@ -45,6 +50,11 @@ class CachedPolicy:
     def cost(self) -> Cost:
         """What was spent on requests that were not in the log."""
         return self.policy.cost
+
+    @property
+    def cost_from_log(self) -> Cost:
+        """What earlier runs spent on the answers that were read from the log, each counted once."""
+        return self._from_log
 
     def card(self) -> dict[str, Any]:
         return self.policy.card()
@@ -66,17 +76,20 @@ class CachedPolicy:
         """
         addresses = list(keys) if keys is not None else [str(i) for i in range(len(prompts))]
         names = [self._generation_key(p, sampling, a) for p, a in zip(prompts, addresses, strict=True)]
-        missing = _first_of_each(names, self.log)
-        done = len(prompts) - len(missing)
+        missing = self._missing(names)
+        done, before = len(prompts) - len(missing), self.policy.cost
         for rows, samples, seconds in self._generated(prompts, sampling, addresses, names, missing):
             whole = [(i, found) for i, found in zip(rows, samples, strict=True) if not any(s.failure for s in found)]
             self._failed |= {names[i]: found for i, found in zip(rows, samples) if any(s.failure for s in found)}
             self.log.append(
                 {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
-                 "samples": [_sample_json(s) for s in found]}
+                 "tokens": _tokens(self.policy.cost - before, len(rows)), "samples": [_sample_json(s) for s in found]}
                 for i, found in whole
             )  # fmt: skip
-            done += len(rows)
+            if self._stopped is not None:
+                self._failed = {}
+                raise self._stopped
+            done, before = done + len(rows), self.policy.cost
             _report(progress, done, len(prompts))
         failed, self._failed = self._failed, {}
         return [
@@ -86,8 +99,8 @@ class CachedPolicy:
     def score(self, groups: Sequence[Group], *, progress: Progress | None = None) -> list[list[Scored]]:
         """See `Policy.score`. One line per group: its responses were scored on one trunk."""
         names = [self._score_key(g) for g in groups]
-        missing = _first_of_each(names, self.log)
-        done = len(groups) - len(missing)
+        missing = self._missing(names)
+        done, before = len(groups) - len(missing), self.policy.cost
         for rows, scored, seconds in self._scored(groups, names, missing):
             self.log.append(
                 {
@@ -96,11 +109,12 @@ class CachedPolicy:
                     "kind": "loglikelihood",
                     "item": groups[i].id,
                     "seconds": seconds,
+                    "tokens": _tokens(self.policy.cost - before, len(rows)),
                     "log_probs": [[float(x) for x in s.log_probs] for s in found],
                 }
                 for i, found in zip(rows, scored, strict=True)
             )
-            done += len(rows)
+            done, before = done + len(rows), self.policy.cost
             _report(progress, done, len(groups))
         return [[Scored(np.array(row, np.float32)) for row in self.log[name]["log_probs"]] for name in names]
 
@@ -109,12 +123,29 @@ class CachedPolicy:
         missing: Sequence[int],
     ) -> Iterator[tuple[Sequence[int], list[list[Sample]], float]]:  # fmt: skip
         """Answers to the missing requests: positions, samples, seconds for each."""
-        return self._chunks(
-            missing,
-            lambda rows: self.policy.generate(
-                [prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows]
-            ),
-        )
+
+        def ask(rows: Sequence[int]) -> list[list[Sample]]:
+            try:
+                return self.policy.generate([prompts[i] for i in rows], sampling, keys=[addresses[i] for i in rows])
+            except CostCeiling as stop:
+                if stop.policy is not self.policy:  # the samples of a policy beneath are not this one's answers
+                    raise
+                self._stopped = stop
+                return list(stop.partial)
+
+        self._stopped = None
+        return self._chunks(missing, ask)
+
+    def _missing(self, names: Sequence[str]) -> list[int]:
+        """Positions of the requests to ask; what the others cost an earlier run is added to `cost_from_log`."""
+        missing = _first_of_each(names, self.log)
+        self._asked_here |= {names[i] for i in missing}
+        for name in {*names} - self._asked_here - self._counted:
+            row = self.log[name]
+            read, generated = row.get("tokens", (0, 0))
+            self._from_log += Cost(0, read, generated, 0, row.get("seconds", 0.0))
+            self._counted.add(name)
+        return missing
 
     def _scored(
         self, groups: Sequence[Group], names: Sequence[str], missing: Sequence[int]
@@ -165,6 +196,11 @@ def _first_of_each(names: Sequence[str], log: RequestLog) -> list[int]:
     """Positions of the requests to ask: those not logged, each key once."""
     first = {name: i for i, name in reversed(list(enumerate(names)))}
     return sorted(i for name, i in first.items() if name not in log)
+
+
+def _tokens(cost: Cost, rows: int) -> list[float]:
+    """[read, generated]: what one of `rows` requests that were asked together cost, on average."""
+    return [round(cost.tokens_read / rows, 3), round(cost.tokens_generated / rows, 3)]
 
 
 def _response_json(response: Response) -> list[Any]:

@@ -2,8 +2,9 @@
 shard merge and viewer at once (section 10.6).
 
 Always true here: a key names the content of a request (never its place in a batch), a request is answered
-once, a second answer must agree with the first, and a line cut by a kill is dropped when the file is opened
-again.
+once, a second answer must agree with the first, and what a kill cut is dropped when the file is opened again: the last
+line, and with it the lines that were written together with it. Requests that were answered in one batch are thus answered
+in one batch again, and the numbers are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from valign.errors import DataError, ValignError
 
 VERSION = 1
 AGREE = 1e-4  # two answers to one request may differ by this much (nats), evaluation notes 10.6
-VOLATILE = ("seconds", "engine")  # may differ between two runs of one request
+LEFT = "left"  # lines that follow this one in the same append; absent for the last
+VOLATILE = ("seconds", "engine", "tokens", LEFT)  # may differ between two runs of one request
 
 
 def canonical(record: Any) -> str:
@@ -60,9 +62,13 @@ class RequestLog:
         fresh = [dict(r) for r in rows if self._is_new(dict(r))]
         if not fresh:
             return
+        for i, row in enumerate(reversed(fresh)):
+            row.pop(LEFT, None)
+            if i:
+                row[LEFT] = i
+        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in fresh)
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            for row in fresh:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
 
@@ -90,10 +96,8 @@ class RequestLog:
             return
         content = self.path.read_bytes()
         end = content.rfind(b"\n") + 1
-        if end < len(content):  # the last line was cut by a kill: it is answered again
-            with self.path.open("rb+") as file:
-                file.truncate(end)
-        for number, line in enumerate(content[:end].splitlines(), 1):
+        rows, begun, at = [], 0, 0  # begun: where the append that is not known to be whole starts
+        for number, line in enumerate(content[:end].splitlines(keepends=True), 1):
             try:
                 row = json.loads(line)
             except ValueError as error:
@@ -101,7 +105,16 @@ class RequestLog:
                 raise DataError(
                     "not JSON; only the last line may be broken", where=where, how="start a new log"
                 ) from error
-            self._is_new(row)
+            at += len(line)
+            rows.append((at, row))
+            if not (isinstance(row, dict) and row.get(LEFT)):
+                begun = at
+        if begun < len(content):  # cut by a kill: what was written together is answered again together
+            with self.path.open("rb+") as file:
+                file.truncate(begun)
+        for place, row in rows:
+            if place <= begun:
+                self._is_new(row)
 
 
 def agree(a: Any, b: Any) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from valign.errors import ValignError, require
 from valign.evaluation import statistics as stats
+from valign.evaluation.conclusion import Conclusion, conclude, in_words, smallest_detectable
 from valign.evaluation.record import (
     Anchors,
     Cluster,
@@ -44,29 +45,57 @@ __all__ = [
 ]
 
 
+Test = Literal["mcnemar", "permutation", "bootstrap", "t", "none"]
+
+
 @dataclass(frozen=True)
 class Difference:
     """Two models on the same items.
 
     result      value = a - b with a paired interval; subject "a vs b"
-    p           exact McNemar for 0/1 scores, else a permutation of labels within clusters; None where
-                undefined
-    left_out    items that only one of the two has (subset=True)       unpaired  items unscored in either, by
-                reason
+    p           exact McNemar for 0/1 scores without clusters, a permutation of labels within clusters for other means,
+                the bootstrap's for what is no mean, Student t over training seeds; None where undefined
+    left_out    items that only one of the two has (subset=True)       unpaired  items unscored in either, by reason
+    mde         smallest difference that such a comparison finds in 80 % of cases
+    margin      largest difference that does not matter, as it was fixed before; None: none was
+    conclusion  what may be said (see `conclusion`)
+    p_adjusted  p after the correction for all comparisons of one family; adjustment names it ("" = none made)
     """
 
     result: Result
     p: float | None
-    test: Literal["mcnemar", "permutation", "none"]
+    test: Test
     left_out: int
     unpaired: int
+    mde: float | None = None
+    margin: float | None = None
+    conclusion: Conclusion = "unknown"
+    p_adjusted: float | None = None
+    adjustment: str = ""
+
+    @property
+    def words(self) -> str:
+        """The conclusion as a clause for a reader."""
+        return in_words(self.conclusion, self.margin, self.mde)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result's JSON with what is said of it."""
+        names = ("p", "test", "p_adjusted", "adjustment", "mde", "margin", "conclusion")
+        return {**self.result.to_json(), **{k: getattr(self, k) for k in names}}
 
 
-def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic | None = None) -> Difference:
+def compare(
+    a: Result,
+    b: Result,
+    subset: bool = False,
+    statistic: ItemStatistic | None = None,
+    margin: float | None = None,
+) -> Difference:
     """a minus b, item by item.
 
     subset      compare on the items that both have when the sets differ (otherwise they are refused)
     statistic   for metrics that are no mean of item scores: maps (items, (b, n) weights) to (b,) values
+    margin      largest difference that does not matter: without one "no difference" is never the conclusion
     Raises `ValignError` for different metrics, variants or directions, for different items, and for a metric
     that is no mean when no statistic is given.
     """
@@ -83,7 +112,7 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic
             how="pass its statistic",
         )
     estimate, p, test, more, method = _paired(both, statistic)
-    unscored = {"skipped": unpaired} if unpaired else {}
+    interval = interval_of(estimate, method)
     result = Result(
         metric=a.metric,
         variant=a.variant,
@@ -93,9 +122,9 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic
         unit=a.unit,
         direction=a.direction,
         n=len(both),
-        n_unscored=unscored,
+        n_unscored={"skipped": unpaired} if unpaired else {},
         se=estimate.se,
-        interval=interval_of(estimate, method),
+        interval=interval,
         cluster=Cluster(a.cluster.unit, estimate.clusters),
         items=tuple(
             replace(x, score=x.score - y.score)
@@ -105,7 +134,10 @@ def compare(a: Result, b: Result, subset: bool = False, statistic: ItemStatistic
         provenance={"a": plain(a.provenance, "a"), "b": plain(b.provenance, "b")},
         notes=(*notes, *more),
     )
-    return Difference(result, p, test, left_out, unpaired)
+    return Difference(
+        result, p, test, left_out, unpaired, mde=smallest_detectable(estimate.se), margin=margin,
+        conclusion=conclude(interval, a.direction, margin),
+    )  # fmt: skip
 
 
 def pool(results: Sequence[Result], statistic: ItemStatistic | None = None) -> Result:
@@ -207,36 +239,45 @@ def _join(a: Result, b: Result, subset: bool) -> tuple[list[tuple[Item, Item]], 
 
 def _paired(
     both: Sequence[tuple[Item, Item]], statistic: ItemStatistic | None
-) -> tuple[stats.Estimate, float | None, Literal["mcnemar", "permutation", "none"], list[str], str]:
+) -> tuple[stats.Estimate, float | None, Test, list[str], str]:
+    """(estimate, p, test, notes, method of the interval)."""
     if not both:
-        return (
-            stats.Estimate(0.0, None, None, None, 0),
-            None,
-            "none",
-            ["no item is scored in both"],
-            "paired_t",
-        )
+        nothing = stats.Estimate(0.0, None, None, None, 0)
+        return nothing, None, "none", ["no item is scored in both"], "paired_t"
     clusters = [x.cluster for x, _ in both]
     if statistic is not None:
-        first, second, chosen = [x for x, _ in both], [y for _, y in both], statistic
-        own = np.array([x.weight for x in first])
-        estimate = stats.bootstrap_cluster(
-            lambda w: chosen(first, w * own) - chosen(second, w * own), len(both), clusters
-        )
-        return estimate, None, "none", cluster_notes(estimate.clusters), "bootstrap_cluster"
+        return _resampled(both, clusters, statistic)
     a, b = (np.array([pair[k].score for pair in both], float) for k in (0, 1))
-    weights = [x.weight for x, _ in both]
+    weights = np.array([x.weight for x, _ in both])
     estimate = stats.paired_t(a, b, clusters, weights)
     notes = cluster_notes(estimate.clusters)
-    if set(np.unique([a, b])) <= {0.0, 1.0}:
-        p = stats.mcnemar(int((a > b).sum()), int((a < b).sum()))
-        if estimate.clusters < len(both):
-            notes.append("McNemar treats items as independent; the interval is clustered")
-        return estimate, p, "mcnemar", notes, "paired_t"
-    return (
-        estimate,
-        stats.permutation_p(np.array(weights) * (a - b), clusters),
-        "permutation",
-        notes,
-        "paired_t",
-    )
+    if not notes:
+        rate = stats.false_alarm_rate(a - b, clusters, weights)
+        if stats.is_too_eager(rate):
+            notes.append(f"A/A: with the two models' labels exchanged at random this interval leaves 0 in {rate:.0%} of "
+                         "cases, not 5 %: trust the p rather than the interval")  # fmt: skip
+    if set(np.unique([a, b])) <= {0.0, 1.0} and estimate.clusters == len(both) and (weights == 1).all():
+        return estimate, stats.mcnemar(int((a > b).sum()), int((a < b).sum())), "mcnemar", notes, "paired_t"
+    # items of one cluster are no independent coins: their labels change sides together
+    return estimate, stats.permutation_p(weights * (a - b), clusters), "permutation", notes, "paired_t"
+
+
+def _resampled(
+    both: Sequence[tuple[Item, Item]], clusters: Sequence[str], statistic: ItemStatistic
+) -> tuple[stats.Estimate, float | None, Test, list[str], str]:
+    """The same for a metric that is no mean: one bootstrap of clusters gives interval and p."""
+    first, second = [x for x, _ in both], [y for _, y in both]
+    own = np.array([x.weight for x in first])
+
+    def change(weights: stats.Array) -> stats.Array:
+        return statistic(first, weights * own) - statistic(second, weights * own)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(np.asarray(change(np.ones((1, len(both)))), float)[0])
+    count = len(set(clusters))
+    if count < 2:
+        return stats.Estimate(value, None, None, None, count), None, "none", cluster_notes(count), "bootstrap_cluster"
+    replicates = stats.bootstrap_replicates(change, len(both), clusters)
+    p = stats.bootstrap_p(replicates)
+    estimate = stats.of_replicates(value, replicates, count)
+    return estimate, p, "bootstrap" if p is not None else "none", cluster_notes(count), "bootstrap_cluster"

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]  # (replicates, items) weights -> (replicates,) values
 
 REPLICATES = 2000  # bootstrap draws, evaluation notes 1.2
 PERMUTATIONS = 10_000  # evaluation notes 7
+AA_DRAWS = 500  # the A/A run of evaluation notes 7
 CHUNK = 4_000_000  # weights held at once: 32 MB
 
 
@@ -103,6 +104,15 @@ def paired_t(
     return t_cluster(np.asarray(first, float) - np.asarray(second, float), clusters, weights, level=level)
 
 
+def wider(first: Estimate, second: Estimate) -> Estimate:
+    """The one with the larger interval; one without an interval gives way.
+
+    For scores with two kinds of clusters (human votes: items and annotators): each `t_cluster` sees one of them.
+    """
+    spans = [e.high - e.low if e.low is not None and e.high is not None else -1.0 for e in (first, second)]
+    return first if spans[0] >= spans[1] else second
+
+
 def wilson(successes: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a share: the p with |p̂ - p| <= z √(p(1-p)/n)."""
     if not 0 <= successes <= n or n < 1:
@@ -160,12 +170,29 @@ def bootstrap_cluster(
     count = int(cluster_index(clusters, n).max(initial=-1)) + 1
     if count < 2:
         return Estimate(value, None, None, None, count)
-    values = bootstrap_replicates(statistic, n, clusters, draws=draws, seed=seed)
-    values = values[np.isfinite(values)]
+    return of_replicates(value, bootstrap_replicates(statistic, n, clusters, draws=draws, seed=seed), count, level=level)
+
+
+def of_replicates(value: float, replicates: Array, clusters: int, *, level: float = 0.95) -> Estimate:
+    """The estimate that bootstrap replicates (draws,) of a statistic give; undefined ones are left out."""
+    values = replicates[np.isfinite(replicates)]
     if len(values) < 2:
-        return Estimate(value, None, None, None, count)
+        return Estimate(value, None, None, None, clusters)
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(value, float(values.std(ddof=1)), float(low), float(high), count)
+    return Estimate(value, float(values.std(ddof=1)), float(low), float(high), clusters)
+
+
+def bootstrap_p(replicates: Array) -> float | None:
+    """Two-sided p of "the difference is 0": twice the smaller share of replicates on the other side of 0.
+
+    (1 + min(#{d <= 0}, #{d >= 0})) / (1 + draws), doubled, at most 1: the percentile interval of level 1 - p just
+    reaches 0. None without two defined replicates.
+    """
+    values = replicates[np.isfinite(replicates)]
+    if len(values) < 2:
+        return None
+    tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    return min(1.0, 2 * (1 + tail) / (1 + len(values)))
 
 
 def mean_statistic(scores: ArrayLike) -> Statistic:
@@ -207,6 +234,47 @@ def permutation_p(
         signs = rng.integers(0, 2, size=(min(step, draws - start), len(sums))) * 2.0 - 1
         hits += int((np.abs(signs @ sums) >= observed - 1e-12).sum())
     return (1 + hits) / (1 + draws)
+
+
+def false_alarm_rate(
+    differences: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    weights: ArrayLike | None = None,
+    *,
+    draws: int = AA_DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> float:
+    """How often `t_cluster` would leave 0 on these very items if the two models were one (an A/A run).
+
+    The labels of the two models are exchanged at random in whole clusters, as often as `draws` says: then 0 is the truth,
+    and the share of intervals without it should be 1 - level. A few clusters that carry the whole sum make it larger.
+    """
+    d = np.asarray(differences, float)
+    w = np.ones(len(d)) if weights is None else np.asarray(weights, float)
+    index = cluster_index(clusters, len(d))
+    sums, masses = np.bincount(index, weights=w * d), np.bincount(index, weights=w)
+    count, total = len(sums), float(w.sum())
+    if count < 2:
+        raise ValueError("an A/A run needs two clusters")
+    signed = (np.random.default_rng(seed).integers(0, 2, size=(draws, count)) * 2.0 - 1) * sums
+    mean = signed.sum(1) / total
+    residual = signed - mean[:, None] * masses
+    se = np.sqrt(count / (count - 1) * (residual**2).sum(1)) / total
+    return float((np.abs(mean) > float(stdtrit(count - 1, 0.5 + level / 2)) * se + 1e-12).mean())
+
+
+def is_too_eager(rate: float, *, draws: int = AA_DRAWS, level: float = 0.95) -> bool:
+    """Whether an A/A rate exceeds 1 - level by more than two standard errors of the simulation."""
+    alpha = 1 - level
+    return rate > alpha + 2 * math.sqrt(alpha * level / draws)
+
+
+def t_p(value: float, se: float, degrees: int) -> float:
+    """Two-sided p of Student's t = value / se."""
+    if se == 0:
+        return 1.0 if value == 0 else 0.0
+    return float(2 * stdtr(degrees, -abs(value) / se))
 
 
 def unpaired_se(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:

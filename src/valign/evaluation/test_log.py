@@ -10,7 +10,7 @@ import pytest
 from valign.data.group import Group, Response, user
 from valign.errors import DataError, ValignError
 from valign.evaluation.cached import CachedPolicy, fingerprint
-from valign.evaluation.log import RequestLog, agree, canonical, content_key
+from valign.evaluation.log import VOLATILE, RequestLog, agree, canonical, content_key
 from valign.models.policy import Sampling
 
 
@@ -33,7 +33,8 @@ def test_a_line_cut_by_a_kill_is_answered_again(tmp_path):
     """Every place of the last line: what was whole stays, what was cut is gone, and the file goes on."""
     path = tmp_path / "log.jsonl"
     log = RequestLog(path)
-    log.append([line("a", -1.0), line("b", -2.0)])
+    log.append([line("a", -1.0)])
+    log.append([line("b", -2.0)])
     content = path.read_bytes()
     first = content.index(b"\n") + 1
     for cut in range(first, len(content)):
@@ -42,6 +43,25 @@ def test_a_line_cut_by_a_kill_is_answered_again(tmp_path):
         assert set(reopened.rows) == {"a"} and path.read_bytes() == content[:first]
         reopened.append([line("b", -2.0)])
         assert path.read_bytes() == content
+
+
+def test_lines_that_were_written_together_stand_or_fall_together(tmp_path):
+    """A batch that a kill cut is answered again as the batch it was: its numbers depend on who was in it."""
+    path = tmp_path / "log.jsonl"
+    log = RequestLog(path)
+    log.append([line("a", -1.0), line("b", -2.0)])
+    first = len(path.read_bytes())
+    log.append([line("c", -1.0), line("d", -2.0), line("e", -3.0)])
+    content = path.read_bytes()
+    for cut in range(first, len(content)):
+        path.write_bytes(content[:cut])
+        assert set(RequestLog(path).rows) == {"a", "b"} and path.read_bytes() == content[:first]
+    path.write_bytes(content)
+    again = RequestLog(path)
+    assert len(again) == 5 and path.read_bytes() == content
+    whole = RequestLog(tmp_path / "merged")
+    whole.merge(path)
+    assert len(RequestLog(tmp_path / "merged")) == 5
 
 
 def test_a_broken_line_inside_is_no_kill(tmp_path):
@@ -98,7 +118,7 @@ def words(prompt, response):
 
 def lasting(path):
     rows = (json.loads(x) for x in path.read_text().splitlines())
-    return sorted(json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in rows)
+    return sorted(json.dumps({k: v for k, v in r.items() if k not in VOLATILE}) for r in rows)
 
 
 @pytest.mark.parametrize("survives", [0, 1, 3])

@@ -116,13 +116,20 @@ class Scored:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent: calls of the policy, tokens by what was done to them, seconds of wall clock."""
+    """What was spent: calls of the policy, tokens by what was done to them, seconds of wall clock.
+
+    retries   requests of an endpoint that were sent again      unanswered   those that stayed without an answer
+    money     by the prices that the user gave; 0 where none were
+    """
 
     calls: int = 0
     tokens_read: int = 0
     tokens_generated: int = 0
     tokens_trained: int = 0
     seconds: float = 0.0
+    retries: int = 0
+    unanswered: int = 0
+    money: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})

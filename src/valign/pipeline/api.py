@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from valign.data.group import Group
 from valign.engine.run import write_whole
 from valign.errors import ValignError
-from valign.evaluation.result import Result
+from valign.evaluation.comparisons import adjusted
+from valign.evaluation.result import Difference, Result, compare, is_mean
 from valign.goals.base import Goal
 from valign.methods.target import Target
 from valign.models.policy import LocalPolicy, Policy, Sampling
@@ -181,6 +182,24 @@ class Evaluation:
             p.id: next((r.value for r in m.results if r.metric == metric), None)
             for p, m in zip(self.policies, self.measured)
         }
+
+    def differences(
+        self, *, primaries: Sequence[str] = ("misalignment.M",), margins: Mapping[str, float] | None = None
+    ) -> list[Difference]:
+        """Every later policy minus the first, paired item by item, in all metrics that both have as means of items.
+
+        The primaries of all policies are one family (Holm), all other comparisons another (Benjamini-Hochberg).
+        margins   {metric: largest difference that does not matter}
+        """
+        first, *others = self.measured
+        table = {(r.metric, r.variant): r for r in first.results}
+        found = []
+        for r in (r for m in others for r in m.results):
+            base = table.get((r.metric, r.variant))
+            if base is not None and r.items and base.items and is_mean(r) and is_mean(base):
+                found.append(compare(r, base, subset=True, margin=(margins or {}).get(r.metric)))
+        planned = adjusted([d for d in found if d.result.metric in primaries], "holm")
+        return [*planned, *adjusted([d for d in found if d.result.metric not in primaries], "benjamini_hochberg")]
 
     def report(self, path: str | Path) -> Path:
         """Write report.html (or the name given) with its JSON beside it; the first policy is the base."""

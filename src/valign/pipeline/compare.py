@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
 from valign.models.credentials import hidden
-from valign.models.policy import Cost, Policy, Sampling
+from valign.models.policy import Policy, Sampling
 from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
@@ -53,6 +53,7 @@ class Subject:
     method: Method | None = None
     folder: Path | None = None
     labels: int = 0
+    group: str = ""
 
 
 @dataclass
@@ -150,6 +151,7 @@ class _Run:
         )
         subject = self._measure(spec.title, aligned.policy, self.base, aligned.cost)
         subject.aligned, subject.method, subject.folder = aligned, chosen, folder
+        subject.group = seed_groups(self.recipe.all_methods).get(spec.title, "")
         subject.labels = len(groups) if chosen.feedback in ("pairs", "demonstrations") else 0
         return subject
 
@@ -185,6 +187,7 @@ class _Run:
             [self._subject(s, base) for s in subjects],
             goal=goal,
             primary="order",
+            margin=self.recipe.evaluate.margin,
             ledger=[{**data_card(d), "n": len(d), "use": use} for use, d in self.sets],
             provenance=provenance(
                 self.base, goal=goal.get("id"), recipe=hidden(self.recipe.model_dump()), seed=self.recipe.seed
@@ -216,6 +219,7 @@ class _Run:
             profile=profile_of(s.measured, self.goal),
             seeds=1 if s.method is not None and s.method.trains else 0,
             labels=s.labels or None,
+            group=s.group,
             base=s is base,
             notes=notes,
         )
@@ -224,10 +228,31 @@ class _Run:
         self.tell("phase", {"name": name, "index": index, "count": count})
 
 
+def seed_groups(specs: Sequence[MethodSpec]) -> dict[str, str]:
+    """{title: name of the method} for runs that differ in nothing but their training seed; others are left out.
+
+    The name is the method's, with the settings that tell it from another group of the same method.
+    """
+    same: dict[str, list[MethodSpec]] = {}
+    for spec in specs:
+        settings = {k: v for k, v in spec.settings.items() if k != "seed"}
+        data = [s.model_dump() for s in spec.data] if spec.data is not None else None
+        key = json.dumps([spec.name, settings, data], sort_keys=True, default=str)
+        same.setdefault(key, []).append(spec)
+    several = [runs for runs in same.values() if len({str(s.settings.get("seed")) for s in runs}) > 1]
+    names = [runs[0].name for runs in several]
+    out: dict[str, str] = {}
+    for runs in several:
+        settings = {k: v for k, v in runs[0].settings.items() if k != "seed"}
+        told = ", ".join(f"{k}={v}" for k, v in settings.items()) or runs[0].title
+        name = runs[0].name if names.count(runs[0].name) == 1 else f"{runs[0].name} ({told})"
+        out |= {s.title: name for s in runs}
+    return out
+
+
 def _total(training: Spent, evaluation: Spent) -> Spent:
     """The price of a method: what aligning cost, and per response what answering costs."""
-    cost = Cost(evaluation.cost.calls, evaluation.cost.tokens_read, evaluation.cost.tokens_generated,
-                training.cost.tokens_trained, 0.0)  # fmt: skip
+    cost = replace(evaluation.cost, tokens_trained=training.cost.tokens_trained, seconds=0.0)
     return Spent(
         training.seconds + evaluation.seconds,
         max(training.peak_memory_bytes, evaluation.peak_memory_bytes),

@@ -33,6 +33,7 @@ from valign.pipeline.evaluate import (
 from valign.pipeline.goals import make_goal
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
+from valign.pipeline.spending import accounted, check_priced
 from valign.rewards.reward_model import is_reward_folder
 
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -113,6 +114,7 @@ def evaluate_from_names(
     """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on.
 
     workers   Ray actors that share the requests; 0: this process answers them
+    options   its budget holds for the model and what it stands on; at its ceiling the evaluation stops and can go on
     A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
     """
     tell = on_event or _nobody
@@ -129,6 +131,7 @@ def evaluate_from_names(
         policy = logged(partial(_policy_named, model, options, goal, reward), "requests.jsonl")
         if reference:
             tell("loading", {"name": reference})
+        check_priced(policy, options.budget if options is not None else None)
         base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
         plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
         if base is not None and not has_likelihood(base):
@@ -183,14 +186,18 @@ def profile_from_names(
     tell = on_event or _nobody
     split = "test" if data == "builtin:dilemmas" else None
     groups, _ = read_sources([source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell)
+    budget = options.budget if options is not None else None
     if out is None:
-        return _profile(load_policy(model, options), groups, made, sampling, tell), {}
+        alone = load_policy(model, options)
+        check_priced(alone, budget)
+        return _profile(alone, groups, made, sampling, tell), {}
     from valign.evaluation.cached import CachedPolicy
     from valign.pipeline.reports import one_model
 
     with RunFolder(out):
         tell("loading", {"name": model})
         policy = load_policy(model, options)
+        check_priced(policy, budget)
         cached: Any = CachedPolicy(policy, out / "requests.jsonl")
         measured = _profile(cached, groups, made, sampling, tell)
         paths = dict(write_evaluation(out, measured))
@@ -199,7 +206,8 @@ def profile_from_names(
 
 def _profile(policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen) -> Measured:
     measured = Measured()
-    judge(policy, Plan(groups, goal, sampling=sampling), groups, measured, progress_of(tell))
+    with accounted(measured.results, (policy,)):
+        judge(policy, Plan(groups, goal, sampling=sampling), groups, measured, progress_of(tell))
     return measured
 
 
@@ -234,8 +242,14 @@ def comparison_recipe(
     seed: int,
     device: str,
     dtype: str,
+    seeds: int = 1,
+    margin: float | None = None,
 ) -> Recipe:
-    """The recipe of `valign compare`. Without --data the built-in dilemmas are used with the demo's goal."""
+    """The recipe of `valign compare`. Without --data the built-in dilemmas are used with the demo's goal.
+
+    seeds    trainings of each method that trains, with seeds `seed`, `seed` + 1, ...
+    margin   largest change of the primary number that does not matter
+    """
     if not methods:
         raise UsageError("no method is named", where="--method", how="for example: --method dpo --method urial")
     if not data:
@@ -257,14 +271,22 @@ def comparison_recipe(
             "model": model,
             "goal": goal,
             "data": sources,
-            "methods": [_method(m) for m in methods],
-            "evaluate": {"data": [held], "tax": TAX},
+            "methods": [run for m in methods for run in _seeded(_method(m), seed, seeds)],
+            "evaluate": {"data": [held], "tax": TAX, "margin": margin},
             "seed": seed,
             "device": device,
             "dtype": dtype,
         },
         "valign compare",
     )
+
+
+def _seeded(method: dict[str, Any], seed: int, seeds: int) -> list[dict[str, Any]]:
+    """One entry per training seed; a method that does not train, or names its seed, stays one."""
+    if seeds == 1 or "seed" in method or not method_named(method["name"]).trains:
+        return [method]
+    title = method.get("label") or method["name"]
+    return [{**method, "label": f"{title}-{seed + k}", "seed": seed + k} for k in range(seeds)]
 
 
 def _method(text: str) -> dict[str, Any]:

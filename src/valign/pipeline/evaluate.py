@@ -19,6 +19,7 @@ from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal
 from valign.models.credentials import hide
 from valign.models.policy import Policy, Progress, Sampling, has_likelihood
+from valign.pipeline.spending import accounted
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
 RESULT, SAMPLES = "result.json", "samples.jsonl"
@@ -61,6 +62,24 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     """
     out, say = Measured(), say or (lambda phase: None)
     plan, reference = _within_reach(policy, reference, plan, out)
+    for part in (_given, _answers, _distance, _tasks):
+        with accounted(out.results, (policy, reference)):
+            part(policy, reference, plan, out, say)
+    if not out.results:
+        raise ValignError(
+            "nothing can be measured on these groups",
+            where="data",
+            how=[
+                *out.notes,
+                "comparisons, labels or choices are needed, or a goal that scores responses (--goal)",
+                "`valign data inspect FILE` shows what the file holds",
+            ],
+        )
+    return out
+
+
+def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
+    """What the policy makes of responses and choices that the data hold."""
     ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
     pairs, same = compared(ranked)
     if same:
@@ -81,28 +100,32 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     choices = [g for g in plan.groups if g.choices]
     if choices and has_likelihood(policy):
         out.results += _choices(policy, choices, say)
-    prompts = [g for g in plan.groups if not g.choices and g.prompt]
-    if prompts and plan.goal is not None and _can_score(plan.goal):
+
+
+def _prompts(plan: Plan) -> list[Group]:
+    return [g for g in plan.groups if not g.choices and g.prompt]
+
+
+def _answers(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
+    """The policy's own answers, as the goal judges them."""
+    if (prompts := _prompts(plan)) and plan.goal is not None and _can_score(plan.goal):
         judge(policy, plan, prompts, out, say)
-    if prompts and reference is not None and plan.kl_prompts:
+
+
+def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
+    """KL to the reference."""
+    if (prompts := _prompts(plan)) and reference is not None and plan.kl_prompts:
         out.results += _kl(policy, reference, prompts[: plan.kl_prompts], plan, say)
+
+
+def _tasks(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
+    """Tasks with checks."""
     tasks = [*plan.tax, *(g for g in plan.groups if "checks" in g.meta)]
     if tasks:
         from valign.rewards.rules import check
 
         greedy = Sampling(temperature=0, max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
         out.results += measure.measure_instructions(policy, tasks, check, greedy, progress=say("instructions"))
-    if not out.results:
-        raise ValignError(
-            "nothing can be measured on these groups",
-            where="data",
-            how=[
-                *out.notes,
-                "comparisons, labels or choices are needed, or a goal that scores responses (--goal)",
-                "`valign data inspect FILE` shows what the file holds",
-            ],
-        )
-    return out
 
 
 def _within_reach(

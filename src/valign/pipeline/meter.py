@@ -22,12 +22,14 @@ class Spent:
     cost: Cost = Cost()  # noqa: RUF009 - frozen
 
     def to_json(self) -> dict[str, float]:
+        """JSON; what only endpoints have (requests sent again, given up, money) stands there where it is not 0."""
         return {
             "seconds": round(self.seconds, 3),
             "tokens_read": self.cost.tokens_read,
             "tokens_generated": self.cost.tokens_generated,
             "tokens_trained": self.cost.tokens_trained,
             "peak_memory_bytes": self.peak_memory_bytes,
+            **{k: v for k in ("retries", "unanswered", "money") if (v := round(getattr(self.cost, k), 9))},
         }
 
     def __add__(self, other: Spent) -> Spent:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from valign.errors import ModelError
 from valign.goals.base import Goal
 from valign.models.policy import Policy
+
+if TYPE_CHECKING:
+    from valign.models.endpoint import Budget
 
 MANIFEST = "policy.json"
 
@@ -21,12 +24,14 @@ class LoadOptions:
     dtype   number format of the weights; "auto" here means float32 weights, multiplied in bf16 where the
             device does so natively: policies that are compared share one number format, and trained ones
             keep what they learned
+    budget  what endpoints may spend, all of them together
     """
 
     device: str = "auto"
     dtype: str = "auto"
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    budget: Budget | None = None
 
 
 def load_policy(
@@ -44,10 +49,10 @@ def load_policy(
 
     options = options or LoadOptions()
     if is_endpoint(name):
-        return EndpointPolicy.named(str(name))
+        return EndpointPolicy.named(str(name), options.budget)
     manifest = _manifest(Path(name))
     if manifest is not None and manifest.get("kind") == "endpoint":
-        return EndpointPolicy.named(str(manifest.get("base")))
+        return EndpointPolicy.named(str(manifest.get("base")), options.budget)
     if manifest is not None and manifest.get("kind") in ("context", "decoding"):
         return _wrapped(Path(name), manifest, options, goal, reward)
     if manifest is None and (Path(name) / "run" / "request.json").exists():

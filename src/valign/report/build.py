@@ -9,11 +9,12 @@ from typing import Any
 
 from valign.errors import require
 from valign.evaluation.result import Result
-from valign.report import sections, values
+from valign.evaluation.seeds import MIN_SEEDS
+from valign.report import sections, seeds, values
 from valign.report.paired import adjust, difference, dominated, verdict
 from valign.report.roles import Role, assign, is_baseline, primary_role
 from valign.report.subject import Row, SubjectReport, as_json, card
-from valign.report.words import MIN_SEEDS, best_of, goal_name, headline, verdict_text
+from valign.report.words import best_of, goal_name, headline, verdict_text
 
 __all__ = ["SubjectReport", "method_report"]
 SCHEMA = 1
@@ -27,6 +28,7 @@ class Facts:
     baselines    Results of chance, silence, length ..., that came with the subjects'
     differences  {subject: primary minus the base's}         rivals  {subject: the best's primary minus this
                  one's}
+    methods      differences to the base over training seeds, of methods with several runs
     """
 
     subjects: Sequence[SubjectReport]
@@ -41,6 +43,7 @@ class Facts:
     differences: Mapping[str, Row | None]
     rivals: Mapping[str, Row | None]
     axes: Sequence[str]
+    methods: Sequence[Row] = ()
 
 
 def method_report(
@@ -54,6 +57,7 @@ def method_report(
     frontier: Mapping[str, Any] | None = None,
     baselines: Sequence[Result | Mapping[str, Any]] = (),
     statistics: Mapping[str, Any] | None = None,
+    margin: float | None = None,
     title: str = "",
     created: str = "",
 ) -> Row:
@@ -67,11 +71,13 @@ def method_report(
     baselines   Results of chance, length, majority ..., shown beside the models; subject "baseline:<name>"
     statistics  {"metric/variant": statistic} for `evaluation.compare` of primaries that are no mean of their
                 items
+    margin      largest change of the primary that does not matter, fixed before the run; None: none is, and "no
+                difference" is never said
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
-    facts = _facts(subjects, goal, primary, statistics or {})
+    facts = _facts(subjects, goal, primary, statistics or {}, margin)
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
     said = headline(
         kind,
@@ -87,6 +93,7 @@ def method_report(
             "answers": {k: v["V"] for k, v in facts.roles.items() if "V" in v},
         },
     )
+    said["more"] += [seeds.sentence(row, facts.role) for row in facts.methods]
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
     report = {
         "schema": SCHEMA,
@@ -116,8 +123,9 @@ def method_report(
 
 
 def _facts(
-    subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str, statistics: Mapping[str, Any]
-) -> Facts:
+    subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str, statistics: Mapping[str, Any],
+    margin: float | None,
+) -> Facts:  # fmt: skip
     role = primary_role(primary)
     require(len(subjects) > 0, "subjects", 0, "at least one policy")
     ids = [s.id for s in subjects]
@@ -139,9 +147,15 @@ def _facts(
     roles = assign(results, goal.get("level"))
     given = {s.id: [as_json(r) for r in s.differences] for s in subjects}
     differences = (
-        {i: _pair(i, base, role, roles, given[i], statistics) for i in ids if i != base} if base else {}
+        {i: _pair(i, base, role, roles, given[i], statistics, margin) for i in ids if i != base} if base else {}
     )
     adjust(list(differences.values()))
+    start = roles[base].get(role.id) if base else None
+    statistic = statistics.get(f"{start['metric']}/{start['variant']}") if start else None
+    methods = seeds.pooled(subjects, roles, role, base, statistic, margin)
+    if methods:  # the planned comparisons are those of methods: a run among seeds is no comparison of its own
+        among = {run for row in methods for run in row["runs"]}
+        adjust([*methods, *(row for i, row in differences.items() if i not in among)])
     for c in cards:
         if base and not c["base"]:
             row = differences[c["id"]]
@@ -150,7 +164,7 @@ def _facts(
     best = best_of([c for c in cards if not c["base"]], role, differences) if base else None
     top = best["id"] if best else None
     rivals = (
-        {i: _pair(top, i, role, roles, given[top], statistics) for i in ids if i not in (base, top)}
+        {i: _pair(top, i, role, roles, given[top], statistics, margin) for i in ids if i not in (base, top)}
         if top
         else {}
     )
@@ -168,6 +182,7 @@ def _facts(
         differences,
         rivals,
         axes,
+        methods,
     )
 
 
@@ -178,13 +193,14 @@ def _pair(
     roles: Mapping[str, dict[str, Row]],
     given: Sequence[Row],
     statistics: Mapping[str, Any],
+    margin: float | None = None,
 ) -> Row | None:
     if one is None or other is None:
         return None
     a, b = roles[one].get(role.id), roles[other].get(role.id)
     if a is None or b is None:
         return None
-    return difference(a, b, given, statistics.get(f"{a['metric']}/{a['variant']}"))
+    return difference(a, b, given, statistics.get(f"{a['metric']}/{a['variant']}"), margin)
 
 
 def _mark_dominated(
@@ -219,7 +235,7 @@ def _mark_dominated(
 def _warnings(facts: Facts) -> list[str]:
     """What a reader must know before the numbers."""
     out = []
-    few = [s.name for s in facts.subjects if 0 < s.seeds < MIN_SEEDS]
+    few = seeds.few_seeds(facts.subjects)
     if len(facts.subjects) > 2 and few:
         out.append(
             f"Fewer than {MIN_SEEDS} training seeds ({', '.join(few)}): "

@@ -7,15 +7,17 @@ shown and nothing is said about noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valign.errors import DataError
+from valign.evaluation.statistics import benjamini_hochberg
 from valign.report.paired import difference
 from valign.report.sections import all_results
 from valign.report.subject import Row
 
-Kind = Literal["better", "worse", "moved", "within noise", "same", "only before", "only after"]
+ALPHA = 0.05  # a change is called one below it
+Kind = Literal["better", "worse", "moved", "within noise", "no difference", "same", "only before", "only after"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Change:
 
     difference   after minus before              interval   its paired interval's JSON, None where items are
                  missing
-    kind         better or worse: the paired interval leaves 0, and the direction says which; "moved":
-                 changed, but not compared item by item
+    kind         better or worse: the paired interval leaves 0 and the adjusted p is at most .05, and the direction says
+                 which; "no difference": the interval lies inside the margin; "moved": changed, but not compared item by item
+    p, p_adjusted  of the paired comparison, raw and by Benjamini-Hochberg over all comparisons of the two files
+    mde          smallest difference that such a comparison finds in 4 of 5 cases
     """
 
     subject: str
@@ -40,11 +44,17 @@ class Change:
     kind: Kind
     in_a: bool = True
     in_b: bool = True
+    p: float | None = None
+    p_adjusted: float | None = None
+    mde: float | None = None
 
 
-def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
+def diff(
+    a: Mapping[str, Any], b: Mapping[str, Any], margins: Mapping[str, float] | None = None
+) -> list[Change]:
     """Changes from `a` to `b`: two report JSONs, two result.json documents, or one of each.
 
+    margins   {metric: largest difference that does not matter}
     Policies are matched by id; where each file has one policy only, these two are. Raises `DataError` for
     other JSON.
     """
@@ -53,7 +63,23 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
     if len(ids[0]) == len(ids[1]) == 1:
         name = f"{ids[0].pop()} → {ids[1].pop()}"
         before, after = ({(name, *k[1:]): r for k, r in rows.items()} for rows in (before, after))
-    return [_change(k, before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after])]
+    limits = margins or {}
+    return _corrected([_change(k, before.get(k), after.get(k), limits.get(k[1])) for k in dict.fromkeys([*before, *after])])
+
+
+def _corrected(changes: list[Change]) -> list[Change]:
+    """Two files share dozens of metrics, and one in twenty leaves 0 by luck: what counts as changed knows of all."""
+    tested = [c.p for c in changes if c.p is not None]
+    found = iter(benjamini_hochberg(tested)) if tested else iter(())
+    out = []
+    for c in changes:
+        if c.p is None:
+            out.append(c)
+            continue
+        p = float(next(found))
+        lucky = c.kind in ("better", "worse") and p > ALPHA
+        out.append(replace(c, p_adjusted=p, kind="within noise" if lucky else c.kind))
+    return out
 
 
 def _rows(document: Mapping[str, Any], which: str) -> dict[tuple[str, str, str], Row]:
@@ -72,14 +98,20 @@ def _rows(document: Mapping[str, Any], which: str) -> dict[tuple[str, str, str],
     }
 
 
-def _change(key: tuple[str, str, str], before: Row | None, after: Row | None) -> Change:
+def _change(
+    key: tuple[str, str, str], before: Row | None, after: Row | None, margin: float | None = None
+) -> Change:
     one = after or before or {}
     x, y = (r.get("value") if r else None for r in (before, after))
     delta = y - x if x is not None and y is not None else None
-    paired = difference(after, before) if before and after and delta else None
+    paired = difference(after, before, margin=margin) if before and after and delta is not None else None
+    if paired and delta == 0 and not paired.get("se"):
+        paired = None  # not one item moved: nothing to test
     ends = paired.get("interval") if paired else None
     if paired and paired.get("value") is not None:
         delta = paired["value"]  # over the items that both have
+    kind = _kind(before, after, x, y, delta, ends, one["direction"])
+    inside = paired is not None and paired["conclusion"] == "no difference"
     return Change(
         *key,
         one["unit"],
@@ -88,9 +120,11 @@ def _change(key: tuple[str, str, str], before: Row | None, after: Row | None) ->
         y,
         delta,
         ends,
-        _kind(before, after, x, y, delta, ends, one["direction"]),
+        "no difference" if inside else kind,
         before is not None,
         after is not None,
+        paired.get("p") if paired else None,
+        mde=paired.get("mde") if paired else None,
     )
 
 
@@ -105,7 +139,7 @@ def _kind(
 ) -> Kind:
     if before is None or after is None:
         return "only after" if before is None else "only before"
-    if x == y:
+    if x == y and ends is None:
         return "same"
     if ends is None or delta is None or x is None or y is None:
         return "moved"

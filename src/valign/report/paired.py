@@ -9,18 +9,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valign.errors import ValignError
-from valign.evaluation.result import Result, compare
-from valign.evaluation.statistics import detectable, holm
+from valign.evaluation.conclusion import conclude, smallest_detectable
+from valign.evaluation.result import Interval, Result, compare
+from valign.evaluation.statistics import holm
 from valign.report.roles import Role
 from valign.report.subject import Row
 
 
-def difference(a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None) -> Row | None:
-    """a minus b as JSON: a Result with "p", "test", "flips" and "mde"; None where nothing pairs them.
+def difference(
+    a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None, margin: float | None = None
+) -> Row | None:
+    """a minus b as JSON: a Result with "p", "test", "flips", "mde", "margin" and "conclusion"; None where nothing pairs
+    them.
+
 
     given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything
             is computed
     statistic  see `evaluation.compare`; for metrics that are no mean of their items
+    margin  largest difference that does not matter; conclusion: what may be said (see `evaluation.conclusion`)
     flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
     """
     wanted = (a["metric"], a["variant"], f"{a['subject']} vs {b['subject']}")
@@ -36,7 +42,9 @@ def difference(a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None)
         "test": "none",
         "p_adjusted": None,
         **row,
-        "mde": detectable(1, se * se) if se is not None else None,
+        "mde": smallest_detectable(se),
+        "margin": margin,
+        "conclusion": conclude(Interval(**ends) if (ends := row.get("interval")) else None, row["direction"], margin),
         "flips": {
             "up": sum(s > 0 for s in scores),
             "down": sum(s < 0 for s in scores),
@@ -70,11 +78,11 @@ def adjust(rows: Sequence[Row | None]) -> None:
 
 
 def verdict(row: Mapping[str, Any] | None, role: Role) -> str:
-    """better, worse, none (the paired interval covers 0) or unknown (no paired interval)."""
+    """better, worse, none (the paired interval covers 0, or lies inside the margin) or unknown (no paired interval)."""
     ends = (row or {}).get("interval")
     if row is None or not ends or row.get("value") is None:
         return "unknown"
-    if ends["low"] <= 0 <= ends["high"]:
+    if ends["low"] <= 0 <= ends["high"] or row.get("conclusion") == "no difference":
         return "none"
     return "better" if (row["value"] < 0) == (role.better == "down") else "worse"
 

@@ -158,7 +158,8 @@ def _table(facts: Facts) -> Row:
 def _difference(row: Row | None) -> Row | None:
     if row is None:
         return None
-    names = ("value", "unit", "interval", "n", "p", "p_adjusted", "test", "mde", "flips", "notes", "cluster")
+    names = ("value", "unit", "interval", "n", "p", "p_adjusted", "test", "mde", "flips", "notes", "cluster",
+             "margin", "conclusion")  # fmt: skip
     return {k: row.get(k) for k in names}
 
 
@@ -200,6 +201,7 @@ def _forest(facts: Facts) -> Row | None:
         "better": facts.role.better,
         "base": facts.base,
         "rows": rows,
+        "methods": list(facts.methods),
     }
     return {"id": "changes", "type": "forest", "data": data} if rows else None
 

@@ -35,6 +35,7 @@ class SubjectReport:
     profile      {"values": {dimension: v}, "low": {...}, "high": {...}, "n": count}, each v in [-1, 1]
     seeds        training seeds the results rest on; 0 = nothing was trained     labels   human or judge
                  labels used
+    group        name that the runs of one method share when only their training seed differs; "" = a method of its own
     base         whether this is the policy that the others started from
     """
 
@@ -50,6 +51,7 @@ class SubjectReport:
     differences: Sequence[Result | Mapping[str, Any]] = ()
     profile: Mapping[str, Any] | None = None
     seeds: int = 0
+    group: str = ""
     labels: int | None = None
     base: bool = False
     notes: Sequence[str] = ()
@@ -84,6 +86,7 @@ def card(subject: SubjectReport, index: int) -> Row:
         "family": subject.family,
         "feedback": subject.feedback,
         "seeds": subject.seeds,
+        "group": subject.group,
         "labels": subject.labels,
         "policy": dict(subject.policy),
         "notes": list(subject.notes),

@@ -96,7 +96,7 @@ def test_terminal_table(seven: dict[str, Any]):
     for s in seven["subjects"]:
         assert s["label"] in text
     assert "−0.135" in text or "−0.1" in text
-    assert "no change" in text and "worse" in text and "unscored" not in text
+    assert "not told apart" in text and "worse" in text and "unscored" not in text
     empty = method_report([SubjectReport(policy={"id": "[red]a[/red]\x1b[2J"})], goal={"id": "g"})
     assert "[red]a[/red]⟨U+001B⟩[2J" in rendered(methods_table(empty))
 

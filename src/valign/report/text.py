@@ -20,7 +20,7 @@ HEADS = {"M": "M ↓", "V": "V ↑", "T": "T ↓", "KL": "KL"}
 MARKS = {
     "better": ("better", "green"),
     "worse": ("worse", "red"),
-    "none": ("no change", "dim"),
+    "none": ("not told apart", "dim"),
     "unknown": ("not compared", "dim"),
 }
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -82,6 +82,7 @@ def _change(difference: Mapping[str, Any] | None, own: Mapping[str, Any]) -> lis
     if own["base"]:
         return [_t("–"), _t("base", "dim")]
     word, style = MARKS[own["verdict"]["kind"]]
+    word = "no difference" if (difference or {}).get("conclusion") == "no difference" else word
     if difference is None or difference["value"] is None:
         return [_t("–"), _t(word, style)]
     unit = difference["unit"]
@@ -91,7 +92,7 @@ def _change(difference: Mapping[str, Any] | None, own: Mapping[str, Any]) -> lis
 
 def diff_table(changes: Sequence[Change]) -> Table:
     """Metrics of two reports side by side, changed ones first."""
-    table = _new_table("policy", "metric", "variant", "before", "after", "difference", "")
+    table = _new_table("policy", "metric", "variant", "before", "after", "difference", "p", "")
     for c in sorted(changes, key=lambda c: (c.kind == "same", c.metric)):
         style = {"better": "green", "worse": "red", "same": "dim"}.get(c.kind, "")
         ends = f" [{interval(c.interval, c.unit, signed=True)}]" if c.interval else ""
@@ -103,9 +104,15 @@ def diff_table(changes: Sequence[Change]) -> Table:
             _t(number(c.before, c.unit) if c.in_a else "–"),
             _t(number(c.after, c.unit) if c.in_b else "–"),
             _t(difference),
-            _t(c.kind, style),
+            _t("" if c.p_adjusted is None else f"{c.p_adjusted:.2g}"),
+            _t(_kind_text(c), style),
         )
     return table
+
+
+def _kind_text(c: Change) -> str:
+    """The kind; where noise hides what there may be, the size that would have been found."""
+    return f"within noise (finds {number(c.mde, c.unit)})" if c.kind == "within noise" and c.mde else c.kind
 
 
 def run_text(summary: Mapping[str, Any]) -> Group:

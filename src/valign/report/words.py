@@ -13,8 +13,6 @@ from valign.report.roles import Role
 from valign.report.subject import Row
 from valign.report.units import interval, number
 
-MIN_SEEDS = 3  # fewer training seeds cannot rank methods (evaluation notes 11.3)
-
 
 def goal_name(goal: Mapping[str, Any]) -> str:
     """The goal in a few words: its title, else what its target says, else its id."""
@@ -45,6 +43,9 @@ def verdict_text(verdict: str, row: Mapping[str, Any] | None, role: Role) -> str
         case "better" | "worse":
             word = "better" if verdict == "better" else "worse"
             return f"{word}: {role.title} changed by {change(row or {}, role)}"
+        case "none" if row and row.get("conclusion") == "no difference":
+            margin = number(row["margin"], row["unit"])
+            return f"no difference that matters (less than {margin} either way): {change(row, role)}"
         case "none":
             found = (
                 f"; a change of {number(row['mde'], row['unit'])} would have been found in 4 of 5 such tests"
@@ -109,9 +110,9 @@ def _moved(
     verb = "fell" if role.better == "down" else "rose"
     before, after = (number(values[s["id"]]["value"], values[s["id"]]["unit"]) for s in (base, best))
     who = f"{best['label']} moved {base['label']} toward “{goal_name(goal)}”"
-    if len(tried) > 1:
+    if (methods := _methods(tried)) > 1:
         aim = f"align {base['label']} with “{goal_name(goal)}”"
-        who = f"Of {len(tried)} methods to {aim}, {best['label']} moved it furthest"
+        who = f"Of {methods} methods to {aim}, {best['label']} moved it furthest"
     return f"{who}: {role.title} {verb} from {before} to {after}, a change of {change(row, role)}."
 
 
@@ -207,10 +208,15 @@ def _nothing(
     moved = f"{role.title} changed by {change(known[top['id']], role)}"
     if len(tried) > 1:
         best = f"With the best, {top['label']}, {moved}."
-        return f"None of {len(tried)} methods moved {base['label']} measurably toward {name}. {best}"
+        return f"None of {_methods(tried)} methods moved {base['label']} measurably toward {name}. {best}"
     if top["verdict"]["kind"] == "worse":
         return f"{top['label']} moved {base['label']} away from {name}: {moved}."
     return f"{top['label']} did not move {base['label']} measurably toward {name}: {moved}."
+
+
+def _methods(tried: Sequence[Row]) -> int:
+    """How many methods there are: runs that differ in their seed alone are one."""
+    return len({s.get("group") or s["id"] for s in tried})
 
 
 def _and(parts: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from valign.errors import ModelError
 from valign.models.credentials import HIDDEN, hide
 from valign.models.endpoint.address import Address
+from valign.models.endpoint.budget import OVER, Budget, usage
 from valign.models.endpoint.reply import Malformed, Withheld
 
 log = logging.getLogger(__name__)
@@ -33,22 +34,31 @@ R = TypeVar("R")
 
 
 class NoAnswer(Exception):
-    """One request that stays without an answer, and why. status: the server's, 0 without one."""
+    """One request that stays without an answer, and why. status: the server's, 0 without one; `over`: it was not sent,
+    because the cost ceiling is reached."""
 
-    def __init__(self, reason: str, status: int = 0) -> None:
-        self.reason, self.status = reason, status
+    def __init__(self, reason: str, status: int = 0, over: bool = False) -> None:
+        self.reason, self.status, self.over = reason, status, over
         super().__init__(reason)
 
 
 class Client:
-    """Asks one server. A context manager; `sleep` waits that many seconds, `jitter` draws from [0, 1)."""
+    """Asks one server. A context manager; `sleep` waits that many seconds, `jitter` draws from [0, 1).
+
+    requests, retries, unanswered, money   what was sent, sent again, given up and paid so far
+    budget   asked before every request; None: nothing is counted in money
+    """
+
+    budget: Budget | None = None
 
     def __init__(
         self, address: Address, *, sleep: Callable[[float], Any] | None = None, jitter: Callable[[], float] = random.random
     ) -> None:
         import httpx2
 
-        self.address, self.jitter, self.requests = address, jitter, 0
+        self.address, self.jitter = address, jitter
+        self.requests = self.retries = self.unanswered = 0
+        self.money = 0.0
         self.closing = threading.Event()
         self.sleep = sleep or self.closing.wait  # waiting workers go home when the client closes
         self._key = address.key()
@@ -72,11 +82,19 @@ class Client:
 
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         """`read` of the JSON reply to `body`. Raises `NoAnswer`, or `ModelError` for lasting faults."""
+        try:
+            return self._post(path, body, read)
+        except NoAnswer as fault:
+            with self._lock:
+                self.unanswered += not fault.over
+            raise
+
+    def _post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         fault, reachable = NoAnswer("not asked"), True
         for attempt in range(self.address.attempts):
             if not self._pause(attempt):
                 raise NoAnswer("the client was closed")
-            fault, reachable, found = self._try(path, body, read)
+            fault, reachable, found = self._try(path, body, read, again=attempt > 0)
             if found:
                 return found[0]
         if not reachable:
@@ -85,30 +103,45 @@ class Client:
         tries = f" ({self.address.attempts} attempts)" if self.address.attempts > 1 else ""
         raise NoAnswer(fault.reason + tries, fault.status)
 
-    def _try(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[NoAnswer, bool, list[T]]:
+    def _try(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], again: bool
+    ) -> tuple[NoAnswer, bool, list[T]]:
         """(what is wrong, whether the server was reached, [the answer] or [])."""
         import httpx2
 
-        with self._lock:
-            self.requests += 1
+        held = self._set_aside(body, again)
+        used: tuple[float, float] | None = None  # whoever does not know what was billed takes the worst case
         try:
             response = self._http.post(f"{self.address.url}/{path}", json=body)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
+            used = (0, 0)
             return NoAnswer(self._shown(str(error)) or type(error).__name__), False, []
         except httpx2.TimeoutException:
             return NoAnswer(f"timeout: no byte for {self.address.timeout:g} s"), True, []
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             return NoAnswer(f"the connection broke: {self._shown(str(error))}"), True, []
-        if response.status_code != 200:
-            return self._refused(response), True, []
-        try:
-            return NoAnswer(""), True, [read(response.json())]
-        except ValueError:
-            return NoAnswer("malformed reply: not JSON"), True, []
-        except Malformed as error:
-            return NoAnswer(f"malformed reply: {error}"), True, []
-        except Withheld as error:
-            raise NoAnswer(str(error)) from error
+        else:
+            content = _json(response)
+            used = usage(content) if response.status_code == 200 else (0, 0)
+            return _understood(content, read) if response.status_code == 200 else (self._refused(response), True, [])
+        finally:
+            self._settle(held, used)
+
+    def _set_aside(self, body: Mapping[str, Any], again: bool) -> float | None:
+        """Count the request and set its price aside. Raises `NoAnswer` where the ceiling is reached."""
+        held = None
+        if self.budget is not None and (held := self.budget.reserve(body, self.closing.is_set)) is None:
+            raise NoAnswer(OVER, over=True)
+        with self._lock:
+            self.requests += 1
+            self.retries += again
+        return held
+
+    def _settle(self, held: float | None, used: tuple[float, float] | None) -> None:
+        if self.budget is not None and held is not None:
+            cost = self.budget.settle(held, used)
+            with self._lock:
+                self.money += cost
 
     def _refused(self, response: Any) -> NoAnswer:
         """A fault that may pass; raises for one that will not."""
@@ -151,6 +184,26 @@ class Client:
         if self._key:
             text = text.replace(self._key, HIDDEN)
         return hide(" ".join(text.split()))[:SHOWN]
+
+
+def _json(response: Any) -> Any:
+    """The body of a reply, None where it is not JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _understood(content: Any, read: Callable[[Any], T]) -> tuple[NoAnswer, bool, list[T]]:
+    """What a 200 says. Raises `NoAnswer` for what would be the same when asked again."""
+    if content is None:
+        return NoAnswer("malformed reply: not JSON"), True, []
+    try:
+        return NoAnswer(""), True, [read(content)]
+    except Malformed as error:
+        return NoAnswer(f"malformed reply: {error}"), True, []
+    except Withheld as error:
+        raise NoAnswer(str(error)) from error
 
 
 def in_parallel(client: Client, tasks: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[int, R]]:

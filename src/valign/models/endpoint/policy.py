@@ -22,6 +22,7 @@ from valign.data.group import Group, Prompt
 from valign.errors import ModelError, UsageError, ValignError, require
 from valign.models.chat import is_text
 from valign.models.endpoint.address import Address, parse
+from valign.models.endpoint.budget import Budget, CostCeiling
 from valign.models.endpoint.client import Client, NoAnswer, in_parallel
 from valign.models.endpoint.reply import Malformed, Reply, read_chat, read_completion
 from valign.models.policy import Cost, Floats, Kind, Progress, Sample, Sampling, Scored, no_sample
@@ -48,18 +49,22 @@ class _Request:
 
 @dataclass(eq=False)
 class EndpointPolicy:
-    """The model that `address` names. `connect` makes the client of one call; tests pass their own."""
+    """The model that `address` names. `connect` makes the client of one call; tests pass their own.
+
+    budget   what may be spent, also by others who hold it; None: nothing is counted in money
+    """
 
     address: Address
     cost: Cost = field(default_factory=Cost)
     connect: Callable[[Address], Client] = Client
+    budget: Budget | None = None
     _answered: bool = field(default=False, init=False, repr=False)
     _log_probs: bool = field(default=True, init=False, repr=False)  # False: the server refused to tell them
 
     @classmethod
-    def named(cls, name: str) -> EndpointPolicy:
+    def named(cls, name: str, budget: Budget | None = None) -> EndpointPolicy:
         """From the written form. Raises `UsageError` for a form that cannot be read."""
-        return cls(parse(name))
+        return cls(parse(name), budget=budget)
 
     @property
     def id(self) -> str:
@@ -89,7 +94,8 @@ class EndpointPolicy:
     ) -> list[list[Sample]]:
         """See `Policy.generate`: chat prompts by chat completions, raw text by completions.
 
-        Raises `ModelError` where no request can succeed (key, model, address) and where none ever did.
+        Raises `ModelError` where no request can succeed (key, model, address) and where none ever did, and `CostCeiling`
+        with the samples that were had before.
         """
         asked = [self._asked(p, sampling) for p in prompts]
         return self._samples(asked, sampling, keys, progress)
@@ -187,31 +193,36 @@ class EndpointPolicy:
             for row, ((path, body, read), key) in enumerate(zip(asked, addresses))
             for i in range(sampling.n)
         ]
-        out = [[no_sample("not asked")] * sampling.n for _ in asked]
+        out, over = [[no_sample("not asked")] * sampling.n for _ in asked], False
         for done, (at, reply) in enumerate(self._replies(requests), 1):
             r = requests[at]
             out[r.row][r.index] = self._sample(reply, sampling) if isinstance(reply, Reply) else no_sample(reply.reason)
+            over = over or (isinstance(reply, NoAnswer) and reply.over)
             if progress is not None:
                 progress(done, len(requests))
+        if over and self.budget is not None:
+            raise CostCeiling(self.budget, self, out)
         return out
 
     def _replies(self, requests: Sequence[_Request]) -> Any:
         """(position, Reply or NoAnswer) of every request as it comes; what was spent is added at the end."""
         if not requests:
             return
-        began, read, generated, reason = time.perf_counter(), 0, 0, ""
+        began, read, generated, reason, over = time.perf_counter(), 0, 0, "", False
         with self.connect(self.address) as client:
+            client.budget = self.budget
             try:
                 for at, reply in in_parallel(client, requests, lambda r: self._ask(client, r)):
                     if isinstance(reply, Reply):
                         self._answered = True
                         read, generated = read + reply.read, generated + reply.generated
                     else:
-                        reason = reply.reason
+                        reason, over = reply.reason, over or reply.over
                     yield at, reply
             finally:
-                self.cost += Cost(client.requests, read, generated, 0, time.perf_counter() - began)
-        if not self._answered:  # a fault of the endpoint, not of single items
+                seconds = time.perf_counter() - began
+                self.cost += Cost(client.requests, read, generated, 0, seconds, client.retries, client.unanswered, client.money)
+        if not self._answered and not over:  # a fault of the endpoint, not of single items
             raise ModelError(f"no request was answered: {reason}", where=self.id,
                              how="try one prompt: valign generate MODEL 'How are you?'")  # fmt: skip
 

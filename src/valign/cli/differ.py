@@ -1,0 +1,47 @@
+"""The command that compares two evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from valign.cli.shared import Json, errors, print_json, say
+
+if TYPE_CHECKING:
+    from valign.report.diff import Change
+
+Margin = Annotated[
+    list[str] | None,
+    typer.Option("--margin", help="METRIC=NUMBER: a difference below it does not matter. May be repeated."),
+]
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(help="A folder of valign evaluate, a result.json or a report.json.")],
+    after: Annotated[Path, typer.Argument(help="The same of another model, or of the same one later.")],
+    margin: Margin = None,
+    as_json: Json = False,
+) -> None:
+    """What changed from BEFORE to AFTER: every metric, paired item by item, with adjusted p."""
+    with errors(as_json):
+        from valign.pipeline import differences as found
+
+        changes = found.differences(before, after, found.margins_of(margin))
+        if as_json:
+            print_json(found.as_json(changes))
+            return
+        show(changes)
+
+
+def show(changes: Sequence[Change]) -> None:
+    """The table and how to read it, on standard output."""
+    from rich.console import Console
+
+    from valign.report.text import diff_table
+
+    Console(highlight=False).print(diff_table(changes))
+    say("difference: after minus before on the same items, with the paired 95 % interval; p: adjusted for all rows "
+        "(Benjamini-Hochberg); finds: the smallest difference that such a comparison finds in 4 of 5 cases")  # fmt: skip

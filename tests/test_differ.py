@@ -1,0 +1,69 @@
+"""Two commands give a defended comparison of two checkpoints; a third reads it again."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another tiny model than `model`."""
+    from valign.models.gguf import quiet
+    from valign.models.tiny import tiny_model
+
+    folder = tmp_path_factory.mktemp("models") / "other"
+    made = tiny_model("llama", seed=7)
+    with quiet():
+        made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def letters(lines) -> Path:
+    """Thirty pairs of equally long nonsense: random models order them at random, and not alike."""
+    rng = random.Random(0)
+    words = ["".join(rng.choice("abcdefgh") for _ in range(6)) for _ in range(60)]
+    return lines([{"prompt": f"Say {i}.", "chosen": a, "rejected": b} for i, (a, b) in enumerate(zip(words[::2], words[1::2]))])
+
+
+def test_two_checkpoints_in_two_commands(valign, model, other, letters, tmp_path, whole):
+    """Every row is the paired difference of the two result files, with raw and adjusted p and the detectable size."""
+    from valign.evaluation.result import compare
+    from valign.evaluation.results_file import read_results
+    from valign.evaluation.statistics import benjamini_hochberg
+
+    a, b = tmp_path / "a", tmp_path / "b"
+    valign("evaluate", model, "--data", letters, "--out", a)
+    done = valign("evaluate", other, "--data", letters, "--out", b, "--against", a, "--margin", "preference.accuracy=0.9")
+    assert "paired 95 % interval" in done.stdout
+    rows = {(r["metric"], r["variant"]): r for r in json.loads((b / "differences.json").read_text())["differences"]}
+    one, two = ({(r.metric, r.variant): r for r in read_results(f / "result.json")} for f in (a, b))
+    tested = []
+    for key, row in rows.items():
+        found = compare(two[key], one[key])
+        if row["p"] is None:
+            assert row["kind"] == "same", key
+            continue
+        tested.append(row)
+        assert row["difference"] == pytest.approx(found.result.value) and row["p"] == found.p
+        assert row["mde"] == pytest.approx(found.mde) and row["interval"]["low"] == pytest.approx(found.result.interval.low)
+    assert tested
+    assert [r["p_adjusted"] for r in tested] == pytest.approx(list(benjamini_hochberg([r["p"] for r in tested])))
+    again = valign.json("diff", a, b / "result.json", "--margin", "preference.accuracy=0.9")
+    assert {(r["metric"], r["variant"]): r for r in again["differences"]} == rows
+    whole(b)
+
+
+def test_wrong_comparisons_are_refused_before_anything_is_computed(valign, model, pairs, tmp_path):
+    args = ("evaluate", model, "--data", pairs, "--out", tmp_path / "e")
+    assert "no such file" in valign.error(*args, "--against", tmp_path / "nothing")
+    assert "belongs to a comparison" in valign.error(*args, "--margin", "x=1", status=2)
+    assert "METRIC=NUMBER" in valign.error(*args, "--against", tmp_path, "--margin", "x=-1", status=2)
+    assert not (tmp_path / "e").exists()
+    (tmp_path / "x.json").write_text("[]")
+    assert "neither a report nor" in valign.error("diff", tmp_path / "x.json", tmp_path / "x.json")
