@@ -105,8 +105,8 @@ class Reader:
         return f"{self.where}: {key}" + (f" (line {line})" if line else "")
 
     @contextmanager
-    def placed(self) -> Iterator[None]:
-        """Errors of what is made from this mapping say where it stands, when they do not say so themselves."""
+    def placed(self, key: str = "") -> Iterator[None]:
+        """Errors of what is made from this mapping (from one key of it) say where it stands, when they do not themselves."""
         try:
             yield
         except ValignError as error:
@@ -115,6 +115,8 @@ class Reader:
             start = self.where.split(":")[0]
             if error.where.startswith(start) and "(line" in error.where:
                 raise
+            if key:
+                raise type(error)(error.what, where=self.place(key), how=error.how) from error
             field = error.where.rsplit(".", 1)[-1].split(" ")[-1]
             line = _line_of(self.content, field) or self.content.line
             where = f"{self.where}: {error.where}" if error.where else self.where

@@ -114,7 +114,8 @@ def _goal(r: Reader, scorers: _Scorers) -> Goal:
 
 def _value(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     theory_spec = r.raw("theory")
-    theory = load_theory(theory_spec if isinstance(theory_spec, Mapping) else str(theory_spec))
+    with r.placed("theory"):
+        theory = load_theory(theory_spec if isinstance(theory_spec, Mapping) else str(theory_spec))
     target, target_id = _target(r, theory)
     weights = r.raw("weights", "named")
     return ValueGoal(
@@ -135,7 +136,8 @@ def _target(r: Reader, theory: Theory) -> tuple[dict[str, float], str]:
     if theory.target == "angle" and (isinstance(spec, str) or (isinstance(spec, Mapping) and ANGLE in spec)):
         return _angle(r, spec, theory)
     if isinstance(spec, str):
-        named = survey_target(spec) if is_survey(spec) else named_target(spec)
+        with r.placed("target"):
+            named = survey_target(spec) if is_survey(spec) else named_target(spec)
         if named.theory != theory.id:
             r.fail("target", f"{spec} belongs to theory {named.theory}, not {theory.id}")
         return dict(named.values), named.id
@@ -166,9 +168,11 @@ def _principle(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     principles: list[Principle] = []
     name = r.text("set", default="")
     if name:
-        from_set = load_principles(name)
+        with r.placed("set"):
+            from_set = load_principles(name)
         only = r.texts("only", default=[p.id for p in from_set.principles])
-        principles += from_set.select(only)
+        with r.placed("only"):
+            principles += from_set.select(only)
     for part in r.parts("principles", default=[]):
         with part.placed():
             principles.append(read_principle(part))
