@@ -11,7 +11,9 @@ import typer
 from valign.cli.shared import Json, Limit, errors, print_json, result_line, say
 from valign.errors import UsageError
 
-goal_app = typer.Typer(help="Look at goals, check them, compare them, judge stored outputs by a changed one.", no_args_is_help=True)
+goal_app = typer.Typer(
+    help="Look at goals, check them, compare them, judge stored outputs by a changed one.", no_args_is_help=True
+)
 
 KINDS = ("sets", "theories", "targets")
 SHOWN = 10  # flips that are printed; all are in the files and in --json
@@ -174,7 +176,7 @@ def _responses(run: Path | None, data: str | None, limit: int | None) -> Any:
     if run is not None:
         from valign.pipeline.stored import read_outputs
 
-        groups = [g for o in read_outputs(run) for g in o.groups]
+        groups = [g for o in read_outputs(run) for g in o.answered]
         return groups[:limit]
     if data is not None:
         from valign.pipeline.data import read_source

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from valign.errors import DataError, UsageError, unknown
 from valign.goals.base import Array
@@ -34,11 +35,12 @@ SURVEY, PERSON = "survey:", "person:"
 WEIGHTS = ("weight", "anweight", "pspwght")  # the first that the file has
 # Variable names of the European Social Survey's human values scale in the order of the PVQ-21; 1 = very much like me.
 ESS = (
-    "ipcrtiv imprich ipeqopt ipshabt impsafe impdiff ipfrule ipudrst ipmodst ipgdtim impfree iphlppl ipsuces ipstrgv "
-    "ipadvnt ipbhprp iprspot iplylfr impenv imptrad impfun"
-).split()
+    "ipcrtiv", "imprich", "ipeqopt", "ipshabt", "impsafe", "impdiff", "ipfrule", "ipudrst", "ipmodst", "ipgdtim", "impfree",
+    "iphlppl", "ipsuces", "ipstrgv", "ipadvnt", "ipbhprp", "iprspot", "iplylfr", "impenv", "imptrad", "impfun",
+)  # fmt: skip
 NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)$")
 Row = Mapping[str, str]
+Chosen = NDArray[np.bool_]  # (n,) which respondents
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def survey_target(spec: str) -> Target:
     kind = SURVEY if spec.startswith(SURVEY) else PERSON
     file, _, chosen = spec.removeprefix(kind).partition("#")
     answers = read_answers(Path(file))
-    known = ~np.isnan(answers.centred).any(1)
+    known: Chosen = np.array([not np.isnan(row).any() for row in answers.centred], dtype=bool)
     if not known.any():
         raise DataError("no respondent can be scored", where=file)
     if kind == PERSON:
@@ -171,7 +173,7 @@ def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path) -> Array:
     return out
 
 
-def _mean(answers: Answers, chosen: Array) -> Array:
+def _mean(answers: Answers, chosen: Chosen) -> Array:
     """(K,) weighted mean of the chosen respondents."""
     weights = np.where(chosen, answers.weights, 0.0)
     if weights.sum() <= 0:
@@ -179,7 +181,7 @@ def _mean(answers: Answers, chosen: Array) -> Array:
     return np.asarray(weights @ np.nan_to_num(answers.centred) / weights.sum())
 
 
-def _groups(answers: Answers, known: Array, chosen: str, file: str) -> tuple[dict[str, Array], str]:
+def _groups(answers: Answers, known: Chosen, chosen: str, file: str) -> tuple[dict[str, Array], str]:
     """(mean by group of the column, the group that was chosen)."""
     column, sep, value = chosen.partition("=")
     if not sep:

@@ -15,9 +15,12 @@ from valign.goals.theory import Theory
 # Shares of the strongest push: a goal of many weak pushes must still read as an instruction, not as a list.
 FAINT = 0.25  # what is weaker than this share is not mentioned
 FUNCTION_WORDS = frozenset(
-    "a an and any anyone as at be by do for from give in into is it its make no nor not of on one or other own say should "
-    "somebody someone that the their them they this to what when which who with without your you".split()
-)
+    (
+        "a", "an", "and", "any", "anyone", "as", "at", "be", "by", "do", "for", "from", "give", "in", "into", "is", "it", "its",
+        "make", "no", "nor", "not", "of", "on", "one", "or", "other", "own", "say", "should", "somebody", "someone", "that",
+        "the", "their", "them", "they", "this", "to", "what", "when", "which", "who", "with", "without", "your", "you",
+    )
+)  # fmt: skip
 STRONG = 0.6  # from this share on a push is one of the main ones
 
 

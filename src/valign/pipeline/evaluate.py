@@ -266,7 +266,8 @@ def _sample(group: Group, utility: Any, values: Any, goal: Goal, failures: Seque
         responses.append(row)
     scores = [r["score"] for r in responses if r["score"] is not None]
     # what the text does not tell: who said what, and what counts as independent
-    told = {"messages": [[m.role, m.content] for m in group.prompt]} if [m.role for m in group.prompt] != ["user"] else {}
+    plain = [m.role for m in group.prompt] == ["user"]
+    told: dict[str, Any] = {} if plain else {"messages": [[m.role, m.content] for m in group.prompt]}
     told |= {"cluster": group.cluster} if group.cluster else {}
     return {"id": group.id, "prompt": group.prompt_text, **told, "responses": responses,
             "score": _number(np.mean(scores)) if scores else None}  # fmt: skip

@@ -144,7 +144,7 @@ def _stored(outputs: Sequence[Outputs]) -> Judged:
 def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
     known = [with_stored_values(goal, o) for o in outputs]
     if isinstance(goal, CompositeGoal) and goal.standard is None:
-        groups = [g for o in outputs for g in o.groups]
+        groups = [g for o in outputs for g in o.answered]
         merged = with_stored_values(goal, outputs[0]) if len(outputs) == 1 else goal
         assert isinstance(merged, CompositeGoal)
         standard = merged.standardized(groups).standard
@@ -153,12 +153,22 @@ def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
     scores, parts = [], []
     neutral = _neutral_parts(goal)
     for o, judge in zip(outputs, known, strict=True):
-        explained = judge.explain(o.groups)
-        rows = [np.asarray(sum(row.values()), dtype=np.float64) for row in explained]
-        scores.append(tuple(np.where(g, r, np.nan) for g, r in zip(o.given, rows, strict=True)))
-        parts.append(tuple({n: x - (neutral or {}).get(n, 0.0) for n, x in row.items()} for row in explained))
+        explained = judge.explain(o.answered)
+        scores.append(tuple(o.spread_out([np.asarray(sum(row.values()), dtype=np.float64) for row in explained])))
+        parts.append(_parts(o, explained, neutral or {}))
     total = None if neutral is None else sum(neutral.values())
     return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0])
+
+
+def _parts(outputs: Outputs, explained: Sequence[Parts], neutral: Mapping[str, float]) -> tuple[Parts, ...]:
+    """Per group, (n_responses,) of every part that the goal named for any group, relative to a neutral response."""
+    names = list(dict.fromkeys(name for row in explained for name in row))
+    sizes = [len(group.responses) for group in outputs.answered]
+    columns = {}
+    for name in names:
+        rows = [row.get(name, np.full(n, np.nan)) - neutral.get(name, 0.0) for row, n in zip(explained, sizes, strict=True)]
+        columns[name] = outputs.spread_out(rows)
+    return tuple({name: column[g] for name, column in columns.items()} for g in range(len(outputs.groups)))
 
 
 def _neutral_parts(goal: Goal) -> dict[str, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import cluster_of
 from valign.evaluation.result import Anchors, Item, Result
+from valign.goals.base import Array
 from valign.pipeline.evaluate import Measured, goal_record
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _turned(found: Rescored, policy: int, kind: str) -> Result:
     )  # fmt: skip
 
 
-def _pairs(id: str, cluster: str, before: Sequence[float], after: Sequence[float]) -> list[Item]:
+def _pairs(id: str, cluster: str, before: Array, after: Array) -> list[Item]:
     from valign.evaluation.metrics.flips import order_flips
 
     pairs = order_flips([before], [after]).pairs

@@ -44,6 +44,26 @@ class Outputs:
     rows: tuple[Mapping[str, Any], ...]
     record: Mapping[str, Any] | None = None
 
+    @property
+    def answered(self) -> list[Group]:
+        """The groups with the responses that were given; a group without any is left out."""
+        kept = [
+            replace(group, responses=tuple(r for r, ok in zip(group.responses, given, strict=True) if ok))
+            for group, given in zip(self.groups, self.given, strict=True)
+        ]
+        return [g for g in kept if g.responses]
+
+    def spread_out(self, rows: Sequence[Array]) -> list[Array]:
+        """Rows (given responses,) of `answered` as (n_responses,) of every group; NaN where no answer came."""
+        found = iter(rows)
+        out = []
+        for given in self.given:
+            full = np.full(len(given), np.nan)
+            if given.any():
+                full[given] = next(found)
+            out.append(full)
+        return out
+
     def values(self, theory: Theory) -> list[Array] | None:
         """(n_responses, K) per group as stored; None where a scored response has no values of this theory."""
         out = []
@@ -104,7 +124,7 @@ def with_stored_values(goal: Goal, outputs: Outputs) -> Goal:
     values = outputs.values(goal.theory)
     if values is None or record["scorer"] is None:
         return goal
-    by_group = {g.id: v for g, v in zip(outputs.groups, values, strict=True)}
+    by_group = {g.id: v[given] for g, v, given in zip(outputs.groups, values, outputs.given, strict=True)}
     return replace(goal, evaluator=StoredValues(record["scorer"], goal.theory.id, by_group))
 
 
