@@ -38,8 +38,8 @@ def test_value_targets_by_dimension():
 
 def test_principles_by_id():
     """Added, removed, reworded, weighted anew: each by its id, whatever the order."""
-    after = {"id": "house", "level": "principle", "principles": [{"id": "warm", "text": "be warm"},
-                                                                 {"id": "cite", "text": "name every source", "weight": 1}]}  # fmt: skip
+    rules = [{"id": "warm", "text": "be warm"}, {"id": "cite", "text": "name every source", "weight": 1}]
+    after = {"id": "house", "level": "principle", "principles": rules}
     assert lines(HOUSE, after) == [
         '~ principles.cite.text: "name sources" -> "name every source"', "~ principles.cite.weight: 2 -> 1",
         '- principles.brief: "be brief"', '+ principles.warm: "be warm"',
@@ -48,7 +48,8 @@ def test_principles_by_id():
 
 def test_parts_of_a_composite():
     before = {"id": "c", "level": "composite", "parts": [{"goal": "hhh"}, {"goal": "uk", "weight": 0.5}]}
-    after = {"id": "c", "level": "composite", "conflict": "lexicographic", "parts": [{"goal": "hhh"}, {"goal": "uk", "priority": 2}]}
+    parts = [{"goal": "hhh"}, {"goal": "uk", "priority": 2}]
+    after = {"id": "c", "level": "composite", "conflict": "lexicographic", "parts": parts}
     assert lines(before, after) == [
         '~ conflict: "weighted" -> "lexicographic"', "~ parts.uk.weight: 0.5 -> 1", "~ parts.uk.priority: 1 -> 2",
         "+ epsilon: 0.1",

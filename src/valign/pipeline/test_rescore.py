@@ -155,7 +155,8 @@ def test_principles_with_another_weight(tmp_path):
     before = load_goal({"id": "h", "level": "principle", "principles": rules}, scorers=Marks())
     heavy = [rules[0], rules[1] | {"weight": 3}]
     after = load_goal({"id": "h", "level": "principle", "principles": heavy}, scorers=Marks())
-    run = store(tmp_path / "run", before, [["cite no brief", "brief no cite"], ["cite", "no brief"], ["cite no brief brief", "cite"]])
+    answers = [["cite no brief", "brief no cite"], ["cite", "no brief"], ["cite no brief brief", "cite"]]
+    run = store(tmp_path / "run", before, answers)
     found = rescore(read_outputs(run), after, before)
     assert found.changes == ("~ principles.brief.weight: 1 -> 3",)
     assert found.counts["newly_ordered"] == 1 and found.counts["order_flips"] == 0  # 0 against 0 becomes -2 against 2
