@@ -74,8 +74,7 @@ def check(
         from valign.pipeline.goal_check import examine
         from valign.pipeline.goals import make_goal
 
-        made = make_goal(goal)
-        found = examine(made, _responses(run, data, limit))
+        found = examine(*_with_responses(make_goal(goal), run, data, limit))
         if as_json:
             print_json(found)
             return
@@ -169,23 +168,26 @@ def log(
 # ------------------------------------------------------------------------------------------------------ their work
 
 
-def _responses(run: Path | None, data: str | None, limit: int | None) -> Any:
-    """The groups that a goal is tried on; None for none."""
+def _with_responses(goal: Any, run: Path | None, data: str | None, limit: int | None) -> tuple[Any, Any]:
+    """(the goal, the groups that it is tried on; None for none). Values that are stored with outputs are read there."""
     if run is not None and data is not None:
         raise UsageError("name stored outputs or data, not both", where="--run, --data")
     if run is not None:
-        from valign.pipeline.stored import read_outputs
+        from valign.pipeline.stored import read_outputs, with_stored_values
 
-        groups = [g for o in read_outputs(run) for g in o.answered]
-        return groups[:limit]
+        first, *more = read_outputs(run)
+        if more:
+            raise UsageError(f"holds the outputs of {len(more) + 1} policies", where=f"--run {run}",
+                             how=f"name one: {first.folder}")  # fmt: skip
+        return with_stored_values(goal, first), first.answered[:limit]
     if data is not None:
         from valign.pipeline.data import read_source
         from valign.pipeline.recipe import Source
 
-        return [g for g in read_source(Source(path=data, limit=limit)) if g.responses]
+        return goal, [g for g in read_source(Source(path=data, limit=limit)) if g.responses]
     if limit is not None:
         raise UsageError("there is nothing to limit", where="--limit", how="use it with --data or --run")
-    return None
+    return goal, None
 
 
 def _rescored(results: list[Path], new: Any, old: Any) -> Any:
