@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from valign.goals.base import Array, Style
 from valign.goals.theory import Theory
@@ -80,6 +81,7 @@ def overlap(one: str, other: str) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
+@lru_cache(maxsize=4096)
 def _content(text: str) -> frozenset[str]:
     words = re.findall(r"[a-z0-9]+", text.lower())
     return frozenset(w for w in words if w not in FUNCTION_WORDS)
