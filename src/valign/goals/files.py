@@ -1,22 +1,30 @@
 """Reading goal files: YAML without code, and mappings whose every key must be known.
 
 Always true here: a file is data (safe loading, tags refused, a key given twice refused), and whoever reads a
-mapping through `Reader` names file and field in every error and cannot overlook a key.
+mapping through `Reader` names file, line and field in every error and cannot overlook a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from valign.errors import DataError, unknown
+from valign.errors import DataError, ValignError, unknown
 
 DATA = Path(__file__).parent / "data"
 MISSING: Any = object()
+
+
+class Lines(dict[Any, Any]):
+    """A mapping of a YAML file that knows the line it begins on, and the line of each of its keys."""
+
+    line = 0
+    lines: Mapping[Any, int] = {}
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,7 +40,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
                 None, None, f"key {key.value!r} is given twice, line {line}"
             )
         seen.add(key.value)
-    return dict(loader.construct_mapping(node, deep=True))
+    out = Lines(loader.construct_mapping(node, deep=True))
+    out.line = node.start_mark.line + 1
+    out.lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    return out
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -84,15 +95,42 @@ class Reader:
         self.content, self.where = content, where
         self.taken: list[str] = []
 
+    def place(self, key: str) -> str:
+        """Where a field stands: file, field and, where it is known, the line."""
+        name, _, rest = key.partition(".")
+        inner = self.content.get(name)
+        line = inner.lines.get(rest, 0) if rest and isinstance(inner, Lines) else 0
+        if not line and isinstance(self.content, Lines):
+            line = self.content.lines.get(name, self.content.line)
+        return f"{self.where}: {key}" + (f" (line {line})" if line else "")
+
+    @contextmanager
+    def placed(self, key: str = "") -> Iterator[None]:
+        """Errors of what is made from this mapping (from one key of it) say where it stands, when they do not themselves."""
+        try:
+            yield
+        except ValignError as error:
+            if error.where.startswith(self.where) or not isinstance(self.content, Lines):
+                raise
+            start = self.where.split(":")[0]
+            if error.where.startswith(start) and "(line" in error.where:
+                raise
+            if key:
+                raise type(error)(error.what, where=self.place(key), how=error.how) from error
+            field = error.where.rsplit(".", 1)[-1].split(" ")[-1]
+            line = _line_of(self.content, field) or self.content.line
+            where = f"{self.where}: {error.where}" if error.where else self.where
+            raise type(error)(error.what, where=f"{where} (line {line})", how=error.how) from error
+
     def done(self) -> None:
         """Raise `UsageError` with the nearest known key for a key that was not read."""
         for key in self.content:
             if key not in self.taken:
-                raise unknown("key", str(key), self.taken, where=self.where)
+                raise unknown("key", str(key), self.taken, where=self.place(str(key)))
 
     def fail(self, key: str, reason: str) -> NoReturn:
         """Raise `DataError` for a field."""
-        raise DataError(reason, where=f"{self.where}: {key}")
+        raise DataError(reason, where=self.place(key))
 
     def raw(self, key: str, default: Any = MISSING) -> Any:
         """The value as it stands; the default when the key is absent. Raises when it is absent without
@@ -112,7 +150,7 @@ class Reader:
     def choice(self, key: str, known: Sequence[str], default: Any = MISSING) -> str:
         value = self.text(key, default)
         if value not in known:
-            raise unknown(key, value, known, where=f"{self.where}: {key}")
+            raise unknown(key, value, known, where=self.place(key))
         return value
 
     def number(self, key: str, default: Any = MISSING) -> float:
@@ -172,3 +210,12 @@ class Reader:
         ):
             self.fail(key, f"must be a number, not {value!r}")
         return float(value)
+
+
+def _line_of(content: Any, field: str) -> int:
+    """The line of the first key of that name, however deep; 0 where there is none."""
+    if isinstance(content, Lines):
+        if field in content.lines:
+            return content.lines[field]
+        content = list(content.values())
+    return next(filter(None, (_line_of(x, field) for x in content)), 0) if isinstance(content, list) else 0

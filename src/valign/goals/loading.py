@@ -19,9 +19,12 @@ from valign.goals.files import Reader, read_yaml
 from valign.goals.instruction import CREDITS, Credit, InstructionGoal
 from valign.goals.preference import FEEDBACK, Feedback, PreferenceGoal
 from valign.goals.principle import Principle, PrincipleGoal, load_principles, principle_sets, read_principle
+from valign.goals.ranking import ranking_target
+from valign.goals.survey import is_survey, survey_target
+from valign.goals.svo import direction
 from valign.goals.targets import named_target, named_targets
 from valign.goals.theory import Theory, load_theory, theories
-from valign.goals.value import DISTANCES, Distance, ValueGoal
+from valign.goals.value import DEFAULT_DISTANCE, DISTANCES, Distance, ValueGoal
 
 OPTION = {"value": "evaluator", "principle": "scorer", "preference": "reward", "instruction": "checker"}
 NEEDS = {
@@ -31,15 +34,16 @@ NEEDS = {
     "instruction": (None, "a function of checks and text"),
 }
 DEFAULT = "default"
+ANGLE = "angle"  # the key of a target that is an angle in degrees
 REWARD_MODEL = "reward_model"  # the key of a preference goal, and of the scorer that makes a reward from a folder
 
 
 def load_goal(spec: str | Path | Mapping[str, Any], *, scorers: Any = None, **target: float) -> Goal:
     """A goal by name, from a YAML file, or from a mapping of the same form.
 
-    spec      "schwartz10" with a target (`benevolence=1, power=-1`), a built-in target ("uk"), a principle
-              set ("core"), "preference", "instruction", the path of a .yaml file, or a mapping such as
-              `goal.to_json()`
+    spec      "schwartz10" with a target (`benevolence=1, power=-1`), a built-in target ("uk"), one from a file of
+              answers ("survey:FILE"), a principle set ("core"), "preference", "instruction", the path of a .yaml
+              file, or a mapping such as `goal.to_json()`
     scorers   None (labels only); one scorer; or a mapping from level ("value", "principle", "preference",
               "instruction") or from a name used in the file to a scorer; "reward_model" to a function from the
               folder that a preference goal names to a Reward
@@ -59,7 +63,7 @@ def load_goal(spec: str | Path | Mapping[str, Any], *, scorers: Any = None, **ta
 
 def goal_names() -> tuple[str, ...]:
     """Every name that `load_goal` knows without a file."""
-    return (*theories(), *named_targets(), *principle_sets(), "preference", "instruction")
+    return tuple(dict.fromkeys((*theories(), *named_targets(), *principle_sets(), "preference", "instruction")))
 
 
 def to_yaml(goal: Goal) -> str:
@@ -69,7 +73,7 @@ def to_yaml(goal: Goal) -> str:
 
 def _by_name(name: str, target: Mapping[str, float]) -> tuple[dict[str, Any], str]:
     """(content, where it comes from) of a goal that was named."""
-    if name in theories():
+    if name in theories() and (target or name not in principle_sets()):
         content: dict[str, Any] = {"level": "value", "theory": name}
         return content | ({"target": dict(target)} if target else {}), name
     path = Path(name)
@@ -79,8 +83,9 @@ def _by_name(name: str, target: Mapping[str, float]) -> tuple[dict[str, Any], st
             where=name,
             how=f"known theories: {', '.join(theories())}",
         )
-    if name in named_targets():
-        return {"level": "value", "theory": named_target(name).theory, "target": name}, name
+    if name in named_targets() or is_survey(name):
+        found = survey_target(name) if is_survey(name) else named_target(name)
+        return {"level": "value", "theory": found.theory, "target": name}, name
     if name in principle_sets():
         return {"level": "principle", "set": name}, name
     if name in ("preference", "instruction"):
@@ -100,23 +105,24 @@ def _goal(r: Reader, scorers: _Scorers) -> Goal:
         "instruction": _instruction,
         "composite": _composite,
     }[level]
-    goal = make(
-        r, scorers, {"version": r.integer("version", default=1), "notes": r.text("notes", default="")}
-    )
+    common = {"version": r.integer("version", default=1), "notes": r.text("notes", default="")}
+    with r.placed():
+        goal = make(r, scorers, common)
     r.done()
     return goal
 
 
 def _value(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     theory_spec = r.raw("theory")
-    theory = load_theory(theory_spec if isinstance(theory_spec, Mapping) else str(theory_spec))
+    with r.placed("theory"):
+        theory = load_theory(theory_spec if isinstance(theory_spec, Mapping) else str(theory_spec))
     target, target_id = _target(r, theory)
     weights = r.raw("weights", "named")
     return ValueGoal(
         theory=theory,
         target=target,
         weights=weights,
-        distance=cast(Distance, r.choice("distance", DISTANCES, default="profile")),
+        distance=cast(Distance, r.choice("distance", DISTANCES, default=DEFAULT_DISTANCE[theory.target])),
         evaluator=scorers.take(r, "value"),
         id=r.text("id", default=""),
         target_id=target_id,
@@ -125,24 +131,51 @@ def _value(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
 
 
 def _target(r: Reader, theory: Theory) -> tuple[dict[str, float], str]:
-    """(numbers by dimension, name of a built-in target or "")."""
+    """(numbers by dimension, name of the target or ""): a name, numbers, a ranking, or an angle, as the theory has it."""
     spec = r.raw("target", default={})
+    if theory.target == "angle" and (isinstance(spec, str) or (isinstance(spec, Mapping) and ANGLE in spec)):
+        return _angle(r, spec, theory)
     if isinstance(spec, str):
-        named = named_target(spec)
+        with r.placed("target"):
+            named = survey_target(spec) if is_survey(spec) else named_target(spec)
         if named.theory != theory.id:
             r.fail("target", f"{spec} belongs to theory {named.theory}, not {theory.id}")
-        return dict(named.values), spec
+        return dict(named.values), named.id
+    if isinstance(spec, list):
+        if theory.target != "ranking":
+            r.fail("target", f"a ranking is a target of a ranked theory; {theory.id} takes numbers by dimension")
+        names = r.texts("target")
+        if double := {n for n in names if names.count(n) > 1}:
+            r.fail("target", f"{sorted(double)[0]!r} is ranked twice")
+        return ranking_target(names), ""
     return r.number_map("target", default={}), ""
+
+
+def _angle(r: Reader, spec: Any, theory: Theory) -> tuple[dict[str, float], str]:
+    """(cos θ, sin θ) by the theory's two dimensions, from degrees or from the name of an angle."""
+    if isinstance(spec, str):
+        if spec not in theory.named_angles:
+            raise unknown("target", spec, theory.named_angles, where=r.place("target"))
+        degrees = theory.named_angles[spec]
+    else:
+        degrees = Reader({ANGLE: spec[ANGLE]}, r.place("target")).number(ANGLE)
+        if extra := [k for k in spec if k != ANGLE]:
+            r.fail("target", f"write an angle or numbers by dimension, not both (see {extra[0]})")
+    return dict(zip(theory.ids, direction(degrees), strict=True)), ""
 
 
 def _principle(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     principles: list[Principle] = []
     name = r.text("set", default="")
     if name:
-        from_set = load_principles(name)
+        with r.placed("set"):
+            from_set = load_principles(name)
         only = r.texts("only", default=[p.id for p in from_set.principles])
-        principles += from_set.select(only)
-    principles += [read_principle(part) for part in r.parts("principles", default=[])]
+        with r.placed("only"):
+            principles += from_set.select(only)
+    for part in r.parts("principles", default=[]):
+        with part.placed():
+            principles.append(read_principle(part))
     if not principles:
         r.fail("principles", f"is missing: write principles, or set: one of {', '.join(principle_sets())}")
     id = r.text("id", default=name or "principles")

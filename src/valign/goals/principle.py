@@ -35,6 +35,7 @@ from valign.goals.words import listed, sentence
 
 Kind = Literal["do", "dont", "prefer"]
 KINDS: tuple[str, ...] = get_args(Kind)
+OPO = "opo:"
 THUMB = "good"  # the principle name of a plain thumb up or down: a preference, not a principle
 
 
@@ -46,6 +47,7 @@ class Principle:
     conditions  when it applies (empty: always); exceptions: when it does not
     priority    1 goes before 2
     weight      its part in the sum
+    critique    what a critic is asked about an answer, and revision: what is done about it ("" = none written)
     """
 
     id: str
@@ -60,6 +62,8 @@ class Principle:
     source: str = ""
     license: str = ""
     language: str = "en"
+    critique: str = ""
+    revision: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.id.strip()), "id", self.id, "a name")
@@ -76,7 +80,7 @@ class Principle:
     def to_json(self) -> dict[str, Any]:
         """JSON values; fields at their default are left out."""
         out: dict[str, Any] = {"id": self.id, "kind": self.kind, "text": self.text}
-        for name in ("negation", "theme", "source", "license"):
+        for name in ("negation", "theme", "source", "license", "critique", "revision"):
             out |= {name: value} if (value := getattr(self, name)) else {}
         for name in ("conditions", "exceptions"):
             out |= {name: list(value)} if (value := getattr(self, name)) else {}
@@ -86,7 +90,12 @@ class Principle:
 
 @dataclass(frozen=True)
 class PrincipleSet:
-    """Principles from one source. wording: "own" words of this project, or "quoted" as the licence allows."""
+    """Principles from one source.
+
+    wording     "own" words of this project, or "quoted" as the licence allows
+    questions   (id, text): what a judge is asked to choose an answer by, where the source has such questions
+    note        what is to be known about the set, what could not be checked included
+    """
 
     id: str
     principles: tuple[Principle, ...]
@@ -94,6 +103,9 @@ class PrincipleSet:
     source: str = ""
     license_of_source: str = ""
     wording: str = "own"
+    title: str = ""
+    note: str = ""
+    questions: tuple[tuple[str, str], ...] = ()
 
     def select(self, only: Sequence[str]) -> tuple[Principle, ...]:
         """The named principles in the order of the set. Raises `UsageError` for a name that is not in it."""
@@ -110,9 +122,13 @@ def principle_sets() -> tuple[str, ...]:
 
 
 def load_principles(spec: str | Path) -> PrincipleSet:
-    """A built-in set by name, or a set from a YAML file."""
+    """A built-in set by name, a set from a YAML file, or "opo:FILE": the user's own texts of law and morals."""
     if str(spec) in principle_sets():
         return _builtin(str(spec))
+    if str(spec).startswith(OPO):
+        from valign.goals.opo import read_rules
+
+        return read_rules(Path(str(spec).removeprefix(OPO)))
     path = Path(spec)
     if path.suffix in (".yaml", ".yml") or path.exists():
         return _set(Reader(read_yaml(path), str(path)))
@@ -126,19 +142,27 @@ def _builtin(name: str) -> PrincipleSet:
 
 
 def _set(r: Reader) -> PrincipleSet:
+    source, license = r.text("source", default=""), r.text("license_of_source", default="")
+    defaults = {"source": source, "license": license}
     out = PrincipleSet(
         id=r.text("id"),
+        principles=tuple(_placed(part, defaults) for part in r.parts("principles")),
         version=r.integer("version", default=1),
-        source=r.text("source", default=""),
-        license_of_source=r.text("license_of_source", default=""),
+        source=source,
+        license_of_source=license,
         wording=r.choice("wording", ("own", "quoted"), default="own"),
-        principles=(),
+        title=r.text("title", default=""),
+        note=r.text("note", default=""),
+        questions=tuple((q.text("id"), q.text("text")) for q in r.parts("questions", default=[])),
     )
-    defaults = {"source": out.source, "license": out.license_of_source}
-    principles = tuple(read_principle(part, defaults) for part in r.parts("principles"))
     r.done()
-    _check_ids(principles, r.where)
-    return PrincipleSet(out.id, principles, out.version, out.source, out.license_of_source, out.wording)
+    _check_ids(out.principles, r.where)
+    return out
+
+
+def _placed(r: Reader, defaults: Mapping[str, str]) -> Principle:
+    with r.placed():
+        return read_principle(r, defaults)
 
 
 def read_principle(r: Reader, defaults: Mapping[str, str] | None = None) -> Principle:
@@ -157,6 +181,8 @@ def read_principle(r: Reader, defaults: Mapping[str, str] | None = None) -> Prin
         source=r.text("source", default=from_set.get("source", "")),
         license=r.text("license", default=from_set.get("license", "")),
         language=r.text("language", default="en"),
+        critique=r.text("critique", default=""),
+        revision=r.text("revision", default=""),
     )
 
 

@@ -189,3 +189,26 @@ def test_standard_numbers_are_read(file):
     for wrong in ("rough\n", "{hhh: [0, 1]}\n", "{hhh: [0], preference: [1, 2]}\n"):
         with pytest.raises(ValignError, match="standard"):
             load_goal(file(text + wrong))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("level: value\ntheory: schwartz10\ntarget: uk\nweigths: ones\n", 4),
+        ("id: a\nlevel: vale\n", 2),
+        ("level: value\ntheory: schwartz10\ntarget:\n  benevolence: 1\n  power: 3\n", 5),
+        ("level: value\ntheory: schwartz10\ntarget:\n  benevolence: 1\n  power: high\n", 5),
+        ("level: principle\nprinciples:\n  - {id: a, text: x}\n  - {id: b, text: y, kind: must}\n", 4),
+        ("level: principle\nprinciples:\n  - {id: a, text: x}\n  - id: b\n    text: y\n    weight: -1\n", 6),
+        ("level: principle\nprinciples:\n  - {id: a, text: x}\n  - {id: b, txt: y}\n", 4),
+        ("level: composite\nparts:\n  - goal: hhh\n  - goal:\n      level: value\n      theory: schwarz\n", 6),
+        ("level: composite\nparts:\n  - goal: hhh\n  - goal: core\n    weight: -2\n", 5),
+        ("level: value\ntheory: schwartz10\ntarget: ukk\n", 3),
+        ("level: principle\nset: cor\n", 2),
+        ("level: principle\nset: core\nonly: [harm, lie]\n", 3),
+    ],
+)
+def test_errors_name_file_line_and_field(file, text, line):
+    with pytest.raises(ValignError) as caught:
+        load_goal(file(text))
+    assert "goal.yaml" in caught.value.where and f"(line {line})" in caught.value.where, caught.value.where

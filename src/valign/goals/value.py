@@ -31,13 +31,15 @@ from valign.goals.base import (
     sha256,
     weighted_mean,
 )
-from valign.goals.targets import weight_vector
+from valign.goals.ranking import kendall_parts
+from valign.goals.targets import named_targets, weight_vector
 from valign.goals.theory import Theory, theories
 from valign.goals.words import value_words
 
 log = logging.getLogger(__name__)
-Distance = Literal["profile", "basealign", "direction", "cosine", "circle_cosine"]
+Distance = Literal["profile", "basealign", "direction", "cosine", "circle_cosine", "kendall"]
 DISTANCES: tuple[str, ...] = get_args(Distance)
+DEFAULT_DISTANCE: dict[str, Distance] = {"vector": "profile", "ranking": "kendall", "angle": "direction"}
 SILENT_SHARE = 0.5  # above this share of texts without any value, BaseAlign rewards little but silence
 
 
@@ -48,8 +50,8 @@ class ValueGoal:
     target     numbers in [-1, 1] by dimension (id or name); what is not written is no target
     weights    "named" (1 where the target is written), "ones", "abs_target", one number per dimension, or a
                mapping
-    distance   profile, basealign: r = -D; direction, cosine, circle_cosine: r itself, 0 for a text without
-               values
+    distance   profile, basealign, kendall: r = -D; direction, cosine, circle_cosine: r itself, 0 for a text
+               without values. Under kendall only the order of the target's numbers counts
     evaluator  reads v(x, y); None leaves `labels` only
     target_id  the name of a built-in target, "" for one's own
     """
@@ -88,6 +90,8 @@ class ValueGoal:
             raise UsageError(
                 f"a target of zeros gives no {self.distance}", where="target", how="use distance profile"
             )
+        if self.distance == "kendall" and len(set(self.t[self.w > 0])) < 2:
+            raise UsageError("a ranking needs at least two dimensions, in an order", where="target")
         if self.distance == "circle_cosine" and self.theory.structure != "circle":
             raise UsageError(
                 f"theory {self.theory.id} is no circle", where="distance", how="use distance cosine"
@@ -137,6 +141,8 @@ class ValueGoal:
             return d.basealign_parts(values, self.t)
         if self.distance == "direction":
             return d.direction_parts(values, self.t, self.w)
+        if self.distance == "kendall":
+            return kendall_parts(values, self.t, self.w)
         similarity = self.theory.similarity() if self.distance == "circle_cosine" else np.eye(len(self.t))
         pull = similarity @ self.t
         total = d.circle_cosine(values, self.t, similarity)
@@ -180,7 +186,8 @@ class ValueGoal:
     def describe(self, style: Style = "instruction") -> str:
         """See `Goal.describe`: what to care for and what to leave, strongest first."""
         check_style(style)
-        pushes = self.t * (self.w > 0)
+        # a low rank is no wish against a dimension
+        pushes = ((self.t + 1) / 2 if self.distance == "kendall" else self.t) * (self.w > 0)
         return value_words(self.theory, pushes, style)
 
     def fingerprint(self) -> str:
@@ -193,7 +200,8 @@ class ValueGoal:
         builtin = self.theory.id in theories()
         out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "value"}
         out |= {"theory": self.theory.id if builtin else self.theory.to_json()}
-        out |= {"target": self.target_id or dict(self.target), "distance": self.distance}
+        named = self.target_id in named_targets()  # a file of answers can change or go: its numbers are kept
+        out |= {"target": self.target_id if named else dict(self.target), "distance": self.distance}
         weights = self.weights
         out["weights"] = weights if isinstance(weights, str) else _plain(weights)
         return out | ({"notes": self.notes} if self.notes else {})

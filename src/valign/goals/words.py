@@ -6,13 +6,22 @@ theory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from valign.goals.base import Array, Style
 from valign.goals.theory import Theory
 
 # Shares of the strongest push: a goal of many weak pushes must still read as an instruction, not as a list.
 FAINT = 0.25  # what is weaker than this share is not mentioned
+FUNCTION_WORDS = frozenset(
+    (
+        "a", "an", "and", "any", "anyone", "as", "at", "be", "by", "do", "for", "from", "give", "in", "into", "is", "it", "its",
+        "make", "no", "nor", "not", "of", "on", "one", "or", "other", "own", "say", "should", "somebody", "someone", "that",
+        "the", "their", "them", "they", "this", "to", "what", "when", "which", "who", "with", "without", "your", "you",
+    )
+)  # fmt: skip
 STRONG = 0.6  # from this share on a push is one of the main ones
 
 
@@ -64,3 +73,15 @@ def sentence(text: str) -> str:
 def listed(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def overlap(one: str, other: str) -> float:
+    """Share of words in common, in [0, 1]: |A ∩ B| / |A ∪ B| over the words that carry meaning; 0 for none."""
+    a, b = _content(one), _content(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _content(text: str) -> frozenset[str]:
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return frozenset(w for w in words if w not in FUNCTION_WORDS)

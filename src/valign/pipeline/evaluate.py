@@ -16,13 +16,14 @@ from valign.errors import ValignError
 from valign.evaluation import measure
 from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results, write_results
-from valign.goals.base import Goal
-from valign.models.credentials import hide
+from valign.goals.base import Goal, scorer_identity
+from valign.models.credentials import hidden, hide
 from valign.models.policy import Policy, Progress, Sampling, has_likelihood
 from valign.pipeline.spending import accounted
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
-RESULT, SAMPLES = "result.json", "samples.jsonl"
+RESULT, SAMPLES, GOAL = "result.json", "samples.jsonl", "goal.json"
+SCORERS = {"value": "evaluator", "principle": "scorer", "preference": "reward"}  # what judges responses, by level
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class Plan:
 
 @dataclass
 class Measured:
-    """Results of one policy, and the samples that they rest on."""
+    """Results of one policy, the samples that they rest on, and the goal that judged the samples (`goal_record`)."""
 
     results: list[Result] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    goal: dict[str, Any] | None = None
 
 
 def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
@@ -209,8 +211,7 @@ def _labelled(goal: Goal, groups: Sequence[Group]) -> bool:
 
 def _can_score(goal: Goal) -> bool:
     """Whether the goal has what it needs to judge new responses."""
-    names = {"value": "evaluator", "principle": "scorer", "preference": "reward"}
-    return goal.level in names and getattr(goal, names[goal.level], None) is not None
+    return goal.level in SCORERS and getattr(goal, SCORERS[goal.level], None) is not None
 
 
 def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
@@ -242,6 +243,7 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
         values = goal.values(sampled)  # type: ignore[attr-defined]
         out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about, missing=missing)  # type: ignore[arg-type]
     out.results.append(_utility_result(policy, goal, sampled, utilities, about, missing))
+    out.goal = goal_record(goal)
     for group, u, v, row in zip(sampled, utilities, values, drawn):
         out.samples.append(_sample(group, u, v, goal, [s.failure for s in row]))
 
@@ -286,8 +288,18 @@ def _sample(group: Group, utility: Any, values: Any, goal: Goal, failures: Seque
             row["values"] = {n: _number(x) for n, x in zip(names, values[k]) if np.isfinite(x)}
         responses.append(row)
     scores = [r["score"] for r in responses if r["score"] is not None]
-    return {"id": group.id, "prompt": group.prompt_text, "responses": responses,
+    # what the text does not tell: who said what, and what counts as independent
+    plain = [m.role for m in group.prompt] == ["user"]
+    told: dict[str, Any] = {} if plain else {"messages": [[m.role, m.content] for m in group.prompt]}
+    told |= {"cluster": group.cluster} if group.cluster else {}
+    return {"id": group.id, "prompt": group.prompt_text, **told, "responses": responses,
             "score": _number(np.mean(scores)) if scores else None}  # fmt: skip
+
+
+def goal_record(goal: Goal) -> dict[str, Any]:
+    """What is kept of a goal beside the samples that it judged: its content, its fingerprint, and that of its scorer."""
+    scorer = scorer_identity(getattr(goal, SCORERS.get(goal.level, ""), None))
+    return {"goal": hidden(goal.to_json()), "fingerprint": goal.fingerprint(), "scorer": scorer}
 
 
 def _number(x: Any) -> float | None:
@@ -323,12 +335,16 @@ def _best_of_n_bound(policy: Policy) -> Result | None:
 
 
 def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:
-    """`result.json` and `samples.jsonl` in `folder`, each whole or absent; the results come last.
+    """`result.json`, `samples.jsonl` and, where a goal judged them, `goal.json` in `folder`, each whole or absent; the
+    results come last.
 
     Raises `ValignError` where the disk refuses.
     """
     samples = "".join(json.dumps(s, ensure_ascii=False, allow_nan=False) + "\n" for s in measured.samples)
     written = write_whole(folder / SAMPLES, samples)
+    (folder / GOAL).unlink(missing_ok=True)
+    if measured.goal is not None:
+        write_whole(folder / GOAL, json.dumps(measured.goal, ensure_ascii=False, indent=1) + "\n")
     try:
         return {"samples": written, "results": write_results(measured.results, folder / RESULT)}
     except OSError as error:
@@ -345,4 +361,5 @@ def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:
     if not all(p.is_file() for p in paths.values()):
         return None
     rows = [json.loads(x) for x in paths["samples"].read_text(encoding="utf-8").splitlines()]
-    return Measured(read_results(paths["results"]), rows), paths
+    goal = json.loads((folder / GOAL).read_text(encoding="utf-8")) if (folder / GOAL).is_file() else None
+    return Measured(read_results(paths["results"]), rows, goal=goal), paths

@@ -13,13 +13,14 @@ from valign.goals.base import Goal
 def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     """A goal by name, file or mapping, with valign's default scorers where it needs one.
 
-    `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line,
-    `preference:reward_model=DIR` what people like as a trained reward model scores it.
+    `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line, `survey:FILE` a target
+    from answers, `preference:reward_model=DIR` what people like as a trained reward model scores it.
     """
     from valign.goals.loading import load_goal
+    from valign.goals.survey import is_survey
     from valign.rewards.registry import default_scorers
 
-    if isinstance(spec, str) and ":" in spec and not Path(spec).exists():
+    if isinstance(spec, str) and ":" in spec and not is_survey(spec) and not Path(spec).exists():
         spec, _, rest = spec.partition(":")
         key, _, folder = rest.partition("=")
         if spec == "preference" and key == "reward_model":
