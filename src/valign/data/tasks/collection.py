@@ -15,7 +15,7 @@ Always true here: what a file names lies on this machine; nothing is fetched; ke
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ from valign.errors import DataError, unknown
 KEYS = ("id", "templates", "promptsource", "only", "patterns", "examples", "checks")
 
 
-def read_collection(path: str | Path) -> list[Task]:
-    """The tasks of a collection file. Raises `DataError` or `UsageError` naming file and field."""
+def read_collection(path: str | Path, checks: Sequence[str] = ()) -> list[Task]:
+    """The tasks of a collection file. Raises `DataError` or `UsageError` naming file and field.
+
+    checks  names of the file's checkers that every task with examples of its own gets, beside those it lists
+    """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -44,10 +47,11 @@ def read_collection(path: str | Path) -> list[Task]:
         if key not in ("tasks", "checkers"):
             raise unknown("key", str(key), ("tasks", "checkers"), where=str(path))
     checkers = content.get("checkers") or {}
-    return [_task(entry, checkers, path, f"{path}: tasks[{i}]") for i, entry in enumerate(content["tasks"])]
+    all_ = _checks(checks, checkers, str(path))
+    return [_task(entry, checkers, all_, path, f"{path}: tasks[{i}]") for i, entry in enumerate(content["tasks"])]
 
 
-def _task(entry: Any, checkers: Mapping[str, Any], path: Path, where: str) -> Task:
+def _task(entry: Any, checkers: Mapping[str, Any], every: list[Mapping[str, Any]], path: Path, where: str) -> Task:
     if not isinstance(entry, Mapping):
         raise DataError(f"must be a mapping, not {type(entry).__name__}", where=where)
     if "super_ni" in entry:
@@ -64,7 +68,7 @@ def _task(entry: Any, checkers: Mapping[str, Any], path: Path, where: str) -> Ta
     examples, templates = _examples(entry.get("examples"), path, where), _templates(entry, path, where)
     if not examples or not templates:
         raise DataError("needs examples and at least one template", where=where)
-    return Task(entry["id"], examples, templates, checks=_checks(entry.get("checks") or [], checkers, where))
+    return Task(entry["id"], examples, templates, checks=[*_checks(entry.get("checks") or [], checkers, where), *every])
 
 
 def _templates(entry: Mapping[str, Any], path: Path, where: str) -> list[Template]:
