@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import look, measure, train
+from valign.cli import goal_quality, look, measure, train
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
 
@@ -53,6 +53,9 @@ app.command("evaluate")(measure.evaluate)
 app.command("profile")(measure.profile)
 app.command("generate")(measure.generate)
 app.command("report")(measure.report)
+goal_app = typer.Typer(help="Look at goals and check them.", no_args_is_help=True)
+goal_app.command("quality")(goal_quality.quality)
+app.add_typer(goal_app, name="goal")
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")
 app.command("methods")(look.methods)

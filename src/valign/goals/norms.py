@@ -151,8 +151,8 @@ def _mic(row: Row) -> Norm:
 def _moral_story(row: Row) -> Norm:
     f = row.fields
     judgement, action = split_rule(text_of(f, "norm"))
-    intention = str(f.get("intention") or "").strip()
-    return Norm(str(f.get("ID") or f"line-{row.line}"), judgement, action, f"{text_of(f, 'situation').strip()} {intention}".strip())
+    situation = f"{text_of(f, 'situation').strip()} {str(f.get('intention') or '').strip()}".strip()
+    return Norm(str(f.get("ID") or f"line-{row.line}"), judgement, action, situation)
 
 
 def _delphi(row: Row) -> Norm:

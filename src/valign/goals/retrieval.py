@@ -92,24 +92,26 @@ class BM25Retriever:
     stopwords: frozenset[str] = frozenset()
 
     @cached_property
-    def _index(self) -> tuple[list[Counter[str]], Counter[str], Array]:
+    def _index(self) -> tuple[dict[str, Array], Array]:
+        """({word: (n_norms,) how often it stands in each}, (n_norms,) number of words)."""
         words = [self._words(document(n, situations=self.situations)) for n in self.bank.norms]
-        counts = [Counter(w) for w in words]
-        return counts, Counter(w for c in counts for w in c), np.array([len(w) for w in words], np.float64)
+        found: dict[str, Array] = {}
+        for i, own in enumerate(words):
+            for word, n in Counter(own).items():
+                found.setdefault(word, np.zeros(len(words)))[i] = n
+        return found, np.array([len(w) for w in words], np.float64)
 
     def scores(self, queries: Sequence[str]) -> Array:
         """See `Retriever.scores`: 0 or more."""
-        counts, containing, lengths = self._index
-        mean = lengths.mean()
-        out = np.zeros((len(queries), len(counts)))
+        index, lengths = self._index
+        spread = self.k1 * (1 - self.b + self.b * lengths / max(lengths.mean(), 1e-12))
+        out = np.zeros((len(queries), len(lengths)))
         for q, query in enumerate(queries):
             for word in self._words(query):
-                n = containing[word]
-                if not n:
-                    continue
-                idf = math.log(1 + (len(counts) - n + 0.5) / (n + 0.5))
-                f = np.array([c[word] for c in counts], np.float64)
-                out[q] += idf * f * (self.k1 + 1) / (f + self.k1 * (1 - self.b + self.b * lengths / mean))
+                if (f := index.get(word)) is not None:
+                    n = np.count_nonzero(f)
+                    idf = math.log(1 + (len(lengths) - n + 0.5) / (n + 0.5))
+                    out[q] += idf * f * (self.k1 + 1) / (f + spread)
         return out
 
     def _words(self, text: str) -> list[str]:

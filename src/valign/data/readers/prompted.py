@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from valign.data.group import Demonstration, Group, Response, user
-from valign.data.readers.reader import Drop, Log, Reader, Row, having, id_of, list_of, mostly, rest_of, row_wise, text_of
+from valign.data.readers.reader import (
+    Drop,
+    Log,
+    Reader,
+    Row,
+    having,
+    id_of,
+    list_of,
+    mostly,
+    rest_of,
+    row_wise,
+    text_of,
+)
 
 
 def read_prompted(row: Row, log: Log) -> Group:
