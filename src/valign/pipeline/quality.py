@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from valign.data.group import Group
-from valign.errors import UsageError
+from valign.errors import DataError, UsageError
 from valign.evaluation.metrics.agreement import krippendorff
 from valign.evaluation.metrics.principle_set import (
     by_priority,
@@ -165,6 +165,9 @@ def _found(
     ids = [p.id for p in principles]
     hit, shares = covered(applies), comprehensiveness(applies, themes)
     where = {"all": np.ones(len(themes), bool), **{t: np.array(themes) == t for t in bank.themes}}
+    if shares["all"] is None:
+        raise DataError("no judge gave an answer that could be read", where=", ".join(j.id for j in judges),
+                        how="try one prompt: valign generate MODEL 'Is water wet? Answer yes or no.'")  # fmt: skip
     coverage = {k: _share(hit[where[k]]) for k, v in shares.items() if v is not None}
     alphas = precision(applies, verdicts)
     precise = {i: _alpha(applies, verdicts, k) if alphas[k] is not None else None for k, i in enumerate(ids)}

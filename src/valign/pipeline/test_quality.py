@@ -15,10 +15,11 @@ from valign.pipeline.quality import principle_quality
 BANK = load_situations()
 CONCERNS = {s.id: set(s.concerns) for s in BANK.situations}
 CORE = load_principles("core").principles
+ERRORS = 0.005  # a principle concerns 5 to 30 % of the bank: more errors than that would drown the rare ones
 
 
 class Planted:
-    """A judge that knows what each situation is about, errs in 5 % of its answers, and reads some rules in its own way.
+    """A judge that knows what each situation is about, errs in one answer of two hundred, and reads some rules in its own way.
 
     against  principles that speak for the act where the others speak against it
     own      principles without a fixed meaning: this judge's reading is drawn anew for each situation
@@ -38,7 +39,7 @@ class Planted:
         if p.id in self.own:
             return float(rng.random() < 0.5)
         meant = bool(CONCERNS[group.id] & {p.id, *p.conditions})
-        return float(meant != (rng.random() < 0.05))
+        return float(meant != (rng.random() < ERRORS))
 
     def verdicts(self, groups, principles):
         return [np.array([[self._sign(g, p) for p in principles]], float) for g in groups]
@@ -48,7 +49,7 @@ class Planted:
         if p.id in self.own:
             return float(rng.choice([-1, 1]))
         sign = 1.0 if p.id in self.against else -1.0
-        return sign if rng.random() > 0.05 else -sign
+        return sign if rng.random() >= ERRORS else -sign
 
 
 def hash_of(text: str) -> int:
@@ -58,7 +59,7 @@ def hash_of(text: str) -> int:
 
 
 def judges(**rest):
-    return [Planted(seed, **rest) for seed in range(5)]
+    return [Planted(seed, **rest) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +172,12 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert "comprehensiveness" in done.stdout and "weak judge" in done.stdout
     assert run.invoke(app, ["goal", "quality", "cor", "--json"]).exit_code == 2
     assert run.invoke(app, ["goal", "quality", "core", "--judges", "x"]).exit_code == 2
+
+
+def test_judges_that_never_answer_are_an_error():
+    class Silent(Planted):
+        def applies(self, groups, principles):
+            return [np.full(len(principles), np.nan) for _ in groups]
+
+    with pytest.raises(DataError, match="no judge gave an answer"):
+        principle_quality(CORE, [Silent(k) for k in range(3)], BANK.sample(20))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from valign.rewards.principle_scorers import (
     RuleVerdicts,
     Scaled,
 )
-from valign.rewards.value_evaluator import DEFAULT_MODEL, LazyEvaluator, ValueEvaluator
+from valign.rewards.value_evaluator import DEFAULT_MODEL, THEORY, LazyEvaluator, ValueEvaluator
 from valign.rewards.verdict_scorer import LazyVerdicts, VerdictScorer
 
 DEFAULT = "default"
@@ -92,8 +93,9 @@ class LazyPolicy:
         return getattr(self.loaded, name)
 
 
+@cache
 def load_judge(name: str) -> Policy:
-    """A local model with its engine, or an endpoint."""
+    """A local model with its engine, or an endpoint; one per process, however many ways it is asked."""
     from valign.engine.local import LocalEngine
     from valign.models.endpoint import EndpointPolicy, is_endpoint
     from valign.models.loading import load_model
@@ -156,22 +158,25 @@ def _reward_of(reward: str, where: str) -> Any:
 
 
 def _values(theory: str, where: str, path: str = "") -> Any:
-    made = Lazy(lambda: ValueEvaluator.load(folder=Path(path))) if path else LazyEvaluator()
-    if not path and made.theory != theory:
-        raise UsageError(f"the shipped evaluator reads {made.theory}, not {theory}", where=where,
+    made: Any = LazyEvaluator()
+    if path:
+        made = Lazy(lambda: ValueEvaluator.load(folder=Path(path)), theory=THEORY, id=f"values {path}")
+    if made.theory != theory:
+        raise UsageError(f"heads read values of {made.theory}, not {theory}", where=where,
                          how="scorer: {kind: judge}, or an evaluator fitted on data with labels of this theory")  # fmt: skip
     return made
 
 
 def _verdicts(path: str = "") -> Any:
-    return Lazy(lambda: VerdictScorer.load(folder=Path(path))) if path else LazyVerdicts()
+    return Lazy(lambda: VerdictScorer.load(folder=Path(path)), id=f"verdicts {path}") if path else LazyVerdicts()
 
 
 class Lazy:
-    """A scorer made at its first use."""
+    """A scorer made at its first use; what is known of it before stands in `known`."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], **known: str) -> None:
         self._make, self._made = make, None
+        vars(self).update(known)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
