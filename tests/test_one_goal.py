@@ -99,7 +99,7 @@ TINY_RUN = {"batch_size": 2, "max_steps": 1}
 CHEAP = {
     **{name: TINY_RUN for name in ("sft", "dpo", "cdpo", "robust_dpo", "reward_model", "reward_ranked_pairs",
                                    "reward_plackett_luce")},
-    **{name: {**TINY_RUN, "group_size": 2, "max_new_tokens": 4} for name in ("grpo", "rloo")},
+    **{name: {**TINY_RUN, "batch_size": 4, "group_size": 2, "max_new_tokens": 6} for name in ("grpo", "rloo")},
     "value_instruction": {}, "urial": {}, "best_of_n": {"n": 2},
 }  # fmt: skip
 
@@ -164,7 +164,7 @@ def test_a_goal_of_every_level_drives_every_method(name, level, shared_policy, v
         reward = va.train_reward(shared_policy, bare(2), method=name, goal=goal, **settings)
         assert np.isfinite(reward.score(bare(1))[0]).all()
         return
-    data = bare(2) if METHODS[name].trains else ()
+    data = bare(settings["batch_size"]) if METHODS[name].trains else ()
     aligned = va.align(shared_policy, va.Target(goal, shared_policy), name, data, **settings)
     assert aligned.kind == {"context": "context", "decoding": "decoding"}.get(METHODS[name].family, "weights")
     if name == "urial":  # its three examples are longer than a tiny model's positions
@@ -173,7 +173,7 @@ def test_a_goal_of_every_level_drives_every_method(name, level, shared_policy, v
     answers = aligned.generate([user("Why?")], va.Sampling(max_new_tokens=3))
     assert len(answers) == 1 and len(answers[0]) == 1
     if name == "value_instruction":
-        assert goal.describe() in "".join(m.content for m in aligned.rewrite([user("Why?")])[0])
+        assert goal.describe("system") in "".join(m.content for m in aligned.rewrite([user("Why?")])[0])
 
 
 @pytest.mark.capability("G01")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import goal_quality, look, measure, train
+from valign.cli import goal_quality, goal_standardize, look, measure, train
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
 
@@ -55,6 +55,7 @@ app.command("generate")(measure.generate)
 app.command("report")(measure.report)
 goal_app = typer.Typer(help="Look at goals and check them.", no_args_is_help=True)
 goal_app.command("quality")(goal_quality.quality)
+goal_app.command("standardize")(goal_standardize.standardize)
 app.add_typer(goal_app, name="goal")
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")

@@ -41,14 +41,14 @@ def conditions_hold(groups: Sequence[Group], conditions: Sequence[str], reader: 
     if own and reader is not None:
         asked = dict(zip(own, np.array([*reader.holds(groups, own)]).reshape(len(groups), len(own)).T, strict=True))
     elif own:
-        lists = [g.meta.get(LISTED) for g in groups]
-        if any(not isinstance(found, list | tuple) for found in lists):
+        lists = [found for g in groups if isinstance(found := g.meta.get(LISTED), list | tuple)]
+        if len(lists) < len(groups):
             raise UsageError(
                 f"nothing here can tell when {own[0]!r} holds", where="conditions",
                 how=["write it as a rule: mentions: WORD, WORD", "list what holds in meta.context of each group",
                      "or pass a reader: goal.with_reader(...)"],
             )  # fmt: skip
-        asked = {c: np.array([c in found for found in lists], dtype=bool) for c in own if lists}
+        asked = {c: np.array([c in found for found in lists], dtype=bool) for c in own}
     else:
         asked = {}
     columns = [asked[c] if c in asked else np.array([_mentions(c, g) for g in groups], dtype=bool) for c in conditions]

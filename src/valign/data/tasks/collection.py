@@ -98,7 +98,7 @@ def _examples(value: Any, path: Path, where: str) -> list[Mapping[str, Any]]:
 
 
 def _checks(value: Any, checkers: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
-    out = []
+    out: list[Mapping[str, Any]] = []
     for check in value:
         if isinstance(check, str):
             if check not in checkers:

@@ -193,6 +193,9 @@ def _loader() -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
+    def plain(loader: Any, node: Any) -> Any:
+        return loader.construct_mapping(node, deep=True)
+
     for tag in ("!Template", "!TemplateMetadata"):
-        Loader.add_constructor(tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+        Loader.add_constructor(tag, plain)
     return Loader

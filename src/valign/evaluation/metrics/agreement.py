@@ -31,7 +31,7 @@ def krippendorff(units: ArrayLike, metric: str = "nominal") -> float | None:
     expected = float(totals @ distance @ totals) / (totals.sum() - 1)
     if expected == 0:
         return None
-    return 1 - float((coincidence * distance).sum()) / expected
+    return float(1 - (coincidence * distance).sum() / expected)
 
 
 def _nominal(values: Array, totals: Array) -> Array:
