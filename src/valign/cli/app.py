@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import differ, look, measure, plan, train
+from valign.cli import differ, goal_quality, goal_standardize, look, measure, plan, train
 from valign.cli.goal import goal_app
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
@@ -56,6 +56,8 @@ app.command("profile")(measure.profile)
 app.command("generate")(measure.generate)
 app.command("diff")(differ.diff)
 app.command("report")(measure.report)
+goal_app.command("quality")(goal_quality.quality)
+goal_app.command("standardize")(goal_standardize.standardize)
 app.add_typer(goal_app, name="goal")
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")

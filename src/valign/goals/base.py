@@ -156,6 +156,11 @@ def scorer_identity(scorer: Any) -> str | None:
     )
 
 
+def without_scoring(content: Mapping[str, Any], option: str, scorer: Any) -> dict[str, Any]:
+    """A goal's JSON for its fingerprint: a scorer that is there says itself what it is, whatever described it."""
+    return {k: v for k, v in content.items() if k != option or scorer is None}
+
+
 def missing_scorer(goal: str, level: str, option: str, what: str) -> ValignError:
     """The error of a goal that is asked for a utility without anything that could score."""
     return ValignError(

@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import yaml
 
-from valign.errors import UsageError, unknown
+from valign.errors import DataError, UsageError, unknown
 from valign.goals.base import LEVELS, Goal, PrincipleScorer, ResponseScorer, ValueScorer
-from valign.goals.composite import EPSILON, RULES, CompositeGoal, Part, Rule
+from valign.goals.composite_file import read_composite
 from valign.goals.files import Reader, read_yaml
 from valign.goals.instruction import CREDITS, Credit, InstructionGoal
-from valign.goals.preference import FEEDBACK, Feedback, PreferenceGoal
+from valign.goals.preference import FEEDBACK, WORDS, Feedback, PreferenceGoal
 from valign.goals.principle import Principle, PrincipleGoal, load_principles, principle_sets, read_principle
 from valign.goals.ranking import ranking_target
 from valign.goals.survey import is_survey, survey_target
@@ -35,6 +35,8 @@ NEEDS = {
 }
 DEFAULT = "default"
 ANGLE = "angle"  # the key of a target that is an angle in degrees
+MAKE = "make"  # among the scorers: the function that makes one from its description in a goal file
+DO_THE_TASK = "do exactly what the prompt asks, correctly and in the form that was asked for"
 REWARD_MODEL = "reward_model"  # the key of a preference goal, and of the scorer that makes a reward from a folder
 
 
@@ -118,12 +120,14 @@ def _value(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
         theory = load_theory(theory_spec if isinstance(theory_spec, Mapping) else str(theory_spec))
     target, target_id = _target(r, theory)
     weights = r.raw("weights", "named")
+    evaluator, scoring = scorers.take(r, "value", theory=theory.id)
     return ValueGoal(
         theory=theory,
         target=target,
         weights=weights,
         distance=cast(Distance, r.choice("distance", DISTANCES, default=DEFAULT_DISTANCE[theory.target])),
-        evaluator=scorers.take(r, "value"),
+        evaluator=evaluator,
+        scoring=scoring,
         id=r.text("id", default=""),
         target_id=target_id,
         **common,
@@ -179,25 +183,38 @@ def _principle(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     if not principles:
         r.fail("principles", f"is missing: write principles, or set: one of {', '.join(principle_sets())}")
     id = r.text("id", default=name or "principles")
-    return PrincipleGoal(tuple(principles), scorers.take(r, "principle"), id=id, **common)
+    scorer, scoring = scorers.take(r, "principle")
+    return PrincipleGoal(tuple(principles), scorer, id=id, scoring=scoring, **common)
 
 
 def _preference(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
-    folder = r.text(REWARD_MODEL, default="")
+    folder, text = r.text(REWARD_MODEL, default=""), r.text("text", default="")
+    reward, scoring = (
+        (scorers.from_folder(r, folder), None) if folder else scorers.take(r, "preference", words=text or f"be {WORDS}")
+    )
     return PreferenceGoal(
-        reward=scorers.from_folder(r, folder) if folder else scorers.take(r, "preference"),
+        reward=reward,
+        scoring=scoring,
         reward_model=str(Path(folder).expanduser().absolute()) if folder else "",
         feedback=cast(Feedback, r.choice("feedback", FEEDBACK, default="auto")),
         aspect=r.text("aspect", default=""),
-        text=r.text("text", default=""),
+        text=text,
         id=r.text("id", default="preference"),
         **common,
     )
 
 
 def _instruction(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    checker, _ = scorers.take(r, "instruction")
+    judge, scoring = scorers.described(r, "judge", "instruction", words=DO_THE_TASK)
+    tasks = r.raw("tasks", default=None)
+    if tasks is not None and not isinstance(tasks, Mapping):
+        r.fail("tasks", f"must be a mapping with a collection, not {tasks!r}")
     return InstructionGoal(
-        checker=scorers.take(r, "instruction"),
+        checker=checker,
+        judge=judge,
+        scoring=scoring,
+        tasks=tasks,
         credit=cast(Credit, r.choice("credit", CREDITS, default="passed")),
         id=r.text("id", default="instruction"),
         **common,
@@ -205,31 +222,14 @@ def _instruction(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
 
 
 def _composite(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
-    parts = []
-    for part in r.parts("parts"):
-        goal = part.raw("goal")
-        if isinstance(goal, str):  # the name of a built-in goal; a part never opens another file
-            goal, _ = (
-                _by_name(goal, {})
-                if goal in goal_names()
-                else part.fail("goal", f"{goal!r} is no built-in goal")
-            )
-        made = _goal(Reader(goal, f"{part.where}: goal"), scorers)
-        parts.append(Part(made, part.number("weight", default=1.0), part.integer("priority", default=1)))
-    standard = r.raw("standard", default=None)
-    if isinstance(standard, Mapping):
-        numbers = Reader(standard, f"{r.where}: standard")
-        standard = {name: tuple(numbers.numbers(name, length=2)) for name in standard}
-    elif standard not in (None, "raw"):
-        r.fail("standard", f'must be "raw", or a mean and an sd per part, not {standard!r}')
-    return CompositeGoal(
-        parts=tuple(parts),
-        conflict=cast(Rule, r.choice("conflict", RULES, default="weighted")),
-        standard=standard,
-        epsilon=r.number("epsilon", default=EPSILON),
-        id=r.text("id", default="composite"),
-        **common,
-    )
+    def read_goal(spec: Any, where: str) -> Goal:
+        if isinstance(spec, str):  # the name of a built-in goal; a part never opens another file
+            if spec not in goal_names():
+                raise DataError(f"{spec!r} is no built-in goal", where=where)
+            spec, _ = _by_name(spec, {})
+        return _goal(Reader(spec, where), scorers)
+
+    return read_composite(r, common, read_goal)
 
 
 # ---------------------------------------------------------------------------------------------------- scorers
@@ -257,11 +257,13 @@ class _Scorers:
                 )
             self.one = scorers
 
-    def take(self, r: Reader, level: str) -> Any:
-        """The scorer for a goal: the one its file names, else the one for its level. None when none was
-        passed.
+    def take(self, r: Reader, level: str, **about: str) -> tuple[Any, Mapping[str, Any] | None]:
+        """(scorer, its description in the file or None) of a goal: the one its file describes or names, else the one
+        for its level. None when none was passed.
         """
         option = OPTION[level]
+        if isinstance(r.content.get(option), Mapping):
+            return self.described(r, option, level, **about)
         name = r.text(option, default=DEFAULT)
         found = self.one if self.one is not None else self.by_name.get(level if name == DEFAULT else name)
         if found is None:
@@ -271,7 +273,7 @@ class _Scorers:
                 raise UsageError(
                     f"the goal names the scorer {name!r}, but none was passed", where=f"{r.where}: {option}"
                 )
-            return None
+            return None, None
         protocol, words = NEEDS[level]
         fits = callable(found) if protocol is None else isinstance(found, protocol)
         if not fits:
@@ -279,8 +281,21 @@ class _Scorers:
                 f"a goal at level {level} needs {words}, not {type(found).__name__}",
                 where=f"{r.where}: {option}",
             )
-        return found
+        return found, None
 
+    def described(self, r: Reader, option: str, level: str, **about: str) -> tuple[Any, Mapping[str, Any] | None]:
+        """(scorer, description) of a key that holds a mapping; (None, None) where it is absent."""
+        spec = r.raw(option, default=None)
+        if spec is None:
+            return None, None
+        if not isinstance(spec, Mapping):
+            r.fail(option, f"must be a mapping with a kind, not {spec!r}")
+        if self.one is not None:
+            return self.one, spec
+        make = self.by_name.get(MAKE)
+        if make is None and self.by_name:
+            raise UsageError("the goal describes a scorer, and nothing was passed that makes it", where=f"{r.where}: {option}")
+        return (make(level, spec, f"{r.where}: {option}", **about) if make else None), spec
 
     def from_folder(self, r: Reader, folder: str) -> Any:
         """The reward model in a folder; where one scorer was passed, that one; None when none was passed."""
@@ -297,10 +312,11 @@ def _levels(content: Mapping[str, Any]) -> list[str]:
     """Levels of all goals in a mapping, parts included; malformed ones are left to the reader."""
     if content.get("level") != "composite":
         return [str(content.get("level"))]
-    parts = content.get("parts")
+    parts, costs = content.get("parts"), content.get("constraints")
+    found = [*(parts if isinstance(parts, list) else []), *(costs if isinstance(costs, list) else [])]
     out: list[str] = []
-    for part in parts if isinstance(parts, list) else []:
-        goal = part.get("goal") if isinstance(part, Mapping) else None
+    for part in found:
+        goal = part.get("goal", {"level": "principle"} if "cost" in part else None) if isinstance(part, Mapping) else None
         if isinstance(goal, str) and goal in goal_names():
             goal, _ = _by_name(goal, {}) if goal not in theories() else ({"level": "value"}, "")
         out += _levels(goal) if isinstance(goal, Mapping) else []

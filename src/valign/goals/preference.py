@@ -6,7 +6,7 @@ generalizes beyond the data is passed in; fitting one is a method.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from valign.goals.base import (
     scorer_identity,
     sha256,
     weighted_mean,
+    without_scoring,
 )
 from valign.goals.principle import THUMB
 
@@ -44,6 +45,7 @@ class PreferenceGoal:
                "good"), or "auto": the first of these that a group has
     aspect     of scores: which one; "" = "overall" if present, else the mean of all
     text       what people like, in words, for `describe`
+    scoring    how the goal's file describes the reward, None where it does not
     reward_model   the folder of the reward model that `reward` was made from, "" for another reward
     """
 
@@ -55,6 +57,7 @@ class PreferenceGoal:
     id: str = "preference"
     version: int = 1
     notes: str = ""
+    scoring: Mapping[str, Any] | None = None
     level: Level = field(default="preference", init=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class PreferenceGoal:
     def fingerprint(self) -> str:
         """See `Goal.fingerprint`."""
         content = {k: v for k, v in self.to_json().items() if k != "reward_model" or self.reward is None}
+        content = without_scoring(content, "reward", self.reward)
         return sha256([content, scorer_identity(self.reward)])  # a reward model is the same in any folder
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +116,7 @@ class PreferenceGoal:
         }
         for name in ("aspect", "text", "reward_model", "notes"):
             out |= {name: value} if (value := getattr(self, name)) else {}
-        return out
+        return out | ({"reward": dict(self.scoring)} if self.scoring else {})
 
 
 def win_rates(group: Group) -> Array:

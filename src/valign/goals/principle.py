@@ -29,6 +29,7 @@ from valign.goals.base import (
     scorer_identity,
     sha256,
     weighted_mean,
+    without_scoring,
 )
 from valign.goals.files import DATA, Reader, builtin_names, read_yaml
 from valign.goals.words import listed, sentence
@@ -192,6 +193,7 @@ class PrincipleGoal:
 
     principles   at least one, each id once
     scorer       gives s_k; None leaves `labels` only
+    scoring      how the goal's file describes the scorer, None where it does not
     """
 
     principles: tuple[Principle, ...]
@@ -199,6 +201,7 @@ class PrincipleGoal:
     id: str = "principles"
     version: int = 1
     notes: str = ""
+    scoring: Mapping[str, Any] | None = None
     level: Level = field(default="principle", init=False)
 
     def __post_init__(self) -> None:
@@ -279,7 +282,8 @@ class PrincipleGoal:
 
     def fingerprint(self) -> str:
         """See `Goal.fingerprint`."""
-        return sha256([self.to_json(), scorer_identity(self.scorer)])
+        content = without_scoring(self.to_json(), "scorer", self.scorer)
+        return sha256([content, scorer_identity(self.scorer)])
 
     def to_json(self) -> dict[str, Any]:
         """See `Goal.to_json`: the texts themselves, so that a stored goal does not change with the set it
@@ -287,6 +291,7 @@ class PrincipleGoal:
         """
         out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "principle"}
         out["principles"] = [p.to_json() for p in self.principles]
+        out |= {"scorer": dict(self.scoring)} if self.scoring else {}
         return out | ({"notes": self.notes} if self.notes else {})
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from valign.data.group import Group, Response, user
 from valign.errors import DataError, UsageError, ValignError
 from valign.goals import CompositeGoal, Part, PreferenceGoal, conflicts, load_goal
-from valign.goals.composite import lexicographic
+from valign.goals.joining import lexicographic
 
 
 class Fixed:

@@ -129,7 +129,7 @@ def test_a_scorer_of_the_wrong_kind(name):
             "no built-in goal",
         ),
         ("level: composite\nparts: []\n", "", "at least two"),
-        ("level: composite\nconflict: social\nparts: []\n", "conflict", "lexicographic"),
+        ("level: composite\nconflict: lexical\nparts: []\n", "conflict", "lexicographic"),
         ("level: preference\nversion: 1.5\n", "version", "whole number"),
         ("level: preference\nfeedback: 3\n", "feedback", "text"),
         ("level: preference\nlevel: value\n", "goal.yaml", "given twice, line 2"),

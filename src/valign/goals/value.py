@@ -30,6 +30,7 @@ from valign.goals.base import (
     scorer_identity,
     sha256,
     weighted_mean,
+    without_scoring,
 )
 from valign.goals.ranking import kendall_parts
 from valign.goals.targets import named_targets, weight_vector
@@ -54,6 +55,7 @@ class ValueGoal:
                without values. Under kendall only the order of the target's numbers counts
     evaluator  reads v(x, y); None leaves `labels` only
     target_id  the name of a built-in target, "" for one's own
+    scoring    how the goal's file describes the evaluator, None where it does not
     """
 
     theory: Theory
@@ -65,6 +67,7 @@ class ValueGoal:
     target_id: str = ""
     version: int = 1
     notes: str = ""
+    scoring: Mapping[str, Any] | None = None
     level: Level = field(default="value", init=False)
 
     def __post_init__(self) -> None:
@@ -193,6 +196,7 @@ class ValueGoal:
     def fingerprint(self) -> str:
         """See `Goal.fingerprint`."""
         content = self.to_json() | {"theory": self.theory.fingerprint(), "w": self.w.tolist()}
+        content = without_scoring(content, "evaluator", self.evaluator)
         return sha256([content, scorer_identity(self.evaluator)])
 
     def to_json(self) -> dict[str, Any]:
@@ -204,6 +208,7 @@ class ValueGoal:
         out |= {"target": self.target_id if named else dict(self.target), "distance": self.distance}
         weights = self.weights
         out["weights"] = weights if isinstance(weights, str) else _plain(weights)
+        out |= {"evaluator": dict(self.scoring)} if self.scoring else {}
         return out | ({"notes": self.notes} if self.notes else {})
 
 

@@ -17,6 +17,9 @@ from valign.evaluation import measure
 from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal, scorer_identity
+from valign.goals.composite import CompositeGoal
+from valign.goals.instruction import InstructionGoal
+from valign.goals.value import ValueGoal
 from valign.models.credentials import hidden, hide
 from valign.models.policy import Policy, Progress, Sampling, has_likelihood
 from valign.pipeline.spending import accounted
@@ -110,8 +113,8 @@ def _prompts(plan: Plan) -> list[Group]:
 
 def _answers(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
     """The policy's own answers, as the goal judges them."""
-    if (prompts := _prompts(plan)) and plan.goal is not None and _can_score(plan.goal):
-        judge(policy, plan, prompts, out, say)
+    if plan.goal is not None and _can_score(plan.goal) and (asked := _judged(plan.goal, plan.groups)):
+        judge(policy, plan, asked, out, say)
 
 
 def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
@@ -211,7 +214,18 @@ def _labelled(goal: Goal, groups: Sequence[Group]) -> bool:
 
 def _can_score(goal: Goal) -> bool:
     """Whether the goal has what it needs to judge new responses."""
+    if isinstance(goal, CompositeGoal):
+        measured = goal.standard is not None and all(c.multiplier is not None for c in goal.constraints)
+        return measured and all(_can_score(part.goal) for part in (*goal.parts, *goal.constraints))
+    if isinstance(goal, InstructionGoal):
+        return goal.checker is not None or goal.judge is not None
     return goal.level in SCORERS and getattr(goal, SCORERS[goal.level], None) is not None
+
+
+def _judged(goal: Goal, groups: Sequence[Group]) -> list[Group]:
+    """The groups whose new responses the goal can judge: without a judge, an instruction goal needs their checks."""
+    checked = isinstance(goal, InstructionGoal) and goal.judge is None
+    return [g for g in groups if not g.choices and g.prompt and (not checked or g.meta.get("checks"))]
 
 
 def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
@@ -239,9 +253,9 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
     about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
     utilities = goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
-    if goal.level == "value":
-        values = goal.values(sampled)  # type: ignore[attr-defined]
-        out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about, missing=missing)  # type: ignore[arg-type]
+    if isinstance(goal, ValueGoal):
+        values = goal.values(sampled)
+        out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about, missing=missing)
     out.results.append(_utility_result(policy, goal, sampled, utilities, about, missing))
     out.goal = goal_record(goal)
     for group, u, v, row in zip(sampled, utilities, values, drawn):
@@ -275,7 +289,7 @@ def _utility_result(
 
 
 def _sample(group: Group, utility: Any, values: Any, goal: Goal, failures: Sequence[str]) -> dict[str, Any]:
-    names = list(goal.theory.ids) if goal.level == "value" else []  # type: ignore[attr-defined]
+    names = list(goal.theory.ids) if isinstance(goal, ValueGoal) else []
     responses: list[dict[str, Any]] = []
     for k, r in enumerate(group.responses):
         if failures[k]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from valign.errors import UsageError, unknown
 from valign.goals.base import Goal
-from valign.goals.loading import REWARD_MODEL, load_goal
+from valign.goals.loading import MAKE, REWARD_MODEL, load_goal
 from valign.rewards import base, classifiers, rules
 from valign.rewards.base import PREFIX, Reward
 from valign.rewards.reward_model import LazyReward
@@ -69,10 +69,11 @@ def default_scorers(model: Any = None) -> dict[str, Any]:
             the first use
     There is none for preferences: train a reward model and name its folder (`reward_model`), or use the labels in the data.
     """
+    from valign.rewards.scorers import make_scorer
     from valign.rewards.value_evaluator import LazyEvaluator
     from valign.rewards.verdict_scorer import LazyVerdicts
 
     return {
         "instruction": rules.check, "value": LazyEvaluator(model), "principle": LazyVerdicts(model),
-        REWARD_MODEL: LazyReward,
+        REWARD_MODEL: LazyReward, MAKE: make_scorer,
     }  # fmt: skip

@@ -120,7 +120,7 @@ def test_default_scorers_cost_nothing_until_used():
     scorers = default_scorers()
     for name in ("uk", "instruction"):
         load_goal(name, scorers=scorers)
-    assert set(scorers) == {"instruction", "value", "principle", "reward_model"}
+    assert set(scorers) == {"instruction", "value", "principle", "reward_model", "make"}
     code = "import sys, valign.rewards as r; r.default_scorers(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

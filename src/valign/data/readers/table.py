@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from valign.data.readers import choices, dialogues, fulcra, hh, instructions, oasst, own, scored, trl, webgpt
+from valign.data.readers import choices, dialogues, fulcra, hh, instructions, oasst, own, prompted, scored, trl, webgpt
 from valign.data.readers.reader import Reader
 
 READERS: dict[str, Reader] = {
@@ -13,6 +13,7 @@ READERS: dict[str, Reader] = {
         *trl.READERS,
         *dialogues.READERS,
         *instructions.READERS,
+        *prompted.READERS,
         *scored.READERS,
         *oasst.READERS,
         *webgpt.READERS,
