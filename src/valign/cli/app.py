@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import look, measure, train
+from valign.cli import look, measure, profile, train
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
 
@@ -50,7 +50,7 @@ app.command("run")(train.run)
 app.command("align")(train.align)
 app.command("compare")(train.compare)
 app.command("evaluate")(measure.evaluate)
-app.command("profile")(measure.profile)
+app.command("profile")(profile.profile)
 app.command("generate")(measure.generate)
 app.command("report")(measure.report)
 app.add_typer(look.data_app, name="data")

@@ -26,8 +26,8 @@ Array = NDArray[np.float64]
 Form = Literal["likelihood", "generation"]
 ASK = "Answer with one letter."
 REFUSAL = re.compile(
-    r"\b(as an? (ai|artificial|language model|assistant)|i(?:'m| am) (?:sorry|an? (ai|language model))|i (?:can(?:'|no)t|cannot|am unable|"
-    r"won't|don't have (?:personal|feelings|opinions|preferences)))\b",
+    r"\b(as an? (ai|artificial|language model|assistant)|i(?:'m| am) (?:sorry|an? (ai|language model))"
+    r"|i (?:can(?:'|no)t|am unable|won't|don't have (?:personal|feelings|opinions|preferences)))\b",
     re.IGNORECASE,
 )
 LETTER = re.compile(r"^\W*(?:(?:my |the )?(?:answer|option|choice)\b(?: is)?\W*)?\(?([A-Z])\)?(?=[.):,;*\n]|\s*$|\s*[-–])")
@@ -45,8 +45,8 @@ class Respondent:
     persona: str = ""
 
 
-def respondents(options: int, personas: Sequence[str] = (), rounds: int = 1) -> list[Respondent]:
-    """All 2K option orders, each in every round; with personas one respondent per persona, who takes the orders in turn."""
+def respondents(options: int, personas: Sequence[str] = ()) -> list[Respondent]:
+    """All 2K option orders; with personas one respondent per persona, who takes the orders in turn."""
     up = [tuple((k + shift) % options for k in range(options)) for shift in range(options)]
     orders = [order for pair in zip(up, (tuple(reversed(o)) for o in up), strict=True) for order in pair]
     if personas:
@@ -54,7 +54,7 @@ def respondents(options: int, personas: Sequence[str] = (), rounds: int = 1) -> 
             Respondent(f"person{i + 1:03d}", orders[i % len(orders)], text)
             for i, text in enumerate(personas)
         ]
-    return [Respondent(f"r{r}o{i:02d}", order) for r in range(rounds) for i, order in enumerate(orders)]
+    return [Respondent(f"order{i + 1:02d}", order) for i, order in enumerate(orders)]
 
 
 @dataclass(frozen=True)

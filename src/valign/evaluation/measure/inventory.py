@@ -159,8 +159,8 @@ def _circle(one: Sheet, common: Mapping[str, Any]) -> list[Result]:
         return []
     theta = circle.angles(one.dimensions)
     centred = one.values - one.mean_rating[:, None]
-    items = one.respondent_items(np.asarray(np.nan_to_num(circle.fits(centred, theta))) + 0 * centred.sum(1),
-                                 {"values": centred})  # fmt: skip
+    fitted = np.nan_to_num(circle.fits(centred, theta))  # a flat respondent fits nothing
+    items = one.respondent_items(fitted, {"values": centred})
     mean = np.array([i.detail["values"] for i in items if i.score is not None]).reshape(-1, len(theta)).mean(0)
     notes = []
     if np.isfinite(mean).all() and np.ptp(mean) > 1e-9:
