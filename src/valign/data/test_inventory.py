@@ -33,7 +33,7 @@ def test_a_limited_inventory_stays_balanced():
 def test_personas_are_many_different_and_name_no_value():
     known = personas()
     assert len(known) == len(set(known)) == 36
-    words = "wealth|help|power|faith|safe|fun|rule|success|freedom|nature".split("|")
+    words = ["wealth", "help", "power", "faith", "safe", "fun", "rule", "success", "freedom", "nature"]
     assert not any(w in p.lower() for p in known for w in words)
 
 

@@ -10,10 +10,11 @@ from valign.evaluation.measure.pair_profiles import CLAIM, Shift
 from valign.evaluation.metrics.reliability import ENOUGH
 from valign.evaluation.result import Result
 from valign.goals.theory import Theory
-from valign.report.text import _new_table, _t
+from valign.report.text import _t
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 BAR = 10  # characters from the middle to either end
 GROUPS = {"self_transcendence": "caring for others (benevolence, universalism)",
@@ -44,7 +45,7 @@ def profile_text(profile: Profile, theory: Theory | None, goal: str) -> list[Ren
 def free_text(subject: str, results: Sequence[Result], theory: Theory, goal: str) -> list[RenderableType]:
     """The profile of free answers to situations, as the value evaluator reads it."""
     found = {r.metric: r for r in results if r.variant == "mean" or r.metric in ("value.V", "value.V_c")}
-    table = _new_table("value", "mean [95 %]", "", "what it is")
+    table = _table("value", "mean [95 %]", "against · for", "what it is")
     rows = [(d, found[f"value.profile.{d.id}"]) for d in theory.dimensions if f"value.profile.{d.id}" in found]
     for d, r in sorted(rows, key=lambda row: -(row[1].value or 0)):
         table.add_row(_t(d.name), _t(_number(r)), _t(_bar(r.value, 1.0)), _t(d.definition, "dim"))
@@ -59,7 +60,7 @@ def free_text(subject: str, results: Sequence[Result], theory: Theory, goal: str
 
 def shifts_text(a: str, b: str, form: str, shifts: Sequence[Shift], theory: Theory | None) -> list[RenderableType]:
     """Where a differs from b, largest first; unclaimed differences are shown as such."""
-    table = _new_table("value", f"{a} minus {b} [95 %]", "adjusted p", "")
+    table = _table("value", "difference [95 %]", "adjusted p", "")
     for s in shifts:
         mark = f"{a} higher" if (s.result.value or 0) > 0 else f"{b} higher"
         said = _t(mark, "bold") if s.differs else _t("no difference found", "dim")
@@ -67,12 +68,12 @@ def shifts_text(a: str, b: str, form: str, shifts: Sequence[Shift], theory: Theo
     claimed = sum(s.differs for s in shifts)
     note = (f"{claimed} of {len(shifts)} values differ ({form}; paired, Benjamini-Hochberg over all, below {CLAIM:g}; "
             "a difference must hold over respondents and over items)")  # fmt: skip
-    return [_t("Where the two differ", "bold"), table, _t(note)]
+    return [_t(f"Where they differ: {a} minus {b}", "bold"), table, _t(note)]
 
 
 def _values(profile: Profile, found: dict[str, Result], theory: Theory | None) -> RenderableType:
     """Sorted from the value held highest; centred, so that a general liking of high marks does not count."""
-    table = _new_table("value", "score [95 %]", "less · more important", "what it is")
+    table = _table("value", "score [95 %]", "less · more important", "what it is")
     rows = [(d, found[f"value.centred.{d}"]) for d in profile.sheet.dimensions]
     widest = max((abs(r.value or 0.0) for _, r in rows), default=0.0)
     scale = next(x for x in (0.25, 0.5, 1.0, 2.0, 5.0) if x >= widest or x == 5.0)
@@ -92,8 +93,8 @@ def _trust(profile: Profile, found: dict[str, Result]) -> list[str]:
     words = "reliable enough to read" if not profile.warning else "NOT reliable"
     out = [f"Trust: {words}. Two halves of the items agree {_number(half)} (1 fully, 0 not at all; {ENOUGH} is needed)."]
     if "value.reliability.retest" in found:
-        out.append(f"  Asked again in other words: values agree {_number(found['value.reliability.retest'])}, "
-                   f"single items {_number(found['value.reliability.retest_items'])} ({ENOUGH} is needed of the values).")  # fmt: skip
+        values, single = (_number(found[f"value.reliability.{k}"]) for k in ("retest", "retest_items"))
+        out.append(f"  Asked again in other words: values agree {values} ({ENOUGH} is needed), single items {single}.")
     else:
         out.append("  Not asked again in other words: that part of the check is left out.")
     if spread.value is not None:
@@ -145,6 +146,17 @@ def _near(found: dict[str, Result], goal: str) -> list[str]:
         f"  Against saying nothing V_c {_number(found['value.V_c'], signed=True)} (1 equal, 0 no better than silence); "
         f"the order of the values alone {shape} (0.5 unrelated, 1 the same).",
     ]
+
+
+def _table(*heads: str) -> Table:
+    """Names, numbers and bars stay whole; the last column folds."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(_t(head), overflow="fold", no_wrap=head is not heads[-1])
+    return table
 
 
 def _name(dimension: str, theory: Theory | None) -> str:

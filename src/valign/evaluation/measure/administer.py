@@ -30,7 +30,10 @@ REFUSAL = re.compile(
     r"|i (?:can(?:'|no)t|am unable|won't|don't have (?:personal|feelings|opinions|preferences)))\b",
     re.IGNORECASE,
 )
-LETTER = re.compile(r"^\W*(?:(?:my |the )?(?:answer|option|choice)\b(?: is)?\W*)?\(?([A-Z])\)?(?=[.):,;*\n]|\s*$|\s*[-–])")
+LETTER = re.compile(
+    r"^\W*(?:(?:(?:my|the) )?(?:answer|option|choice)\b(?: is)?\W*)?\(?\b([A-Z])\b\)?(?=[.):,;*\n]|\s*$|\s*[-–])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +170,8 @@ def read_answer(text: str, labels: Sequence[str], order: Sequence[int]) -> tuple
     said = text.strip()
     letters = ascii_uppercase[: len(order)]
     found = LETTER.match(said)
-    if found and found.group(1) in letters:
-        return letters.index(found.group(1)), None
+    if found and found.group(1).upper() in letters:
+        return letters.index(found.group(1).upper()), None
     words = re.sub(r"^\W*(?:[A-Z]\W+)?", "", said, count=1) if re.match(r"^\W*[A-Z]\W", said) else said
     for candidate in (words, said):
         low = re.sub(r"^\W+", "", candidate).lower()

@@ -161,12 +161,13 @@ def _circle(one: Sheet, common: Mapping[str, Any]) -> list[Result]:
     centred = one.values - one.mean_rating[:, None]
     fitted = np.nan_to_num(circle.fits(centred, theta))  # a flat respondent fits nothing
     items = one.respondent_items(fitted, {"values": centred})
-    mean = np.array([i.detail["values"] for i in items if i.score is not None]).reshape(-1, len(theta)).mean(0)
+    mean = centred[np.isfinite(centred).all(1)].sum(0) / max(1, int(np.isfinite(centred).all(1).sum()))
     notes = []
-    if np.isfinite(mean).all() and np.ptp(mean) > 1e-9:
+    if np.ptp(mean) > 1e-9:
         fit = circle.sinusoid(dict(zip(one.dimensions, mean, strict=True)))
-        notes.append(f"peak at {fit.peak_degrees:.0f} degrees ({nearest_value(fit.peak_degrees)}), amplitude "
-                     f"{fit.amplitude:.3f} scale points; ten exchangeable values have R² {fit.null_r2:.3f} on average")  # fmt: skip
+        peak = f"peak at {fit.peak_degrees:.0f} degrees ({nearest_value(fit.peak_degrees)})"
+        null = f"ten exchangeable values have R² {fit.null_r2:.3f} on average"
+        notes.append(f"{peak}, amplitude {fit.amplitude:.3f} scale points; {null}")
     out = [
         summarize(items, metric="value.circle.r2", anchors=Anchors(1.0, 0.0, 2 / 9), notes=notes,
                   statistic=lambda found, w: circle.fits(mean_values(found, w), theta), **common),
@@ -233,7 +234,8 @@ def _reliability(one: Sheet, two: Sheet | None, common: Mapping[str, Any]) -> li
         *out,
         summarize(one.respondent_items(np.zeros(len(one.values)), values), metric="value.reliability.retest",
                   statistic=_retest, **good),
-        summarize(items, metric="value.reliability.retest_items", statistic=_retest_items, notes=[RETEST_ITEMS], **per_item),
+        summarize(items, metric="value.reliability.retest_items", statistic=_retest_items, notes=[RETEST_ITEMS],
+                  **per_item),
     ]  # fmt: skip
 
 

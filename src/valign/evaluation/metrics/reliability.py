@@ -55,11 +55,13 @@ def spearman_brown(r: ArrayLike, factor: float = 2.0) -> Array:
 def split_half(scores: ArrayLike, tables: tuple[Array, Array]) -> Array:
     """(b,) Spearman-Brown of the mean correlation between half profiles; scores (b, I) item means, NaN where undefined.
 
-    The correlations are averaged before they are stepped up: the step is steep where they are negative.
+    The correlations are averaged before they are stepped up. A negative mean is given as it is: the step has a pole at -1,
+    and no length makes a test out of halves that contradict each other.
     """
     x = np.atleast_2d(np.asarray(scores, float))
     r = correlation(*(np.einsum("bi,ski->bsk", x, t, optimize=True) for t in tables))
-    return spearman_brown(r.mean(-1))
+    mean = r.mean(-1)
+    return np.where(mean > 0, spearman_brown(np.maximum(mean, 0)), mean)
 
 
 def correlation(a: Array, b: Array) -> Array:

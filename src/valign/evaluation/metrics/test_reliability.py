@@ -15,7 +15,7 @@ def test_halves_share_out_every_item_with_both_keyings_alike():
     for s in range(20):
         for k in range(10):
             a, b = (set(np.flatnonzero(t[s, k])) for t in (one, two))
-            assert len(a) == len(b) == 4 and a | b == set(np.flatnonzero(INDEX == k)) and not a & b
+            assert len(a) == len(b) == 4 and a | b == set(np.flatnonzero(k == INDEX)) and not a & b
             assert sum(SIGNS[i] for i in a) == sum(SIGNS[i] for i in b) == 0
     assert len({tuple(np.flatnonzero(one[s, 0])) for s in range(20)}) > 5, "splits differ"
 
@@ -37,6 +37,9 @@ def test_split_half_equals_a_plain_loop():
             rs.append(np.corrcoef(a, b)[0, 1])
         r = sum(rs) / 7
         assert got == pytest.approx(2 * r / (1 + r))
+    contrary = np.where(np.arange(80) % 8 < 4, 1, -1) * np.repeat(rng.normal(size=10), 8)
+    tables = tuple(np.stack([(k == INDEX) & ((np.arange(80) % 8 < 4) == side) for k in range(10)])[None] / 4 for side in (True, False))
+    assert rel.split_half(contrary[None], tables)[0] == pytest.approx(-1), "halves that contradict: no step, no pole"
 
 
 def test_split_half_estimates_the_share_of_true_variance():
