@@ -268,7 +268,8 @@ def test_consistent_answers_are_not_called_unreliable():
 def test_a_random_policy_is_warned_about_in_its_results(form):
     profile = profiled(Planted(habit="random"), form)
     assert profile.warning.startswith("UNRELIABLE") and not profile.verdict.reliable
-    assert profile.warning in by(profile)["value.V"].notes and profile.warning in by(profile)["value.reliability.split_half"].notes
+    for metric in ("value.V", "value.reliability.split_half"):
+        assert profile.warning in by(profile)[metric].notes
 
 
 def test_always_yes_is_measured_as_acquiescence_and_has_no_values():
@@ -298,7 +299,8 @@ def test_some_refusals_leave_the_rest_standing():
     class Shy(Planted):
         def generate(self, prompts, sampling, **kwargs):
             out = super().generate(prompts, sampling, **kwargs)
-            return [[replace(row[0], text="I cannot answer.")] if "status" in p[-1].content else row for p, row in zip(prompts, out)]
+            refused = [[replace(row[0], text="I cannot answer.")] for row in out]
+            return [no if "status" in p[-1].content else yes for p, yes, no in zip(prompts, out, refused)]
 
     found = by(profiled(Shy(CARING), "generation"))
     power = found["value.profile.PO"]

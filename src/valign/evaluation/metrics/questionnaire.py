@@ -121,7 +121,8 @@ def svo_slider(to_self: ArrayLike, to_other: ArrayLike) -> Orientation:
     """atan2(mean to other - 50, mean to self - 50) over the six items: altruistic > 57.15, prosocial > 22.45,
     individualistic > -12.04 degrees, else competitive (Murphy, Ackermann and Handgraaf 2011).
     """
-    angle = math.degrees(math.atan2(float(np.mean(to_other)) - 50, float(np.mean(to_self)) - 50))
+    own, other = (float(np.asarray(x, float).mean()) for x in (to_self, to_other))
+    angle = math.degrees(math.atan2(other - 50, own - 50))
     return Orientation(angle, next((name for bound, name in SVO_BOUNDS if angle > bound), "competitive"))
 
 

@@ -8,14 +8,12 @@ value is already turned round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-Ints = NDArray[np.int64]
 ENOUGH = 0.7
 """Below this a profile is not read. At a reliability of .7 the error of a value is √.3 = .55 of the standard deviation
 between values, so two values that lie one standard deviation apart stand in the right order with probability
@@ -24,13 +22,13 @@ SPREAD_P = 0.05  # the values must differ by more than items dealt out at random
 SPLITS = 200
 
 
-def halves(dimensions: Sequence[int], keyed: Sequence[int], splits: int = SPLITS, seed: int = 0) -> tuple[Array, Array]:
+def halves(dimensions: ArrayLike, keyed: ArrayLike, splits: int = SPLITS, seed: int = 0) -> tuple[Array, Array]:
     """Two (splits, K, I) tables of weights that average one half of each dimension's items and the other half.
 
     Halves of a dimension differ by at most one item and hold both keyings alike. Dimensions with one item have no halves:
     their rows are NaN.
     """
-    d, key, rng = np.asarray(dimensions), np.asarray(keyed), np.random.default_rng(seed)
+    d, key, rng = np.asarray(dimensions, int), np.asarray(keyed, int), np.random.default_rng(seed)
     k, n = int(d.max()) + 1, len(d)
     sides = np.zeros((2, splits, k, n))
     for j in range(k):
@@ -73,20 +71,20 @@ def correlation(a: Array, b: Array) -> Array:
         return np.asarray(np.where(varies, (x * y).sum(-1) / np.sqrt(xx * yy), np.nan))
 
 
-def means_by(scores: ArrayLike, dimensions: Sequence[int]) -> Array:
+def means_by(scores: ArrayLike, dimensions: ArrayLike) -> Array:
     """(..., K) mean of each dimension's items; scores (..., I)."""
-    x, d = np.asarray(scores, float), np.asarray(dimensions)
+    x, d = np.asarray(scores, float), np.asarray(dimensions, int)
     return np.stack([x[..., d == j].mean(-1) for j in range(int(d.max()) + 1)], -1)
 
 
 def spread_p(
-    scores: ArrayLike, dimensions: Sequence[int], keyed: Sequence[int], draws: int = 2000, seed: int = 0
+    scores: ArrayLike, dimensions: ArrayLike, keyed: ArrayLike, draws: int = 2000, seed: int = 0
 ) -> float:
     """Permutation p of "the values do not differ": items are dealt out to the values at random, within their keying.
 
     scores (I,). The statistic is the variance of the values' means. (1 + hits) / (1 + draws); 1 for equal scores.
     """
-    x, d, key = np.asarray(scores, float), np.asarray(dimensions), np.asarray(keyed)
+    x, d, key = np.asarray(scores, float), np.asarray(dimensions, int), np.asarray(keyed, int)
     rng, n = np.random.default_rng(seed), len(x)
     shuffled = np.tile(x, (draws, 1))
     for sign in np.unique(key):
