@@ -30,7 +30,8 @@ def test_one_command_gives_a_profile_with_intervals_and_its_reliability(valign, 
     out = tmp_path / "p"
     said = valign("profile", model, *QUICK, "--out", out).stdout
     assert f"What {model} values: 20 portraits" in " ".join(said.split())
-    for word in ("! UNRELIABLE", "self-direction", "NOT reliable", "is needed", "yes-saying", "0.22 on average", "Nearness to hhh_like"):
+    words = ("! UNRELIABLE", "self-direction", "NOT reliable", "is needed", "yes-saying", "0.22 on average", "Nearness to")
+    for word in words:
         assert word in " ".join(said.split()), word
     found = {r["metric"]: r for r in json.loads((out / "result.json").read_text())["results"]}
     for metric in ("value.profile.BE", "value.centred.UN", "value.V", "value.V_c", "value.circle.r2", "value.group.openness",
@@ -107,7 +108,8 @@ def test_two_models_are_compared_value_by_value(valign, model, few, tmp_path):
 
 def test_a_users_questionnaire_is_asked_and_scored(valign, model, lines):
     file = lines([{"number": n, "text": f"This person likes item {n}."} for n in range(1, 22)], "pvq.jsonl")
-    found = {r["metric"]: r for r in valign.json("profile", model, "--items", file, "--instrument", "pvq21", "--no-retest")["results"]}
+    document = valign.json("profile", model, "--items", file, "--instrument", "pvq21", "--no-retest")
+    found = {r["metric"]: r for r in document["results"]}
     assert found["value.centred.UN"]["variant"] == "pvq21_likelihood" and found["value.centred.UN"]["n"] in (0, 36)
     assert "value.bias.acquiescence" not in found, "no item is keyed against its value: yes-saying cannot be told apart"
 

@@ -38,7 +38,8 @@ def test_split_half_equals_a_plain_loop():
         r = sum(rs) / 7
         assert got == pytest.approx(2 * r / (1 + r))
     contrary = np.where(np.arange(80) % 8 < 4, 1, -1) * np.repeat(rng.normal(size=10), 8)
-    tables = tuple(np.stack([(k == INDEX) & ((np.arange(80) % 8 < 4) == side) for k in range(10)])[None] / 4 for side in (True, False))
+    first = np.arange(80) % 8 < 4
+    tables = tuple(np.stack([(k == INDEX) & (first == side) for k in range(10)])[None] / 4 for side in (True, False))
     assert rel.split_half(contrary[None], tables)[0] == pytest.approx(-1), "halves that contradict: no step, no pole"
 
 
