@@ -105,11 +105,8 @@ def profile_from_names(
         found = []
         for k, name in enumerate(names):
             tell("loading", {"name": name})
-            policy: Any = load_policy(name, options)
-            if folder is not None:
-                from valign.evaluation.cached import CachedPolicy
-
-                policy = CachedPolicy(policy, folder / ("against.jsonl" if k else "requests.jsonl"), chunk=len(inventory))
+            log = folder / ("against.jsonl" if k else "requests.jsonl") if folder is not None else None
+            policy = _logged(load_policy(name, options), log, len(inventory))
             found.append(profile_policy(policy, asked, goal, inventory, who, groups, tell))
         outcome = Outcome(found, _shifts(found, goal) if against else {})
         return outcome if folder is None else _written(outcome, goal, folder, tell)
@@ -118,6 +115,13 @@ def profile_from_names(
         return run(None)
     with RunFolder(out):
         return run(out)
+
+
+def _logged(policy: Policy, log: Path | None, chunk: int) -> Any:
+    """The policy with a log of its answers; a chunk is one respondent, whose prompts begin alike."""
+    from valign.evaluation.cached import CachedPolicy
+
+    return policy if log is None else CachedPolicy(policy, log, chunk=chunk)
 
 
 def profile_policy(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from valign.evaluation.measure.inventory import Profile
-from valign.evaluation.measure.pair_profiles import CLAIM, Shift
+from valign.evaluation.measure.pair_profiles import CLAIM, UNREADABLE, Shift
 from valign.evaluation.metrics.reliability import ENOUGH
 from valign.evaluation.result import Result
 from valign.goals.theory import Theory
@@ -68,7 +68,8 @@ def shifts_text(a: str, b: str, form: str, shifts: Sequence[Shift], theory: Theo
     claimed = sum(s.differs for s in shifts)
     note = (f"{claimed} of {len(shifts)} values differ ({form}; paired, Benjamini-Hochberg over all, below {CLAIM:g}; "
             "a difference must hold over respondents and over items)")  # fmt: skip
-    return [_t(f"Where they differ: {a} minus {b}", "bold"), table, _t(note)]
+    warned = [_t(f"! {UNREADABLE}", "bold yellow")] if any(UNREADABLE in s.result.notes for s in shifts) else []
+    return [_t(f"Where they differ: {a} minus {b}", "bold"), *warned, table, _t(note)]
 
 
 def _values(profile: Profile, found: dict[str, Result], theory: Theory | None) -> RenderableType:

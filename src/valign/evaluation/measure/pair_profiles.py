@@ -10,6 +10,7 @@ from valign.evaluation.measure.inventory import Profile
 from valign.evaluation.result import Difference, Result, compare
 from valign.evaluation.statistics import benjamini_hochberg
 
+UNREADABLE = "at least one of the two profiles is unreliable: a difference is one of answering, hardly one of values"
 CLAIM = 0.05  # adjusted p below which a difference is claimed
 
 
@@ -38,7 +39,10 @@ def paired_profiles(a: Profile, b: Profile) -> list[Shift]:
     if a.sheet.answers.inventory.sha256 != b.sheet.answers.inventory.sha256:
         raise ValignError("the two profiles rest on different items", where="--against", how="use the same inventory")
     names = a.sheet.dimensions
-    return paired_results(names, [(_centred(a, name), _centred(b, name)) for name in names])
+    shifts = paired_results(names, [(_centred(a, name), _centred(b, name)) for name in names])
+    if not (a.warning or b.warning):
+        return shifts
+    return [replace(s, result=s.result.with_notes(UNREADABLE)) for s in shifts]
 
 
 def paired_results(names: Sequence[str], pairs: Sequence[tuple[Result, Result]]) -> list[Shift]:
