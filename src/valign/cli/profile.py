@@ -109,8 +109,8 @@ def _show(found: Outcome, goal: str) -> None:
             known = set(profile.sheet.dimensions) <= set(theory.ids) or set(profile.sheet.dimensions) == set(POSITIONS)
             parts += profile_text(profile, theory if known else None, wanted.id)
         if any(r.metric == "value.V" and r.variant == "profile" for r in one.measured.results):
-            parts += free_text(one.policy.id, one.measured.results, theory, wanted.id)
-    names = [m.policy.id for m in found.models]
+            parts += free_text(one.id, one.measured.results, theory, wanted.id)
+    names = [m.id for m in found.models]
     for form, shifts in found.shifts.items():
         parts += shifts_text(names[0], names[1], form, shifts, theory)
     for part in parts:

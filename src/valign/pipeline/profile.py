@@ -54,9 +54,10 @@ class Asked:
 
 @dataclass
 class Profiled:
-    """One model's Results in every form, with the profiles of the inventories by form."""
+    """One model's Results in every form, with the profiles of the inventories by form. The model itself is let go."""
 
-    policy: Policy
+    id: str
+    card: Mapping[str, Any]
     measured: Measured = field(default_factory=Measured)
     profiles: dict[str, Profile] = field(default_factory=dict)
 
@@ -131,7 +132,7 @@ def profile_policy(
     """All forms of one policy."""
     tell = tell or _nobody
     forms = asked.forms or (("likelihood",) if has_likelihood(policy) else ("generation",))
-    out = Profiled(policy)
+    out = Profiled(policy.id, policy.card())
     for form in forms:
         if form == "likelihood" and not has_likelihood(policy):
             raise ValignError(f"{policy.id} tells no log-probs of given text", where="--form likelihood",
@@ -244,10 +245,10 @@ def _page(outcome: Outcome, goal: Any, folder: Path) -> Mapping[str, Path]:
         results = [r for r in m.measured.results if not r.subject.startswith("baseline")]
         differences = [s.result for shifts in outcome.shifts.values() for s in shifts] if k == 0 else []
         subjects.append(
-            SubjectReport(policy=m.policy.card(), results=results, samples=m.measured.samples, profile=profile,
+            SubjectReport(policy=m.card, results=results, samples=m.measured.samples, profile=profile,
                           differences=differences, notes=m.measured.notes, base=len(outcome.models) > 1 and k == 1)
         )  # fmt: skip
-    names = " and ".join(m.policy.id for m in outcome.models)
+    names = " and ".join(m.id for m in outcome.models)
     report = method_report(subjects, goal=goal_json(goal), primary="profile", title=f"values of {names}",
                            created=time.strftime("%Y-%m-%d"))  # fmt: skip
     return write_report(report, folder)
