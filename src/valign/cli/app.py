@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import differ, goal_quality, goal_standardize, look, measure, plan, train
+from valign.cli import differ, goal_quality, goal_standardize, look, measure, plan, profile, train
 from valign.cli.goal import goal_app
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
@@ -52,7 +52,7 @@ app.command("align")(train.align)
 app.command("compare")(train.compare)
 app.command("evaluate")(measure.evaluate)
 app.command("plan-eval")(plan.plan_eval)
-app.command("profile")(measure.profile)
+app.command("profile")(profile.profile)
 app.command("generate")(measure.generate)
 app.command("diff")(differ.diff)
 app.command("report")(measure.report)

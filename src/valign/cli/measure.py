@@ -119,54 +119,6 @@ def evaluate(
                 say(f"{name}: {paths[name]}")
 
 
-def profile(
-    model: Annotated[str, typer.Argument(help="The model whose values are measured.")] = "smollm2-135m-instruct",
-    goal: Annotated[
-        str, typer.Option(help="The value goal to compare with: a target's name, schwartz10:..., or a file.")
-    ] = "hhh_like",
-    data: Annotated[str, typer.Option(help="Situations to respond to.")] = "builtin:dilemmas",
-    out: Annotated[Path | None, typer.Option(help="Also write result.json, samples.jsonl and a report here.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Responses per situation.")] = 1,
-    max_new_tokens: MaxNewTokens = 64,
-    limit: Limit = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    max_cost: MaxCost = None,
-    price_read: PriceRead = None,
-    price_generated: PriceGenerated = None,
-    as_json: Json = False,
-) -> None:
-    """What does MODEL value? Its profile over everyday situations, beside a target."""
-    with errors(as_json):
-        from valign.models.policy import Sampling
-        from valign.pipeline.door import profile_from_names
-        from valign.pipeline.policies import LoadOptions
-        from valign.pipeline.spending import budget_of
-
-        budget = budget_of(max_cost, price_read, price_generated, out)
-        sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
-        with Watch(quiet=as_json) as watch:
-            measured, paths = profile_from_names(
-                model,
-                goal,
-                data,
-                sampling,
-                out,
-                limit=limit,
-                options=LoadOptions(device, dtype, budget=budget),
-                on_event=watch,
-            )
-        if as_json:
-            print_json({"schema": 1, "results": [r.to_json() for r in measured.results]})
-            return
-        for r in measured.results:
-            if r.variant == "mean" or r.metric in ("value.V", "value.V_c"):
-                say(result_line(r))
-        for name, path in paths.items():
-            say(f"{name}: {path}")
-
-
 def generate(
     model: Model,
     prompt: Annotated[

@@ -25,7 +25,6 @@ from valign.pipeline.evaluate import (
     Measured,
     Plan,
     evaluate_policy,
-    judge,
     progress_of,
     read_evaluation,
     write_evaluation,
@@ -169,46 +168,6 @@ def _logged(make: Callable[[], Policy], log: Path, workers: int, stack: contextl
     from valign.evaluation.cached import CachedPolicy
 
     return CachedPolicy(make(), log)
-
-
-def profile_from_names(
-    model: str, goal: str, data: str, sampling: Sampling, out: Path | None, *, limit: int | None = None,
-    options: LoadOptions | None = None, on_event: Listen | None = None,
-) -> tuple[Measured, Mapping[str, Path]]:  # fmt: skip
-    """What `valign profile` does; with `out`, answers are logged there and an interrupted profile goes on."""
-    made = make_goal(goal)
-    if made.level != "value":
-        raise ValignError(
-            f"the goal is of level {made.level}",
-            where="--goal",
-            how="a profile needs a value goal, such as hhh_like",
-        )
-    tell = on_event or _nobody
-    split = "test" if data == "builtin:dilemmas" else None
-    groups, _ = read_sources([source(data, limit).model_copy(update={"split": split} if split else {})], 0, tell)
-    budget = options.budget if options is not None else None
-    if out is None:
-        alone = load_policy(model, options)
-        check_priced(alone, budget)
-        return _profile(alone, groups, made, sampling, tell), {}
-    from valign.evaluation.cached import CachedPolicy
-    from valign.pipeline.reports import one_model
-
-    with RunFolder(out):
-        tell("loading", {"name": model})
-        policy = load_policy(model, options)
-        check_priced(policy, budget)
-        cached: Any = CachedPolicy(policy, out / "requests.jsonl")
-        measured = _profile(cached, groups, made, sampling, tell)
-        paths = dict(write_evaluation(out, measured))
-        return measured, {**paths, **one_model(policy, measured, made, out)}
-
-
-def _profile(policy: Policy, groups: Sequence[Group], goal: Any, sampling: Sampling, tell: Listen) -> Measured:
-    measured = Measured()
-    with accounted(measured.results, (policy,)):
-        judge(policy, Plan(groups, goal, sampling=sampling), groups, measured, progress_of(tell))
-    return measured
 
 
 def _evaluation_request(policy: Policy, reference: Policy | None, plan: Plan) -> dict[str, Any]:

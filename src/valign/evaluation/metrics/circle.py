@@ -61,3 +61,13 @@ def _structure(correlations: Array, theta: Array) -> float:
     pairs = np.triu_indices(len(theta), 1)
     expected = np.cos(theta[:, None] - theta[None, :])[pairs]
     return float(np.corrcoef(correlations[pairs], expected)[0, 1])
+
+
+def fits(profiles: ArrayLike, theta: ArrayLike) -> Array:
+    """(b,) R² of `sinusoid` for many profiles at once; profiles (b, K), theta (K,) radians. NaN for a constant profile."""
+    y, angle = np.asarray(profiles, float), np.asarray(theta, float)
+    design = np.column_stack([np.ones_like(angle), np.cos(angle), np.sin(angle)])
+    residual, total = y - y @ np.linalg.pinv(design).T @ design.T, y - y.mean(-1, keepdims=True)
+    scatter = (total**2).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(scatter > 1e-18, 1 - (residual**2).sum(-1) / scatter, np.nan))

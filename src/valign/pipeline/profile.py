@@ -1,0 +1,284 @@
+"""What `valign profile` does: inventories by likelihood or generation, free answers to situations, one model or two."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from valign.data.group import Group
+from valign.data.inventory import Inventory, personas, portraits, read_inventory
+from valign.engine.run import RunFolder
+from valign.errors import UsageError, ValignError, unknown
+from valign.evaluation.measure.administer import Answers, Respondent, administer, respondents
+from valign.evaluation.measure.inventory import Profile, inventory_profile
+from valign.evaluation.measure.pair_profiles import Shift, paired_profiles, paired_results
+from valign.evaluation.provenance import provenance
+from valign.evaluation.result import Result
+from valign.models.endpoint import is_endpoint
+from valign.models.policy import Policy, Sampling, has_likelihood
+from valign.pipeline.data import read_sources
+from valign.pipeline.door import Listen, source
+from valign.pipeline.evaluate import Measured, Plan, judge, progress_of, write_evaluation
+from valign.pipeline.goals import make_goal
+from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.spending import accounted, check_priced
+
+FORMS = ("likelihood", "generation", "dilemmas")
+GOAL = "hhh_like"  # what a profile is shown beside when nobody names a target
+LETTERS = 8  # tokens of a letter answer, with room for "Answer: B."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to ask.
+
+    forms      of FORMS; empty: likelihood, or generation where the model tells no log-probs
+    data       situations of the form dilemmas         sampling   of free answers
+    items      a file of items, "" for the built-in portraits; instrument: the questionnaire whose numbers they carry
+    persons    so many different personas answer; 0: the model as itself, once in every option order
+    limit      at most so many items per value and keying, or situations
+    retest     ask the paraphrases as well
+    """
+
+    forms: tuple[str, ...] = ()
+    goal: str | None = None
+    data: str = "builtin:dilemmas"
+    items: str = ""
+    instrument: str = ""
+    persons: int = 0
+    limit: int | None = None
+    retest: bool = True
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7))
+
+
+@dataclass
+class Profiled:
+    """One model's Results in every form, with the profiles of the inventories by form. The model itself is let go."""
+
+    id: str
+    card: Mapping[str, Any]
+    measured: Measured = field(default_factory=Measured)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What `valign profile` found: the models (one or two), where they differ by form, and the files."""
+
+    models: list[Profiled]
+    shifts: dict[str, list[Shift]] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def results(self) -> list[Result]:
+        found = [r for m in self.models for r in m.measured.results]
+        return [*found, *(s.result for shifts in self.shifts.values() for s in shifts)]
+
+
+def profile_from_names(
+    model: str,
+    asked: Asked,
+    *,
+    against: str | None = None,
+    out: Path | None = None,
+    options: LoadOptions | None = None,
+    on_event: Listen | None = None,
+) -> Outcome:
+    """Profile a model, or two of them paired. With `out`, answers are logged there and an interrupted profile goes on.
+
+    Names, goal and items are checked before a model is loaded.
+    """
+    goal = make_goal(asked.goal or GOAL)
+    if goal.level != "value":
+        raise ValignError(f"the goal is of level {goal.level}", where="--goal",
+                          how=f"a profile needs a value goal, such as {GOAL}")  # fmt: skip
+    for form in asked.forms:
+        if form not in FORMS:
+            raise unknown("form", form, FORMS, where="--form")
+    inventory = _inventory(asked, goal)
+    who = _respondents(asked, inventory)
+    tell = on_event or _nobody
+    groups = _situations(asked, tell) if "dilemmas" in asked.forms else []
+    names = [model, *([against] if against else [])]
+
+    def run(folder: Path | None) -> Outcome:
+        found = []
+        for k, name in enumerate(names):
+            tell("loading", {"name": name})
+            log = folder / ("against.jsonl" if k else "requests.jsonl") if folder is not None else None
+            loaded = load_policy(name, options)
+            if not any(map(is_endpoint, names)):
+                check_priced(loaded, options.budget if options is not None else None)
+            policy = _logged(loaded, log, len(inventory))
+            found.append(profile_policy(policy, asked, goal, inventory, who, groups, tell))
+        outcome = Outcome(found, _shifts(found, goal) if against else {})
+        return outcome if folder is None else _written(outcome, goal, folder, tell)
+
+    if out is None:
+        return run(None)
+    with RunFolder(out):
+        return run(out)
+
+
+def _logged(policy: Policy, log: Path | None, chunk: int) -> Any:
+    """The policy with a log of its answers; a chunk is one respondent, whose prompts begin alike."""
+    from valign.evaluation.cached import CachedPolicy
+
+    return policy if log is None else CachedPolicy(policy, log, chunk=chunk)
+
+
+def profile_policy(
+    policy: Policy, asked: Asked, goal: Any, inventory: Inventory, who: Sequence[Respondent], groups: Sequence[Group],
+    tell: Any = None,
+) -> Profiled:  # fmt: skip
+    """All forms of one policy."""
+    tell = tell or _nobody
+    forms = asked.forms or (("likelihood",) if has_likelihood(policy) else ("generation",))
+    out = Profiled(policy.id, policy.card())
+    with accounted(out.measured.results, (policy,)):
+        _ask(policy, forms, out, asked, goal, inventory, who, groups, tell)
+    return out
+
+
+def _ask(
+    policy: Policy, forms: Sequence[str], out: Profiled, asked: Asked, goal: Any, inventory: Inventory,
+    who: Sequence[Respondent], groups: Sequence[Group], tell: Any,
+) -> None:  # fmt: skip
+    """Every form, one after the other."""
+    for form in forms:
+        if form == "likelihood" and not has_likelihood(policy):
+            raise ValignError(f"{policy.id} tells no log-probs of given text", where="--form likelihood",
+                              how="ask it by generation: --form generation")  # fmt: skip
+        if form == "dilemmas":
+            plan = Plan(groups, goal, sampling=asked.sampling)
+            judge(policy, plan, groups, out.measured, progress_of(tell, policy.id))
+            continue
+        profile = _answered(policy, form, asked, goal, inventory, who, tell)
+        out.profiles[form] = profile
+        out.measured.results += profile.results
+        out.measured.samples += _samples(profile)
+        out.measured.notes += [profile.warning] if profile.warning else []
+
+
+def _answered(
+    policy: Policy, form: Any, asked: Asked, goal: Any, inventory: Inventory, who: Sequence[Respondent], tell: Any
+) -> Profile:
+    """Both wordings of an inventory, as a profile."""
+    sampling = Sampling(max_new_tokens=LETTERS, temperature=asked.sampling.temperature, seed=asked.sampling.seed)
+    say = progress_of(tell, policy.id)
+    what = f"{len(inventory)} items, {len(who)} respondents"
+    first = administer(policy, inventory, who, form=form, sampling=sampling, progress=say(f"{form}: {what}"))
+    again: Answers | None = None
+    if asked.retest and inventory.has_paraphrases:
+        again = administer(policy, inventory, who, form=form, paraphrased=True, sampling=sampling,
+                           progress=say(f"{form}: {what}, in other words"))  # fmt: skip
+    data = {"file": inventory.source, "sha256": inventory.sha256, "licence": inventory.licence, "rows": len(inventory)}
+    about = provenance(
+        policy, sampling=sampling if form == "generation" else None, data=None, form=form, items=data,
+        goal={"id": goal.id, "fingerprint": goal.fingerprint()},
+        respondents=[{"id": w.id, "order": list(w.order), "persona": w.persona} for w in who],
+    )  # fmt: skip
+    return inventory_profile(first, again, goal=goal, subject=policy.id, about=about)
+
+
+def _inventory(asked: Asked, goal: Any) -> Inventory:
+    if asked.instrument and not asked.items:
+        raise UsageError("the items of published questionnaires are not shipped", where=f"--instrument {asked.instrument}",
+                         how="give your copy: --items FILE")  # fmt: skip
+    whole = read_inventory(asked.items, instrument=asked.instrument) if asked.items else portraits()
+    if asked.goal and set(whole.dimensions) != set(goal.theory.ids):
+        raise ValignError(f"the items speak about {', '.join(whole.dimensions)}; the goal is one of {goal.theory.id}",
+                          where="--goal", how="leave --goal out: the profile then stands without a target")  # fmt: skip
+    return whole.limited(asked.limit) if not asked.instrument else whole
+
+
+def _respondents(asked: Asked, inventory: Inventory) -> list[Respondent]:
+    known = personas()
+    if asked.persons > len(known):
+        raise UsageError(f"there are {len(known)} personas, not {asked.persons}", where="--personas")
+    return respondents(len(inventory.labels), known[: asked.persons])
+
+
+def _situations(asked: Asked, tell: Any) -> list[Group]:
+    split = {"split": "test"} if asked.data == "builtin:dilemmas" else {}
+    return read_sources([source(asked.data, asked.limit).model_copy(update=split)], 0, tell)[0]
+
+
+def _shifts(found: Sequence[Profiled], goal: Any) -> dict[str, list[Shift]]:
+    """Where the first model differs from the second, by form."""
+    a, b = found
+    out = {form: paired_profiles(a.profiles[form], b.profiles[form]) for form in a.profiles if form in b.profiles}
+    one, two = ({r.metric: r for r in m.measured.results if r.variant == "mean"} for m in found)
+    names = [n for n in goal.theory.ids if f"value.profile.{n}" in one and f"value.profile.{n}" in two]
+    if names:
+        pairs = [(one[f"value.profile.{n}"], two[f"value.profile.{n}"]) for n in names]
+        out["dilemmas"] = paired_results(names, pairs)
+    return out
+
+
+def _samples(profile: Profile) -> list[dict[str, Any]]:
+    """Per item what was answered: each option with its mean probability (likelihood) or share (generation)."""
+    answers = profile.sheet.answers
+    labels, high = answers.inventory.labels, answers.inventory.high
+    out: list[dict[str, Any]] = []
+    for i, item in enumerate(answers.inventory.items):
+        shares, there = [0.0] * len(labels), 0
+        for r, who in enumerate(answers.respondents):
+            row = answers.places[r, i]
+            if row[0] == row[0]:
+                there += 1
+                for place, option in enumerate(who.order):
+                    shares[option] += float(row[place])
+        mean = sum(s * (high - k) for k, s in enumerate(shares)) / there if there else None
+        responses = [{"text": t, "score": round(s / there, 4)} for t, s in zip(labels, shares)] if there else []
+        sign = {1: "for", -1: "against"}[item.keyed]
+        prompt = f"{item.text} [{sign} {item.dimension or 'no dimension'}, {answers.form}]"
+        out.append({"id": f"{answers.form}:{item.id}", "prompt": prompt, "responses": responses, "score": mean})
+    return out
+
+
+def _written(outcome: Outcome, goal: Any, folder: Path, tell: Any) -> Outcome:
+    tell("writing", {"path": str(folder)})
+    first = outcome.models[0].measured
+    whole = replace(first, results=outcome.results)
+    paths = dict(write_evaluation(folder, whole))
+    return replace(outcome, paths={**paths, **_page(outcome, goal, folder)})
+
+
+def _page(outcome: Outcome, goal: Any, folder: Path) -> Mapping[str, Path]:
+    """The report on one model or two."""
+    from valign.pipeline.compare import goal_json, profile_of
+    from valign.report import SubjectReport, method_report, write_report
+
+    subjects = []
+    for k, m in enumerate(outcome.models):
+        profile = next((_circle(p) for p in m.profiles.values()), None) or profile_of(m.measured, goal)
+        results = [r for r in m.measured.results if not r.subject.startswith("baseline")]
+        differences = [s.result for shifts in outcome.shifts.values() for s in shifts] if k == 0 else []
+        subjects.append(
+            SubjectReport(policy=m.card, results=results, samples=m.measured.samples, profile=profile,
+                          differences=differences, notes=m.measured.notes, base=len(outcome.models) > 1 and k == 1)
+        )  # fmt: skip
+    names = " and ".join(m.id for m in outcome.models)
+    report = method_report(subjects, goal=goal_json(goal), primary="profile", title=f"values of {names}",
+                           created=time.strftime("%Y-%m-%d"))  # fmt: skip
+    return write_report(report, folder)
+
+
+def _circle(profile: Profile) -> dict[str, Any] | None:
+    """The profile as the report's circle draws it."""
+    rows = {r.metric.removeprefix("value.profile."): r for r in profile.results if r.metric.startswith("value.profile.")}
+    if not rows or any(r.value is None for r in rows.values()):
+        return None
+    out: dict[str, Any] = {"values": {k: r.value for k, r in rows.items()}, "n": max(r.n for r in rows.values())}
+    if all(r.interval is not None for r in rows.values()):
+        out["low"] = {k: r.interval.low for k, r in rows.items() if r.interval}
+        out["high"] = {k: r.interval.high for k, r in rows.items() if r.interval}
+    return out
+
+
+def _nobody(event: str, fields: Mapping[str, Any]) -> None:
+    """Nobody listens."""
