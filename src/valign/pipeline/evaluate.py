@@ -85,7 +85,7 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     if prompts and plan.goal is not None and _can_score(plan.goal):
         judge(policy, plan, prompts, out, say)
     if prompts and reference is not None and plan.kl_prompts:
-        out.results += _kl(policy, reference, prompts[: plan.kl_prompts], plan, say)
+        out.results += kl_results(policy, reference, prompts[: plan.kl_prompts], plan, say)
     tasks = [*plan.tax, *(g for g in plan.groups if "checks" in g.meta)]
     if tasks:
         from valign.rewards.rules import check
@@ -271,7 +271,7 @@ def _number(x: Any) -> float | None:
     return round(float(x), 6) if np.isfinite(x) else None
 
 
-def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
+def kl_results(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
     """KL to the reference by samples at temperature 1; best-of-n, whose law has no token form, its bound."""
     if (bound := _best_of_n_bound(policy)) is not None:
         return [bound]

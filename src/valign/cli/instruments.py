@@ -1,0 +1,90 @@
+"""Commands that hold two things against each other: tax, overopt, generality, explain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from valign.cli.progress import Watch
+from valign.cli.shared import (
+    AllowPickle,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    Limit,
+    MaxNewTokens,
+    Model,
+    Out,
+    Seed,
+    TrustCode,
+    errors,
+    print_json,
+    result_line,
+    say,
+)
+from valign.errors import UsageError
+
+WORLDS = "worlds"
+Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
+Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
+
+
+def overopt(
+    model: Annotated[str, typer.Argument(help="The model whose samples are judged, or: worlds (the oracle worlds).")],
+    out: Out,
+    proxy: Annotated[str | None, typer.Option(help=f"What would be pushed: {Judge}.")] = None,
+    gold: Annotated[str | None, typer.Option(help=f"What it stands for: {Judge}.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Prompts. May be repeated.")] = None,
+    samples: Annotated[int, typer.Option(help="Responses per prompt: the largest n of best-of-n.", min=1)] = 32,
+    max_new_tokens: MaxNewTokens = 40,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Is PROXY worth pushing? Gold against KL under best-of-n and tilting, without training; where the alarm rings."""
+    with errors(as_json):
+        from valign.evaluation.section import write_section
+        from valign.models.policy import Sampling
+        from valign.pipeline.overopt import bench_section, overopt_from_names
+        from valign.pipeline.policies import LoadOptions
+
+        with Watch(quiet=as_json) as watch:
+            if model == WORLDS:
+                if given := [n for n, v in (("--proxy", proxy), ("--gold", gold), ("--data", data)) if v]:
+                    raise UsageError("the worlds have their own proxies and prompts", where=given[0], how="leave it out")
+                section = bench_section(seed=seed, on_event=watch)
+                paths = write_section(section, out)
+            else:
+                if not (proxy and gold and data):
+                    raise UsageError("a proxy, a gold judge and prompts are needed", where="--proxy, --gold, --data",
+                                     how="for example --proxy sentiment --gold hhh_like --data builtin:dilemmas#test")  # fmt: skip
+                section, paths = overopt_from_names(
+                    model, data, out, proxy=proxy, gold=gold, limit=limit, force=force, on_event=watch,
+                    sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, seed=seed),
+                    options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+                )  # fmt: skip
+        show(section, paths, as_json)
+        if not as_json and model != WORLDS:
+            rang = section.figure("overopt")["tilted"]["alarm"]
+            say(f"alarm: {rang['reasons'][0]}; strength {rang['strength']:.3g}" if rang else "alarm: silent")
+
+
+def show(section: Any, paths: Any, as_json: bool) -> None:
+    """A section's Results with their notes, or its JSON; then where the files lie."""
+    if as_json:
+        print_json(section.to_json())
+        return
+    say(section.title)
+    for r in section.results:
+        say(result_line(r))
+        for note in r.notes:
+            say(f"    {note}")
+    for name, path in paths.items():
+        say(f"{name}: {path}")
