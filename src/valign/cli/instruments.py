@@ -76,6 +76,88 @@ def overopt(
             say(f"alarm: {rang['reasons'][0]}; strength {rang['strength']:.3g}" if rang else "alarm: silent")
 
 
+def tax(
+    base: Annotated[str, typer.Argument(help="The checkpoint before alignment.")],
+    aligned: Annotated[str, typer.Argument(help="The checkpoint after it; any model form.")],
+    out: Out,
+    reward: Annotated[str | None, typer.Option(help=f"What was to be gained: {Judge}.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Prompts whose answers the reward judges.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Ability: tasks with checks, or multiple choice. May be repeated; default builtin:instructions#test.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Held-out responses, for bits per byte; default builtin:demonstrations#dev.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Judged responses per prompt.", min=1)] = 1,
+    max_new_tokens: MaxNewTokens = 64,
+    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """What alignment gained and what it cost: reward, ability, KL and text, on the same items for both checkpoints."""
+    with errors(as_json):
+        from valign.models.policy import Sampling
+        from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.tax import TASKS, TEXTS, tax_from_names
+
+        if (reward is None) != (data is None):
+            raise UsageError("a reward needs prompts, and prompts a reward", where="--reward, --data", how="give both or none")
+        with Watch(quiet=as_json) as watch:
+            section, paths = tax_from_names(
+                base, aligned, out, data=data or (), reward=reward, tasks=tasks or TASKS, texts=text or TEXTS,
+                sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
+                kl_prompts=kl_prompts, limit=limit, force=force, on_event=watch,
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+            )  # fmt: skip
+        show(section, paths, as_json)
+        if not as_json:
+            for name, flips in section.figure("flips")["items"].items():
+                say(f"{name}: {len(flips['lost'])} items lost, {len(flips['won'])} won; they stand in {paths['section'].name}")
+
+
+def generality(
+    model: Model,
+    goal: Annotated[str, typer.Option(help="The goal that answers are judged by: a name or a YAML file.")],
+    data: Data,
+    out: Out,
+    ood: Annotated[list[str] | None, typer.Option("--ood", help="Prompts of another source or topic.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help="One of the wrapped attacks, or none; default: all. May be repeated.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses per prompt.", min=1)] = 1,
+    max_new_tokens: MaxNewTokens = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Does MODEL keep to GOAL elsewhere: on shifted prompts, under attack, and does a reversed target reverse the score?"""
+    with errors(as_json):
+        from valign.evaluation.attacks import ATTACKS
+        from valign.models.policy import Sampling
+        from valign.pipeline.generality import generality_from_names
+        from valign.pipeline.policies import LoadOptions
+
+        attacks = () if attack == ["none"] else tuple(attack or ATTACKS)
+        with Watch(quiet=as_json) as watch:
+            section, paths = generality_from_names(
+                model, goal, data, out, ood=ood or (), attacks=attacks, limit=limit, force=force, on_event=watch,
+                sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+            )  # fmt: skip
+        show(section, paths, as_json)
+
+
 def show(section: Any, paths: Any, as_json: bool) -> None:
     """A section's Results with their notes, or its JSON; then where the files lie."""
     if as_json:

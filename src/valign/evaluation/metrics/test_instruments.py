@@ -154,8 +154,10 @@ def test_generality_golden(evaluation_golden):
 def test_an_unpaired_gap_is_welchs():
     rng = np.random.default_rng(2)
     a, b = rng.normal(1, 1, 30), rng.normal(0, 3, 12)
-    low, high = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    welch = scipy_stats.ttest_ind(a, b, equal_var=False)
+    low, high = welch.confidence_interval()
     found = generality.unpaired_gap(a, b)
+    assert found.p == pytest.approx(welch.pvalue)
     assert (found.gap.low, found.gap.high) == pytest.approx((low, high))
     assert generality.paired_gap([0, 0], [1, 1]).retained is None
 
