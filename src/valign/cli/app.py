@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import instruments, look, measure, train
+from valign.cli import curves, instruments, look, measure, train
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
 
@@ -55,6 +55,8 @@ app.command("generate")(measure.generate)
 app.command("report")(measure.report)
 app.command("tax")(instruments.tax)
 app.command("generality")(instruments.generality)
+app.command("explain")(instruments.explain)
+app.command("efficiency")(curves.efficiency)
 app.command("overopt")(instruments.overopt)
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")

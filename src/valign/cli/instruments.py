@@ -27,6 +27,7 @@ from valign.cli.shared import (
 from valign.errors import UsageError
 
 WORLDS = "worlds"
+SHOWN = 10  # records printed; all stand in the file
 Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
 Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
 
@@ -155,6 +156,51 @@ def generality(
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
                 options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
             )  # fmt: skip
+        show(section, paths, as_json)
+
+
+def explain(
+    model: Model,
+    out: Out,
+    prompt: Annotated[list[str] | None, typer.Argument(help="Prompts that MODEL answers.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Groups: answers in them are explained, prompts without are answered.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="The model before alignment: gives token credits.")] = None,
+    goal: Annotated[str | None, typer.Option(help="Gives values or verdicts, and a reward if --reward is not named.")] = None,
+    reward: Annotated[str | None, typer.Option(help=f"Gives the reward that segments are credited with: {Judge}.")] = None,
+    beta: Annotated[float, typer.Option(help="Scale of token credits.")] = 0.1,
+    by: Annotated[str, typer.Option(help="What is taken out: sentence or word.")] = "sentence",
+    threshold: Annotated[
+        float | None, typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Answers per prompt.", min=1)] = 1,
+    max_new_tokens: MaxNewTokens = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Why did an answer get its reward? Tokens, sentences, values, principles, and what would turn the decision."""
+    with errors(as_json):
+        from valign.models.policy import Sampling
+        from valign.pipeline.explain import explain_from_names, record_lines
+        from valign.pipeline.policies import LoadOptions
+
+        with Watch(quiet=as_json) as watch:
+            section, paths = explain_from_names(
+                model, out, prompts=prompt or (), data=data or (), reference=reference, goal=goal, reward=reward, beta=beta,
+                by=by, threshold=threshold, limit=limit, force=force, on_event=watch,
+                sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+            )  # fmt: skip
+        if not as_json:
+            for record in section.figure("records")["rows"][:SHOWN]:
+                say("\n".join(record_lines(record)))
         show(section, paths, as_json)
 
 

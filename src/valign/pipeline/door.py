@@ -257,7 +257,7 @@ def comparison_recipe(
             "model": model,
             "goal": goal,
             "data": sources,
-            "methods": [_method(m) for m in methods],
+            "methods": [method_entry(m) for m in methods],
             "evaluate": {"data": [held], "tax": TAX},
             "seed": seed,
             "device": device,
@@ -267,7 +267,7 @@ def comparison_recipe(
     )
 
 
-def _method(text: str) -> dict[str, Any]:
+def method_entry(text: str) -> dict[str, Any]:
     """`dpo,beta=0.2,label=soft` as an entry of `methods`."""
     from valign.pipeline.recipe import parse_value
 
