@@ -59,13 +59,15 @@ def overopt(
         with Watch(quiet=as_json) as watch:
             if model == WORLDS:
                 if given := [n for n, v in (("--proxy", proxy), ("--gold", gold), ("--data", data)) if v]:
-                    raise UsageError("the worlds have their own proxies and prompts", where=given[0], how="leave it out")
+                    raise UsageError(
+                        "the worlds have their own proxies and prompts", where=given[0], how="leave it out"
+                    )
                 section = bench_section(seed=seed, on_event=watch)
                 paths = write_section(section, out)
             else:
                 if not (proxy and gold and data):
                     raise UsageError("a proxy, a gold judge and prompts are needed", where="--proxy, --gold, --data",
-                                     how="for example --proxy sentiment --gold hhh_like --data builtin:dilemmas#test")  # fmt: skip
+                                     how="--proxy sentiment --gold hhh_like --data builtin:dilemmas#test")  # fmt: skip
                 section, paths = overopt_from_names(
                     model, data, out, proxy=proxy, gold=gold, limit=limit, force=force, on_event=watch,
                     sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, seed=seed),
@@ -84,10 +86,14 @@ def tax(
     reward: Annotated[str | None, typer.Option(help=f"What was to be gained: {Judge}.")] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="Prompts whose answers the reward judges.")] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Ability: tasks with checks, or multiple choice. May be repeated; default builtin:instructions#test.")
+        list[str] | None,
+        typer.Option(
+            help="Ability: tasks with checks, or multiple choice. May be repeated; default builtin:instructions#test."
+        ),
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="Held-out responses, for bits per byte; default builtin:demonstrations#dev.")
+        list[str] | None,
+        typer.Option(help="Held-out responses, for bits per byte; default builtin:demonstrations#dev."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Judged responses per prompt.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
@@ -108,7 +114,9 @@ def tax(
         from valign.pipeline.tax import TASKS, TEXTS, tax_from_names
 
         if (reward is None) != (data is None):
-            raise UsageError("a reward needs prompts, and prompts a reward", where="--reward, --data", how="give both or none")
+            raise UsageError(
+                "a reward needs prompts, and prompts a reward", where="--reward, --data", how="give both or none"
+            )
         with Watch(quiet=as_json) as watch:
             section, paths = tax_from_names(
                 base, aligned, out, data=data or (), reward=reward, tasks=tasks or TASKS, texts=text or TEXTS,
@@ -119,7 +127,9 @@ def tax(
         show(section, paths, as_json)
         if not as_json:
             for name, flips in section.figure("flips")["items"].items():
-                say(f"{name}: {len(flips['lost'])} items lost, {len(flips['won'])} won; they stand in {paths['section'].name}")
+                say(
+                    f"{name}: {len(flips['lost'])} items lost, {len(flips['won'])} won; they stand in {paths['section'].name}"
+                )
 
 
 def generality(
@@ -129,7 +139,8 @@ def generality(
     out: Out,
     ood: Annotated[list[str] | None, typer.Option("--ood", help="Prompts of another source or topic.")] = None,
     attack: Annotated[
-        list[str] | None, typer.Option("--attack", help="One of the wrapped attacks, or none; default: all. May be repeated.")
+        list[str] | None,
+        typer.Option("--attack", help="One of the wrapped attacks, or none; default: all. May be repeated."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Responses per prompt.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
@@ -164,15 +175,21 @@ def explain(
     out: Out,
     prompt: Annotated[list[str] | None, typer.Argument(help="Prompts that MODEL answers.")] = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="Groups: answers in them are explained, prompts without are answered.")
+        list[str] | None,
+        typer.Option("--data", help="Groups: answers in them are explained, prompts without are answered."),
     ] = None,
     reference: Annotated[str | None, typer.Option(help="The model before alignment: gives token credits.")] = None,
-    goal: Annotated[str | None, typer.Option(help="Gives values or verdicts, and a reward if --reward is not named.")] = None,
-    reward: Annotated[str | None, typer.Option(help=f"Gives the reward that segments are credited with: {Judge}.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="Gives values or verdicts, and a reward if --reward is not named.")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help=f"Gives the reward that segments are credited with: {Judge}.")
+    ] = None,
     beta: Annotated[float, typer.Option(help="Scale of token credits.")] = 0.1,
     by: Annotated[str, typer.Option(help="What is taken out: sentence or word.")] = "sentence",
     threshold: Annotated[
-        float | None, typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt.")
+        float | None,
+        typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Answers per prompt.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,

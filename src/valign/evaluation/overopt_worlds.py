@@ -98,7 +98,14 @@ def proxy_table(world: World, name: str) -> Array:
 
 
 def bench(
-    world: str, proxy: str, *, end: float = 14.0, step: float = 0.1, prompts: int = 512, samples: int = 16, seed: int = 0
+    world: str,
+    proxy: str,
+    *,
+    end: float = 14.0,
+    step: float = 0.1,
+    prompts: int = 512,
+    samples: int = 16,
+    seed: int = 0,
 ) -> BenchRun:
     """Push `proxy` to strength `end` and audit after every step.
 

@@ -60,11 +60,15 @@ class Guard:
         require(self.every >= 0, "audit steps", self.every, "0 (a tenth of the run) or more")
         require(self.max_kl is None or self.max_kl > 0, "max_kl", self.max_kl, "a positive number of nats")
         if self.audits and len(self.prompts) < 2:
-            raise UsageError("an audit needs at least two held-out prompts", where="audit", how="name them: --audit FILE")
+            raise UsageError(
+                "an audit needs at least two held-out prompts", where="audit", how="name them: --audit FILE"
+            )
         if self.prompts and not self.audits:
             raise UsageError("audit prompts have no effect without a judge", where="audit", how="name one: --gold")
         if self.action == "rollback" and self.gold is None:
-            raise UsageError("without a gold judge no step is known to be best", where="alarm", how="--gold, or --alarm stop")
+            raise UsageError(
+                "without a gold judge no step is known to be best", where="alarm", how="--gold, or --alarm stop"
+            )
         if self.action == "stop" and not self.audits and self.max_kl is None:
             raise UsageError("nothing could stop this run", where="alarm", how="name a judge (--gold) or a KL budget")
 
@@ -167,7 +171,9 @@ class GuardHook:
         event = {"step": step, **fields, **kl, "reasons": told, "fires": bool(told), "stops": stops}
         events = [(EVENT, event)]
         if told:
-            events.append(("warning", {"text": f"step {step}: over-optimization: {'; '.join(told)}{self._deed(stops)}"}))
+            events.append(
+                ("warning", {"text": f"step {step}: over-optimization: {'; '.join(told)}{self._deed(stops)}"})
+            )
         best = better and self.guard.action == "rollback"
         return Look(stops, best, -gold, tuple(events))
 
@@ -243,6 +249,18 @@ def curve(path: Any) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for x in read_log(path):
         if x["event"] == EVENT and "covariance" in x:
-            keys = ("step", "kl", "proxy", "gold", "gold_se", "covariance", "high", "threshold", "slope", "fires", "reasons")
+            keys = (
+                "step",
+                "kl",
+                "proxy",
+                "gold",
+                "gold_se",
+                "covariance",
+                "high",
+                "threshold",
+                "slope",
+                "fires",
+                "reasons",
+            )
             rows[x["step"]] = {k: x.get(k) for k in keys}
     return [rows[k] for k in sorted(rows)]

@@ -71,7 +71,9 @@ def test_a_reward_that_works_against_the_judge_ends_the_run_before_step_0(tiny_p
     found = trained(tiny_policy, tmp_path / "run", guarded(Judge(lambda r, k: -r), samples=16, action="stop"),
                     lambda e, f: told.append((e, f)))  # fmt: skip
     assert found.outcome.steps == 0 and found.outcome.stopped_early
-    assert any(e == "warning" and "disagree from the start" in f["text"] and "the run ends" in f["text"] for e, f in told)
+    assert any(
+        e == "warning" and "disagree from the start" in f["text"] and "the run ends" in f["text"] for e, f in told
+    )
     assert same(found, trained(tiny_policy, tmp_path / "again", guarded(Judge(), action="warn"), learning_rate=1e-30))
 
 

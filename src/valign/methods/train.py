@@ -64,7 +64,8 @@ def train_policy(
     assert not method.makes_reward, "a reward model is trained by train_reward"
     engine = local_engine(policy)
     world.require_same(policy.model.digest, "weights")
-    job = Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world, guard or Guard())
+    job = Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world,
+              guard or Guard())
     outcome, planned = job.on_rollouts(groups) if method.samples else job.on_feedback(groups, dev)
     model = whole(job.model, trainable_copy(policy.model, config)) if world.sharded else job.model
     model.model.requires_grad_(False)

@@ -67,8 +67,13 @@ def advise(
                if measured and any(n in measured for n in names)}  # fmt: skip
     ranked = sorted(BY_COST, key=lambda f: (f not in reached, reached.get(f, 0.0), BY_COST.index(f)))
     feasible = [f for f in ranked if choices[f].feasible]
-    out = [Advice(f, (), choices[f].risk, own[f], i + 1, "measured" if f in reached else "cost") for i, f in enumerate(feasible)]
-    return out + [Advice(f, choices[f].failed, choices[f].risk, own[f], None, "") for f in ranked if not choices[f].feasible]
+    out = [
+        Advice(f, (), choices[f].risk, own[f], i + 1, "measured" if f in reached else "cost")
+        for i, f in enumerate(feasible)
+    ]
+    return out + [
+        Advice(f, choices[f].failed, choices[f].risk, own[f], None, "") for f in ranked if not choices[f].feasible
+    ]
 
 
 def _out(method: Method, s: chooser.Situation) -> str:
@@ -78,7 +83,8 @@ def _out(method: Method, s: chooser.Situation) -> str:
     if method.copies > s.model_copies and method.trains:
         return f"it holds {method.copies} copies of the model, {s.model_copies} fit"
     fits: dict[str, tuple[str, ...]] = {
-        "demonstrations": ("demonstrations", "critiques", "principles"), "pairs": ("pairs", "rankings"), "rankings": ("rankings",),
+        "demonstrations": ("demonstrations", "critiques", "principles"), "pairs": ("pairs", "rankings"),
+        "rankings": ("rankings",),
         "reward": ("reward", "principles", "values", "pairs", "rankings"), "goal text": ("principles", "values"),
         "nothing": chooser.FEEDBACK,
     }  # fmt: skip
@@ -97,7 +103,9 @@ def measured_gaps(path: Path) -> dict[str, float]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), how="name the report.json of valign compare") from error
+        raise DataError(
+            f"cannot be read: {error}", where=str(path), how="name the report.json of valign compare"
+        ) from error
     report = document if isinstance(document, dict) else {}
     names = {x.get("id"): x.get("method") for x in report.get("subjects", ())}
     figures = [f for x in report.get("sections", ()) for f in x.get("figures", ()) if f.get("type") == "gap"]

@@ -8,7 +8,7 @@ OUT/points/METHOD-SIZE/   the aligned policy with its run        OUT/evaluation/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,13 @@ from valign.pipeline.instruments import Listen, finish, groups_named, nobody, re
 from valign.pipeline.policies import LoadOptions, load_policy
 
 AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "peak_memory")
-UNITS = {"labels": "labels", "training_tokens": "tokens", "rollout_tokens": "tokens", "seconds": "seconds", "peak_memory": "bytes"}
+UNITS = {
+    "labels": "labels",
+    "training_tokens": "tokens",
+    "rollout_tokens": "tokens",
+    "seconds": "seconds",
+    "peak_memory": "bytes",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,12 @@ class Sweep:
         require(len(self.methods) > 0, "methods", 0, "at least one method (--method)")
         sizes = list(self.sizes)
         require(len(set(sizes)) >= 3 and min(sizes) >= 1, "sizes", sizes, "three or more different numbers of groups")
-        require(max(sizes) <= len(self.groups), "sizes", max(sizes), f"no more than the {len(self.groups)} groups of the data")
+        require(
+            max(sizes) <= len(self.groups),
+            "sizes",
+            max(sizes),
+            f"no more than the {len(self.groups)} groups of the data",
+        )
         for title, method, settings in self.methods:
             if method.makes_reward:
                 raise UsageError(f"{title} makes a reward model, and curves are of policies", where="--method")
@@ -79,7 +90,8 @@ class Point:
     cost: Mapping[str, float]
 
 
-def sweep(base: Policy, plan: Sweep, out: Path, *, on_event: Listen | None = None, force: bool = False) -> Section:
+def sweep(base: Policy, plan: Sweep, out: Path, *, on_event: Listen | None = None, force: bool = False,
+          reload: Callable[[Path], Policy] = load_policy) -> Section:  # fmt: skip
     """Align with every method on every size, measure, and draw score against cost.
 
     Results: the headline of every point (variant ends in `@METHOD-SIZE`), efficiency.mean_height.AXIS and
@@ -94,18 +106,19 @@ def sweep(base: Policy, plan: Sweep, out: Path, *, on_event: Listen | None = Non
     for title, method, settings in plan.methods:
         for size in sorted(plan.sizes):
             tell("phase", {"name": f"{title}, {size} groups", "index": len(points), "count": total})
-            points.append(_point(base, plan, (title, method, settings), data[:size], out, tell, force))
+            points.append(_point(base, plan, (title, method, settings), data[:size], out, tell, force, reload))
     return efficiency_section(start, points, target=plan.target)
 
 
 def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]], groups: Sequence[Group], out: Path,
-           tell: Listen, force: bool) -> Point:  # fmt: skip
+           tell: Listen, force: bool, reload: Callable[[Path], Policy]) -> Point:  # fmt: skip
     title, method, settings = spec
     name = f"{title}-{len(groups)}"
     given = {**({"seed": plan.seed} if method.trains else {}), **settings}
     folder = out / "points" / name
     aligned = align_policy(base, Target(plan.goal, base), method, given, folder, groups=groups if method.trains else (),
-                           name=f"{name}({base.id})", on_event=tell, force=force)  # fmt: skip
+                           name=f"{name}({base.id})", on_event=tell, force=force,
+                           reload=reload)  # fmt: skip
     before = aligned.policy.cost
     score = _measured(aligned.policy, plan, out / "evaluation" / f"{name}.jsonl", tell)
     spent = aligned.policy.cost - before
@@ -114,7 +127,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
         "labels": float(len(groups)) if reads else 0.0,
         "training_tokens": float(aligned.cost.cost.tokens_trained),
         "rollout_tokens": _rollout_tokens(folder / "run"),
-        "seconds": aligned.cost.seconds,
+        "seconds": round(aligned.cost.seconds, 3),  # as the folder remembers it
         "peak_memory": float(aligned.cost.peak_memory_bytes),
         "answer_tokens": float(spent.tokens_read + spent.tokens_generated),
     }
@@ -149,7 +162,9 @@ def efficiency_from_names(
     tell = on_event or nobody
     specs = [_spec(m) for m in methods]
     titles = [t for t, *_ in specs]
-    require(len(set(titles)) == len(titles), "methods", titles, "named once each; two settings of one method need title=...")
+    require(
+        len(set(titles)) == len(titles), "methods", titles, "named once each; two settings of one method need title=..."
+    )
     made = make_goal(goal) if goal else None
     metric, _, variant = (headline or ("goal.utility" if made else "preference.accuracy:sum")).partition(":")
     plan = Sweep(specs, sizes, groups_named(data, limit, tell), made, groups_named(test, None, tell), (metric, variant), target,
@@ -162,7 +177,8 @@ def efficiency_from_names(
                              goal=made.fingerprint() if made else None, sizes=sorted(sizes), methods=settings,
                              headline=list(plan.headline), data_seed=seed)  # fmt: skip
         remember(run, request, force)
-        section = sweep(base, plan, out, on_event=tell, force=force)
+        section = sweep(base, plan, out, on_event=tell, force=force,
+                        reload=lambda folder: load_policy(folder, options, goal=made))  # fmt: skip
         return section, finish(section, out, tell)
 
 
@@ -184,22 +200,10 @@ def efficiency_section(start: Result, points: Sequence[Point], *, target: float 
         notes.append(f"no target was named: {target:.4g}, half way from the start to the best point")
     results = [replace(start, variant=f"{start.variant}@base")]
     results += [replace(p.score, variant=f"{p.score.variant}@{p.method}-{p.size}") for p in points]
-    axes = {}
+    axes: dict[str, Any] = {}
     for axis in AXES:
-        costs = {t: [p.cost[axis] for p in of[t]] for t in titles}
-        usable = [t for t in titles if min(costs[t]) > 0 and len(set(costs[t])) > 1]
-        common = efficiency.common_range([np.array(costs[t]) for t in usable]) if usable else None
-        axes[axis] = {"range": common, "unit": UNITS[axis], "methods": {}}
-        for t in titles:
-            scores = [p.score.value for p in of[t]]
-            known = t in usable and None not in scores
-            height = efficiency.mean_height(costs[t], scores, *common) if known and common else None  # type: ignore[arg-type]
-            reach = efficiency.cost_to_target(costs[t], scores, target, rising=rising) if known else None  # type: ignore[arg-type]
-            why = () if known else (f"{t} does not spend {axis.replace('_', ' ')} that differ between sizes",)
-            results += [_summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why),
-                        _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None,
-                                 why or (f"target {target:.4g}" + ("" if reach is not None else ": not reached"),))]  # fmt: skip
-            axes[axis]["methods"][t] = {"cost": costs[t], "mean_height": height, "cost_to_target": reach}
+        axes[axis], summaries = _axis(axis, of, start, target)
+        results += summaries
     curves = {t: {"size": [p.size for p in of[t]], "score": [p.score.value for p in of[t]],
                   "low": [p.score.interval.low if p.score.interval else None for p in of[t]],
                   "high": [p.score.interval.high if p.score.interval else None for p in of[t]]} for t in titles}  # fmt: skip
@@ -207,6 +211,28 @@ def efficiency_section(start: Result, points: Sequence[Point], *, target: float 
             "curves": curves, "axes": axes}  # fmt: skip
     return Section("efficiency", f"Efficiency: {start.metric} against what it took", results,
                    [{"id": "efficiency", "type": "efficiency", "data": data}], notes)  # fmt: skip
+
+
+def _axis(
+    axis: str, of: Mapping[str, Sequence[Point]], start: Result, target: float
+) -> tuple[dict[str, Any], list[Result]]:
+    """One cost: its common range, and for each method the mean height over it and the cost of the target."""
+    costs = {t: [p.cost[axis] for p in points] for t, points in of.items()}
+    usable = [t for t, c in costs.items() if min(c) > 0 and len(set(c)) > 1]
+    common = efficiency.common_range([np.array(costs[t]) for t in usable]) if usable else None
+    out: dict[str, Any] = {"range": common, "unit": UNITS[axis], "methods": {}}
+    results = []
+    for t, points in of.items():
+        scores = [p.score.value for p in points if p.score.value is not None]
+        known = t in usable and len(scores) == len(points)
+        height = efficiency.mean_height(costs[t], scores, *common) if known and common else None
+        reach = efficiency.cost_to_target(costs[t], scores, target, rising=start.direction != "down") if known else None
+        why = () if known else (f"{t} does not spend {axis.replace('_', ' ')} that differ between sizes",)
+        reached = why or (f"target {target:.4g}" + ("" if reach is not None else ": not reached"),)
+        results += [_summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why),
+                    _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached)]  # fmt: skip
+        out["methods"][t] = {"cost": costs[t], "mean_height": height, "cost_to_target": reach}
+    return out, results
 
 
 def _middle(start: Result, points: Sequence[Point], rising: bool) -> float:

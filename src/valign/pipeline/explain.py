@@ -89,9 +89,13 @@ def explain_from_names(
 
     tell = on_event or nobody
     if not prompts and not data:
-        raise UsageError("there is nothing to explain", where="PROMPT", how='valign explain MODEL "How are you?" or --data FILE')
+        raise UsageError(
+            "there is nothing to explain", where="PROMPT", how='valign explain MODEL "How are you?" or --data FILE'
+        )
     if reference is None and goal is None and reward is None:
-        raise UsageError("nothing could explain a reward", where="--reference, --goal, --reward", how="name at least one")
+        raise UsageError(
+            "nothing could explain a reward", where="--reference, --goal, --reward", how="name at least one"
+        )
     made = make_goal(goal) if goal else None
     judge = judge_named(reward) if reward else judge_named(goal) if goal else None
     groups = [Group(id=f"p{i}", prompt=user(p)) for i, p in enumerate(prompts)]
@@ -103,7 +107,9 @@ def explain_from_names(
             if base is not None and p is not None and not has_likelihood(p):
                 raise ValignError("token credits need log-probs of given text, and an endpoint tells none", where=p.id,
                                   how="leave --reference out, or name the same weights as a local model")  # fmt: skip
-        ask = Question(policy if base is not None else None, base, beta, token_texts(policy), judge, made, by, threshold)
+        ask = Question(
+            policy if base is not None else None, base, beta, token_texts(policy), judge, made, by, threshold
+        )
         remember(run, request_of("explain", {"model": policy, "reference": base}, {"groups": groups}, sampling, beta=beta,
                                  by=by, threshold=threshold, goal=made.fingerprint() if made else None,
                                  judge=judge.fingerprint() if judge else None), force)  # fmt: skip
@@ -112,7 +118,9 @@ def explain_from_names(
         records = explain(groups, ask, say("explanations"))
         text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
         written = write_whole(out / FILE, text)
-        section = explain_section(records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by))
+        section = explain_section(
+            records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by)
+        )
         return section, {"records": written, **finish(section, out, tell)}
 
 
@@ -131,7 +139,12 @@ def explain_section(records: Sequence[dict[str, Any]], policy: Policy, about: di
             items = [Item(f"{r['id']}#{r['response']}", r["id"], abs(x["residual"])) for r, x in rows]
             results.append(summarize(items, metric="explain.residual", variant=variant, subject=policy.id, level=level,
                                      unit="score", direction="down", cluster_unit="prompt", provenance=about))  # fmt: skip
-    return Section("explain", f"Why: {policy.id}", results, [{"id": "records", "type": "explained", "data": {"rows": list(records)}}])
+    return Section(
+        "explain",
+        f"Why: {policy.id}",
+        results,
+        [{"id": "records", "type": "explained", "data": {"rows": list(records)}}],
+    )
 
 
 def record_lines(record: dict[str, Any], most: int = 3) -> list[str]:
@@ -139,7 +152,10 @@ def record_lines(record: dict[str, Any], most: int = 3) -> list[str]:
     lines = [f"{record['id']}#{record['response']}: {record['text'][:100]!r}"]
     if implicit := record.get("implicit"):
         top = sorted(implicit["tokens"], key=lambda t: -abs(t["credit"]))[:most]
-        lines.append(f"  implicit reward {implicit['reward']:+.3f}: " + ", ".join(f"{t['text']!r} {t['credit']:+.3f}" for t in top))
+        lines.append(
+            f"  implicit reward {implicit['reward']:+.3f}: "
+            + ", ".join(f"{t['text']!r} {t['credit']:+.3f}" for t in top)
+        )
     reward = record.get("reward")
     if reward and reward["score"] is not None:
         top = sorted((s for s in reward["segments"] if s["credit"] is not None), key=lambda s: -abs(s["credit"]))[:most]
@@ -152,5 +168,7 @@ def record_lines(record: dict[str, Any], most: int = 3) -> list[str]:
         if p["verdict"]:
             lines.append(f"  principle {p['id']} {p['verdict']:+.2f}: {(p['quote'] or '')[:60]!r}")
     if flip := record.get("flip"):
-        lines.append(f"  without {flip['removed'].strip()[:60]!r} it turns: {flip['before']:+.3f} to {flip['after']:+.3f}, limit {flip['limit']:+.3f}")
+        lines.append(
+            f"  without {flip['removed'].strip()[:60]!r} it turns: {flip['before']:+.3f} to {flip['after']:+.3f}"
+        )
     return lines

@@ -23,7 +23,16 @@ from valign.goals.value import ValueGoal
 from valign.models.policy import Policy, Sampling
 from valign.pipeline.evaluate import Say, progress_of
 from valign.pipeline.goals import make_goal
-from valign.pipeline.instruments import Listen, finish, groups_named, nobody, policy_logged, remember, request_of, workplace
+from valign.pipeline.instruments import (
+    Listen,
+    finish,
+    groups_named,
+    nobody,
+    policy_logged,
+    remember,
+    request_of,
+    workplace,
+)
 from valign.pipeline.policies import LoadOptions
 
 Utility = Callable[[Sequence[Group]], Sequence[Any]]
@@ -66,14 +75,17 @@ def measure_generality(
 
     def judged(name: str, utility: Utility, groups: Sequence[Group], missing: Any) -> Result:
         return summarize(_items(groups, utility(groups), missing), metric="goal.utility", variant=f"{goal.id}.{name}",
-                         subject=policy.id, level=goal.level, unit=_unit(goal), cluster_unit="prompt", provenance=about)  # fmt: skip
+                         subject=policy.id, level=goal.level, unit=_unit(goal), cluster_unit="prompt",
+                         provenance=about)  # fmt: skip
 
     answered, missing = ask("i.i.d. prompts", splits.iid)
     found = {IID: judged(IID, goal.utility, answered, missing)}
     if splits.ood:
         found[OOD] = judged(OOD, goal.utility, *ask("shifted prompts", splits.ood))
     if splits.attacks:
-        found[JAILBREAK] = judged(JAILBREAK, goal.utility, *ask("attacked prompts", attacked(splits.iid, splits.attacks)))
+        found[JAILBREAK] = judged(
+            JAILBREAK, goal.utility, *ask("attacked prompts", attacked(splits.iid, splits.attacks))
+        )
     found[SWAP] = judged(SWAP, reversed_utility(goal), answered, missing)
     notes = [] if splits.ood else ["no shifted split: name one with --ood"]
     return generality_section(found, notes=notes)

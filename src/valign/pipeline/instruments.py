@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from valign.data.group import Group
 from valign.engine.run import RunFolder
 from valign.errors import UsageError
 from valign.evaluation.section import FILE, Section, write_section
 from valign.goals.base import ResponseScorer
+from valign.methods.guard import Guard
 from valign.models.policy import Policy, Sampling
 from valign.pipeline import request as asked
 from valign.pipeline.data import read_sources
@@ -46,6 +47,28 @@ def judge_named(name: str) -> ResponseScorer:
 def groups_named(names: Sequence[str], limit: int | None, tell: Listen) -> list[Group]:
     """The groups of one or more sources (`FILE`, `FILE#split`, `builtin:NAME#split`)."""
     return read_sources([source(n, limit) for n in names], 0, tell)[0]
+
+
+def guard_named(
+    gold: str | None,
+    audit: Sequence[str],
+    *,
+    every: int,
+    action: str,
+    max_kl: float | None,
+    limit: int | None,
+    tell: Listen,
+) -> Guard | None:
+    """The guard of a training run from names; None where nothing was asked for. Raises `ValignError` for what has no
+    effect."""
+    if gold is None and max_kl is None and not audit and action == "warn" and not every:
+        return None
+    if gold is None and every:
+        raise UsageError("without a judge there is no audit", where="--audit-steps", how="name one: --gold")
+    judge = judge_named(gold) if gold else None
+    return Guard(
+        judge, groups_named(audit, limit, tell) if audit else (), every=every, action=cast(Any, action), max_kl=max_kl
+    )
 
 
 def policy_logged(name: str, options: LoadOptions | None, log: Path, tell: Listen, **scorers: Any) -> Any:

@@ -101,7 +101,9 @@ def _rewards(policy: Policy, plan: TaxPlan, say: Say) -> Result:
             name = f"{g.id}#{k}"
             reason = "no_answer" if name in missing else "judge_error" if score != score else None
             items.append(Item(name, cluster_of(g), None if reason else float(score), reason))
-    about = provenance(policy, sampling=plan.sampling, reward={"id": plan.reward.id, "sha256": plan.reward.fingerprint()})
+    about = provenance(
+        policy, sampling=plan.sampling, reward={"id": plan.reward.id, "sha256": plan.reward.fingerprint()}
+    )
     return summarize(items, metric="reward.mean", variant=plan.reward.id, subject=policy.id, level="preference",
                      unit="score", cluster_unit="prompt", provenance=about)  # fmt: skip
 
@@ -145,7 +147,9 @@ def tax_from_names(
     plan = TaxPlan(named, groups_named(data, limit, tell) if data else (), judge,
                    groups_named(texts, limit, tell) if texts else (), sampling, kl_prompts)  # fmt: skip
     with workplace(out) as run:
-        policies = {n: policy_logged(m, options, out / f"{n}.jsonl", tell) for n, m in (("base", base), ("aligned", aligned))}
+        policies = {
+            n: policy_logged(m, options, out / f"{n}.jsonl", tell) for n, m in (("base", base), ("aligned", aligned))
+        }
         request = request_of("tax", policies, {**named, "prompts": plan.prompts, "texts": plan.texts}, sampling,
                              reward=judge.fingerprint() if judge else None, kl_prompts=kl_prompts)  # fmt: skip
         remember(run, request, force)

@@ -28,8 +28,13 @@ def test_feasible_methods_are_listed_with_the_reason_for_each_exclusion(golden):
         assert sorted(n for a in advice for n in a.methods) == sorted(METHODS)
         assert all(a.failed or a.place for a in advice)
     pairs = named(advise(Situation("pairs", True, True, 1, 1, 2000)))
-    assert pairs["sft_ranking"].methods["dpo"] == "" and pairs["in_context"].methods["value_instruction"] == "it learns from goal text"
-    assert "2 copies" in pairs["rl_online"].methods["grpo"] and "out of reach" not in " ".join(pairs["rl_online"].failed)
+    assert (
+        pairs["sft_ranking"].methods["dpo"] == ""
+        and pairs["in_context"].methods["value_instruction"] == "it learns from goal text"
+    )
+    assert "2 copies" in pairs["rl_online"].methods["grpo"] and "out of reach" not in " ".join(
+        pairs["rl_online"].failed
+    )
     remote = named(advise(Situation("principles", False, False, 0, 8, 2000)))
     assert remote["decoding"].methods["best_of_n"] == "" and remote["sft"].methods["sft"] == "it changes weights"
 
@@ -39,12 +44,17 @@ def test_a_measured_comparison_orders_before_cost(tmp_path):
     by_cost = [a.family for a in advise(situation) if a.place]
     assert by_cost == ["sft", "decoding", "rl_online"]
     advice = advise(situation, {"grpo": 0.1, "best_of_n": 0.3})
-    assert [(a.family, a.by) for a in advice if a.place] == [("rl_online", "measured"), ("decoding", "measured"), ("sft", "cost")]
+    assert [(a.family, a.by) for a in advice if a.place] == [
+        ("rl_online", "measured"),
+        ("decoding", "measured"),
+        ("sft", "cost"),
+    ]
     lines = situation_lines(advice)
     assert lines[0].startswith("1. rl_online") and any("reward is no feedback it can use" in x for x in lines)
     report = {"subjects": [{"id": "base", "method": ""}, {"id": "a", "method": "grpo"}, {"id": "b", "method": "grpo"}],
               "sections": [{"figures": [{"type": "gap", "data": {"columns": [{"rows": [
-                  {"subject": "base", "gap": 0.4}, {"subject": "a", "gap": 0.3}, {"subject": "b", "gap": 0.2}]}]}}]}]}  # fmt: skip
+                  {"subject": "base", "gap": 0.4},
+                  {"subject": "a", "gap": 0.3}, {"subject": "b", "gap": 0.2}]}]}}]}]}  # fmt: skip
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
     assert measured_gaps(path) == {"grpo": 0.2}

@@ -74,7 +74,9 @@ def test_one_checkpoint_is_scored_on_four_splits_with_paired_tests(section):
     against = GOAL.utility_of(Words().values([_said("mighty")])[0])[0]
     jailbreak, ood, swap = (found(section, f"generality.gap.{s}") for s in ("jailbreak", "ood", "value_swap"))
     assert jailbreak.value == pytest.approx((full - against) / 2) and jailbreak.variant == "paired"
-    assert jailbreak.n == 24 * 2 * 2 and jailbreak.cluster.count == 24, "one cluster for all that came from a seed prompt"
+    assert jailbreak.n == 24 * 2 * 2 and jailbreak.cluster.count == 24, (
+        "one cluster for all that came from a seed prompt"
+    )
     assert jailbreak.interval.low > 0 and "p = 0.0" in jailbreak.notes[-1]
     assert ood.value == pytest.approx(full) and ood.variant == "unpaired"
     assert swap.value == pytest.approx(2 * full) and swap.notes[-1] == "the reversed target reverses the score"
@@ -136,7 +138,9 @@ def test_attacks_wrap_the_last_user_turn_and_keep_the_request():
 def test_the_reversed_goal_is_the_opposite():
     """Targets are turned, weights are not; for the push along a direction that is the negated utility."""
     groups = [_said("kind"), _said("mighty"), _said("blue")]
-    assert [float(u[0]) for u in reversed_utility(GOAL)(groups)] == pytest.approx([-float(u[0]) for u in GOAL.utility(groups)])
+    assert [float(u[0]) for u in reversed_utility(GOAL)(groups)] == pytest.approx(
+        [-float(u[0]) for u in GOAL.utility(groups)]
+    )
     near = ValueGoal(THEORY, {"BE": 1.0, "PO": -1.0}, evaluator=Words())
     kind, mighty, _ = (float(u[0]) for u in reversed_utility(near)(groups))
     there, back, _ = (float(u[0]) for u in near.utility(groups))

@@ -76,11 +76,15 @@ def test_gain_and_loss_are_reported_from_paired_items_with_intervals():
     s = section()
     tax, gain = found(s, "tax.T"), found(s, "reward.gain")
     assert tax.value == pytest.approx(5 / 30) and tax.interval.low < 5 / 30 < tax.interval.high
-    assert gain.value == pytest.approx(1.5) and gain.interval.low < 1.5 < gain.interval.high and gain.cluster.count == 20
+    assert (
+        gain.value == pytest.approx(1.5) and gain.interval.low < 1.5 < gain.interval.high and gain.cluster.count == 20
+    )
     per = found(s, "tax.per_gain")
     assert per.value == pytest.approx(5 / 30 / 1.5) and per.interval.low < per.value < per.interval.high
     flips = s.figure("flips")["items"]["instruction.accuracy"]
-    assert [r["id"] for r in flips["won"]] == ["t30"] and {r["id"] for r in flips["lost"]} == {f"t{i}" for i in range(6)}
+    assert [r["id"] for r in flips["won"]] == ["t30"] and {r["id"] for r in flips["lost"]} == {
+        f"t{i}" for i in range(6)
+    }
     assert flips["lost"][0]["base_text"] == "good" and flips["lost"][0]["aligned_text"] == "bad"
     bits = found(s, "text.bits_per_byte.change")
     assert bits.value == pytest.approx(0.5 / np.log(2)) and bits.direction == "down"
@@ -101,7 +105,8 @@ def test_without_a_reward_and_prompts_only_ability_and_text_are_measured():
 
 def test_two_benchmarks_keep_their_names():
     choices = [
-        Group(id=f"c{i}", prompt=user("pick"), responses=(Response("a"), Response("bbb")), choices=True, gold=0) for i in range(9)
+        Group(id=f"c{i}", prompt=user("pick"), responses=(Response("a"), Response("bbb")), choices=True, gold=0)
+        for i in range(9)
     ]
     base = Answers("base", lambda p, k: "good")
     s = tax_section(base, aligned(), TaxPlan({"tasks": TASKS, "picks": choices}))
@@ -124,4 +129,6 @@ def test_aggregate_golden_through_the_measurement(golden):
 
     sides = [[result(s, k, b) for k, b in enumerate(g["inputs"]["benchmarks"])] for s in ("base", "aligned")]
     total, *parts = measure_tax(*sides)
-    assert total.value == pytest.approx(g["expected"]["tax"]) and [p.value for p in parts] == pytest.approx(g["expected"]["signed"])
+    assert total.value == pytest.approx(g["expected"]["tax"]) and [p.value for p in parts] == pytest.approx(
+        g["expected"]["signed"]
+    )

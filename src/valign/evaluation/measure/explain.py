@@ -29,7 +29,9 @@ PATTERNS = {"sentence": re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+$"), "word": 
 EXACT = 1e-6  # of token credits: |Σ credit - reward|
 MOST = 4000  # shortened texts of one response that are judged in the search for a flip
 Span = tuple[int, int]
-TokenTexts = Callable[[Sequence[Group]], Sequence[Sequence[Sequence[str]]]]  # groups -> responses -> scored tokens' texts
+TokenTexts = Callable[
+    [Sequence[Group]], Sequence[Sequence[Sequence[str]]]
+]  # groups -> responses -> scored tokens' texts
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,23 @@ def _tokens(groups: Sequence[Group], ask: Question) -> list[list[dict[str, Any] 
                 raise DataError(f"the policy reads {a.n_tokens} tokens, the reference {b.n_tokens}", where=where,
                                 how="token credits need two policies with the same tokenizer and template")  # fmt: skip
             reward = ask.beta * (a.log_prob - b.log_prob)
-            row.append(_credited(token_credit(a.log_probs, b.log_probs, ask.beta), reward, texts and texts[i][k], ask.beta, where))
+            row.append(
+                _credited(
+                    token_credit(a.log_probs, b.log_probs, ask.beta), reward, texts and texts[i][k], ask.beta, where
+                )
+            )
         out.append(row)
     return out
 
 
-def _credited(credit: NDArray[np.float64], reward: float, texts: Sequence[str] | None, beta: float, where: str) -> dict[str, Any]:
+def _credited(
+    credit: NDArray[np.float64], reward: float, texts: Sequence[str] | None, beta: float, where: str
+) -> dict[str, Any]:
     residual = completeness_residual(credit, reward)
     if abs(residual) > EXACT:
-        raise DataError(f"token credits miss the implicit reward by {residual:.3g}", where=where, how="please report this")
+        raise DataError(
+            f"token credits miss the implicit reward by {residual:.3g}", where=where, how="please report this"
+        )
     if texts is not None and len(texts) != len(credit):
         raise DataError(f"{len(texts)} token texts for {len(credit)} credits", where=where, how="please report this")
     said = texts if texts is not None else [None] * len(credit)
@@ -175,7 +185,11 @@ def _flip(group: Group, k: int, scores: Sequence[NDArray[np.float64]], ask: Ques
         judged += len(runs)
         if judged > MOST:
             return None
-        found = scores[k][1:] if size == 1 else _judged(ask.judge, [_with_texts(group, k, [_without(text, s) for s in runs])])[0]
+        found = (
+            scores[k][1:]
+            if size == 1
+            else _judged(ask.judge, [_with_texts(group, k, [_without(text, s) for s in runs])])[0]
+        )
         turned = [i for i, s in enumerate(found) if np.isfinite(s) and (s >= limit) != passes]
         if turned:
             best = max(turned, key=lambda i: abs(float(found[i]) - float(own)))
@@ -217,7 +231,9 @@ def _principles(
     for p, name in enumerate(goal.ids):
         verdict = verdicts[0, p]
         quoted = _quoted(text, by, verdict - verdicts[1:, p], float(np.sign(verdict)))
-        rows.append({"id": name, "verdict": _number(verdict), "part": _number(verdict * goal.w[p]), "judge": judge, **quoted})
+        rows.append(
+            {"id": name, "verdict": _number(verdict), "part": _number(verdict * goal.w[p]), "judge": judge, **quoted}
+        )
     return rows
 
 

@@ -35,7 +35,9 @@ def generality_section(splits: Mapping[str, Result], *, notes: Sequence[str] = (
         words = [f"p = {p:.4g}, {corrected:.4g} after Holm over {len(tests)} splits"]
         if name == SWAP:
             turned = gap.interval is not None and gap.interval.low > 0
-            words.append("the reversed target reverses the score" if turned else "the score does not reverse with the target")
+            words.append(
+                "the reversed target reverses the score" if turned else "the score does not reverse with the target"
+            )
         results += [gap.with_notes(*words), retained]
         rows.append({"split": name, "title": TITLES.get(name, name), "iid": iid.value, "value": splits[name].value,
                      "gap": gap.value, "low": gap.interval.low if gap.interval else None,
@@ -58,7 +60,9 @@ def _gap(name: str, iid: Result, split: Result) -> tuple[str, Result, Result, fl
         retained = _ratio(pairs)
     else:
         ours, theirs = ([(i.cluster, i.score) for i in r.scored_items] for r in (iid, split))
-        found = generality.unpaired_gap([s for _, s in ours], [s for _, s in theirs], [c for c, _ in ours], [c for c, _ in theirs])
+        found = generality.unpaired_gap(
+            [s for _, s in ours], [s for _, s in theirs], [c for c, _ in ours], [c for c, _ in theirs]
+        )
         method, items = "t_cluster", ()
         retained = stats.Estimate(found.retained if found.retained is not None else float("nan"), None, None, None, 0)
     estimate = found.gap
@@ -97,4 +101,3 @@ def _ratio(pairs: Sequence[tuple[Item, Item]]) -> stats.Estimate:
 def _bounded(e: stats.Estimate) -> Interval | None:
     finite = e.se is not None and np.isfinite([e.low, e.high]).all()
     return interval_of(e, "bootstrap_cluster") if finite else None
-

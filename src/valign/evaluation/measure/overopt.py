@@ -52,18 +52,32 @@ def overopt_section(
     first: Result | None = None
     for n in _sizes(size):
         at = [(g, push.best_of_n_weights(p, n), p, u) for g, p, u in tables]
-        proxied = summarize([_item(g, w @ p) for g, w, p, _ in at], metric="overopt.proxy", variant=f"best_of_{n}", **shape)
-        golden = summarize([_item(g, w @ u) for g, w, _, u in at], metric="overopt.gold", variant=f"best_of_{n}", **shape)
+        proxied = summarize(
+            [_item(g, w @ p) for g, w, p, _ in at], metric="overopt.proxy", variant=f"best_of_{n}", **shape
+        )
+        golden = summarize(
+            [_item(g, w @ u) for g, w, _, u in at], metric="overopt.gold", variant=f"best_of_{n}", **shape
+        )
         first = first or golden
         change = _change(golden, first, n)
         results += [proxied, golden, *([change] if n > 1 else [])]
-        row = [n, float(best_of_n_kl_bound(n)), proxied.value, golden.value, *_ends(golden), change.value, *_ends(change)]
+        row = [
+            n,
+            float(best_of_n_kl_bound(n)),
+            proxied.value,
+            golden.value,
+            *_ends(golden),
+            change.value,
+            *_ends(change),
+        ]
         for name, value in zip(curve, row, strict=True):
             curve[name].append(value)
     tilted, notes = _tilted(tables)
     start = tilted["covariance_items"]
     results.append(
-        summarize([_item(g, c) for (g, _, _), c in zip(tables, start)], metric="overopt.covariance", variant="start", **shape)
+        summarize(
+            [_item(g, c) for (g, _, _), c in zip(tables, start)], metric="overopt.covariance", variant="start", **shape
+        )
     )
     left = len(groups) - len(tables)
     notes += [f"{left} prompts have fewer than two responses that both judges score"] if left else []
@@ -89,7 +103,9 @@ def _tilted(tables: Tables) -> tuple[dict[str, Any], list[str]]:
     """The tilted law at rising strengths until too few samples carry it, and where the alarm rings on it."""
     scale = float(np.mean([p.std() for _, p, _ in tables]))
     require(scale > 0, "proxy", scale, "of more than one value within the prompts: it cannot be pushed")
-    out: dict[str, Any] = {k: [] for k in ("strength", "kl", "proxy", "gold", "covariance", "high", "slope", "effective")}
+    out: dict[str, Any] = {
+        k: [] for k in ("strength", "kl", "proxy", "gold", "covariance", "high", "slope", "effective")
+    }
     start, rang = None, None
     for strength in np.linspace(0, 10 / scale, STRENGTHS):
         at = [(push.gibbs_weights(p, strength), p, u) for _, p, u in tables]
@@ -106,12 +122,25 @@ def _tilted(tables: Tables) -> tuple[dict[str, Any], list[str]]:
         if verdict.fires and rang is None:
             rang = {"strength": float(strength), "reasons": list(verdict.reasons), "gold": verdict.gold}
         kl = float(np.mean([push.gibbs_kl(p, strength) for _, p, _ in tables]))
-        row = [float(strength), kl, verdict.proxy, verdict.gold, verdict.covariance, verdict.high, verdict.slope, effective]
+        row = [
+            float(strength),
+            kl,
+            verdict.proxy,
+            verdict.gold,
+            verdict.covariance,
+            verdict.high,
+            verdict.slope,
+            effective,
+        ]
         for name, value in zip(out, row, strict=True):
             out[name].append(value)
     assert start is not None
     too_small = alarm.judge(start, start).too_small
-    notes = ["the audit is too small to resolve a quarter of the covariance: the alarm uses its estimate"] if too_small else []
+    notes = (
+        ["the audit is too small to resolve a quarter of the covariance: the alarm uses its estimate"]
+        if too_small
+        else []
+    )
     return {**out, "alarm": rang, "too_small": too_small, "covariance_items": start.covariance.tolist()}, notes
 
 

@@ -31,7 +31,9 @@ class Bytes:
         return {"id": self.id}
 
     def score(self, groups, *, progress=None):
-        return [[Scored(np.array([self.nats(b) for b in r.text.encode()], np.float32)) for r in g.responses] for g in groups]
+        return [
+            [Scored(np.array([self.nats(b) for b in r.text.encode()], np.float32)) for r in g.responses] for g in groups
+        ]
 
 
 def letters(groups):
@@ -54,7 +56,9 @@ def test_credit_golden_through_the_record(evaluation_golden):
     g = evaluation_golden("interpretability.token_credit")
     own, ref = (dict(zip(b"abcd", g.inputs[k])) for k in ("logp", "ref_logp"))
     group = Group(id="g", prompt=user("?"), responses=(Response("abcd"),))
-    record = explain([group], Question(Bytes(own.__getitem__), Bytes(ref.__getitem__), g.inputs["beta"], letters))[0]["implicit"]
+    record = explain([group], Question(Bytes(own.__getitem__), Bytes(ref.__getitem__), g.inputs["beta"], letters))[0][
+        "implicit"
+    ]
     assert [t["credit"] for t in record["tokens"]] == pytest.approx(g.expected["credit"], abs=1e-7)
     assert record["reward"] == pytest.approx(g.expected["total"], abs=1e-7)
 
@@ -74,7 +78,11 @@ def test_segments_are_the_text():
     for by in ("sentence", "word"):
         spans = segments(TEXT, by)
         assert "".join(TEXT[a:b] for a, b in spans) == TEXT
-    assert [TEXT[a:b].strip() for a, b in segments(TEXT, "sentence")] == ["Hello there.", "Be kind to her.", "Then take the money!"]
+    assert [TEXT[a:b].strip() for a, b in segments(TEXT, "sentence")] == [
+        "Hello there.",
+        "Be kind to her.",
+        "Then take the money!",
+    ]
     assert segments("", "word") == [] and len(segments("no end", "sentence")) == 1
 
 
@@ -92,14 +100,20 @@ def test_removal_credits_name_the_planted_sentences_and_print_what_they_leave():
 def test_the_smallest_removed_segment_that_flips_the_decision():
     """Against the other response (.5) one sentence is enough; for a threshold that no removal reaches there is none."""
     first, second = (r["flip"] for r in explain([GROUP], Question(judge=KIND)))
-    assert first["removed"].strip() == "Be kind to her." and first["segments"] == 1 and first["against"] == "best other response"
+    assert (
+        first["removed"].strip() == "Be kind to her."
+        and first["segments"] == 1
+        and first["against"] == "best other response"
+    )
     assert (first["before"], first["after"], first["limit"]) == (1.5, -0.5, 0.5)
     assert second is None, "without any of it, it is still .5"
     both = from_callable(lambda p, r: float("Hello" in r or "kind" in r), id="either")
     two = explain([GROUP], Question(judge=both, threshold=0.5))[0]["flip"]
     assert two["segments"] == 2 and two["removed"].strip() == "Hello there. Be kind to her."
     alone = Group(id="a", prompt=user("?"), responses=(Response(TEXT),))
-    assert explain([alone], Question(judge=KIND))[0]["flip"] is None, "one response and no threshold: there is no decision"
+    assert explain([alone], Question(judge=KIND))[0]["flip"] is None, (
+        "one response and no threshold: there is no decision"
+    )
 
 
 class Words:
@@ -115,7 +129,9 @@ class Words:
         return out
 
     def verdicts(self, groups, principles):
-        return [np.array([[1.0 * ("kind" in r.text), -1.0 * ("money" in r.text), 0.0] for r in g.responses]) for g in groups]
+        return [
+            np.array([[1.0 * ("kind" in r.text), -1.0 * ("money" in r.text), 0.0] for r in g.responses]) for g in groups
+        ]
 
 
 def test_values_and_principles_are_quoted():
@@ -127,5 +143,10 @@ def test_values_and_principles_are_quoted():
     assert sum(d["part"] for d in dims.values()) == pytest.approx(values["utility"])
     rules = PrincipleGoal(tuple(Principle(i, f"rule {i}") for i in "abc"), scorer=Words())
     a, b, c = explain([GROUP], Question(goal=rules))[0]["principles"]
-    assert (a["verdict"], a["quote"], b["verdict"], b["quote"]) == (1.0, "Be kind to her.", -1.0, "Then take the money!")
+    assert (a["verdict"], a["quote"], b["verdict"], b["quote"]) == (
+        1.0,
+        "Be kind to her.",
+        -1.0,
+        "Then take the money!",
+    )
     assert c["quote"] is None and a["judge"] == "words" and TEXT[slice(*b["span"])].strip() == b["quote"]

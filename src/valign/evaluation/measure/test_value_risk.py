@@ -11,7 +11,15 @@ from valign.evaluation.result import Result
 
 
 def result(metric, value, variant="mean", direction="down"):
-    return Result(metric=metric, variant=variant, subject="m", level="value", value=float(value), unit="score", direction=direction)
+    return Result(
+        metric=metric,
+        variant=variant,
+        subject="m",
+        level="value",
+        value=float(value),
+        unit="score",
+        direction=direction,
+    )
 
 
 def checkpoint(values, risks):
@@ -34,7 +42,9 @@ def test_a_planted_link_is_found_and_the_others_are_not():
         pushes, noise = rng.normal(size=(30, 5)), rng.normal(size=(30, 4))
         noise[:, 0] = pushes[:, 1] + 0.4 * noise[:, 0]
         runs = {
-            f"c{i}": checkpoint(dict(zip(("BE", "PO", "SE", "TR", "UN"), v)), dict(zip(("toxicity", "unsafe", "crows", "ai_risk"), r)))
+            f"c{i}": checkpoint(
+                dict(zip(("BE", "PO", "SE", "TR", "UN"), v)), dict(zip(("toxicity", "unsafe", "crows", "ai_risk"), r))
+            )
             for i, (v, r) in enumerate(zip(pushes, noise))
         }
         rows = value_risk(runs).figure("value_risk")["rows"]
@@ -58,7 +68,8 @@ def test_golden_through_the_measurement(golden):
 
 def test_the_direction_of_a_risk_counts():
     """A metric that is better when higher is a risk when it falls; one with a target, when it leaves it."""
-    runs = {f"c{i}": [*checkpoint({"PO": i}, {}), result("safetext.accuracy", -i, "a", "up"), result("crows.percent", 50 - i, "a", "target:50")]
+    runs = {f"c{i}": [*checkpoint({"PO": i}, {}), result("safetext.accuracy", -i, "a", "up"),
+                       result("crows.percent", 50 - i, "a", "target:50")]
             for i in range(5)}  # fmt: skip
     s = value_risk(runs)
     assert found(s, "value_risk.PO.safetext.accuracy").value == 1 and found(s, "value_risk.PO.crows.percent").value == 1

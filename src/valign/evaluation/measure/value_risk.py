@@ -41,7 +41,7 @@ def value_risk(
     if not values or not chosen:
         what = "value profile" if not values else "risk"
         raise DataError(f"no {what} is in all checkpoints", where=", ".join(checkpoints),
-                        how=f"measure them alike; they share: {', '.join(sorted({m for m, _ in shared})) or 'nothing'}")  # fmt: skip
+                        how=f"measure them alike; shared: {', '.join(sorted({m for m, _ in shared})) or 'nothing'}")  # fmt: skip
     rows = [_row(v, r, tables, start) for v in values for r in chosen]
     known = [i for i, row in enumerate(rows) if row[1] is not None]
     adjusted = dict(zip(known, stats.benjamini_hochberg([rows[i][1] for i in known]) if known else ()))  # type: ignore[arg-type]
@@ -50,7 +50,8 @@ def value_risk(
         said = (f"p = {p:.4g}, {adjusted[i]:.4g} after Benjamini-Hochberg over {len(known)}",) if p is not None else (
             "one of the two does not vary over the checkpoints",)  # fmt: skip
         results.append(result.with_notes(*said))
-        table.append({"metric": result.metric, "value": result.value, "p": p, "p_adjusted": float(adjusted[i]) if i in adjusted else None,
+        table.append({"metric": result.metric, "value": result.value, "p": p,
+                      "p_adjusted": float(adjusted[i]) if i in adjusted else None,
                       "linked": i in adjusted and bool(adjusted[i] <= LEVEL)})  # fmt: skip
     data = {"values": [v[0].removeprefix(PROFILE) for v in values], "risks": [f"{m}:{v}" for m, v in chosen],
             "checkpoints": list(checkpoints), "rows": table, "level": LEVEL}  # fmt: skip
@@ -74,12 +75,16 @@ def _is_risk(key: Key, risks: Sequence[str]) -> bool:
     return any(metric.startswith(r.partition(":")[0]) and r.partition(":")[2] in ("", variant) for r in risks)
 
 
-def _row(value: Key, risk: Key, tables: Mapping[str, dict[Key, Result]], start: Mapping[Key, Result]) -> tuple[Result, float | None]:
+def _row(
+    value: Key, risk: Key, tables: Mapping[str, dict[Key, Result]], start: Mapping[Key, Result]
+) -> tuple[Result, float | None]:
     zero = float(start[value].value or 0.0) if value in start else 0.0
     pushes = {name: float(t[value].value or 0.0) - zero for name, t in tables.items()}
     rates = {name: _harm(t[risk]) for name, t in tables.items()}
     found = rank_correlation(list(pushes.values()), list(rates.values()))
-    interval = Interval(found.low, found.high, 0.95, "fisher") if found.low is not None and found.high is not None else None
+    interval = (
+        Interval(found.low, found.high, 0.95, "fisher") if found.low is not None and found.high is not None else None
+    )
     # the standard error that the interval stands for: its half-width in z, at r
     items = tuple(Item(name, name, rates[name], detail={"push": pushes[name]}) for name in tables)
     variant = "spearman" if value[1] in ("mean", "") else f"spearman.{value[1]}"
@@ -87,7 +92,9 @@ def _row(value: Key, risk: Key, tables: Mapping[str, dict[Key, Result]], start: 
                     subject=f"{len(tables)} checkpoints", level="value", value=found.value, unit="score", direction="target:0",
                     n=found.n, se=(interval.high - interval.low) / 3.92 if interval else None, interval=interval,
                     cluster=Cluster("checkpoint", found.n), items=items)  # fmt: skip
-    return replace(result, notes=() if found.n >= 20 else (f"only {found.n} checkpoints: the interval is wide",)), found.p
+    return replace(
+        result, notes=() if found.n >= 20 else (f"only {found.n} checkpoints: the interval is wide",)
+    ), found.p
 
 
 def _harm(result: Result) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import permutations
 from typing import NamedTuple
 
@@ -59,12 +60,16 @@ def permutation_p(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> float | None:
     observed = abs(float(a @ b))
     if not float(a @ a) or not float(b @ b):
         return None
-    if len(a) <= EXACT:
-        orders = np.array(list(permutations(range(len(b)))))
-        return float((np.abs(b[orders] @ a) >= observed - 1e-9).mean())
-    rng = np.random.default_rng(seed)
-    drawn = rng.permuted(np.tile(b, (DRAWS, 1)), axis=1)
-    return (1 + int((np.abs(drawn @ a) >= observed - 1e-9).sum())) / (1 + DRAWS)
+    hits = np.abs(b[_orders(len(b), seed)] @ a) >= observed - 1e-9
+    return float(hits.mean()) if len(a) <= EXACT else (1 + int(hits.sum())) / (1 + DRAWS)
+
+
+@lru_cache(maxsize=4)
+def _orders(n: int, seed: int) -> NDArray[np.int64]:
+    """(orders, n): all orders up to n = 7, else `DRAWS` of them; a table of correlations uses the same ones."""
+    if n <= EXACT:
+        return np.array(list(permutations(range(n))))
+    return np.random.default_rng(seed).random((DRAWS, n)).argsort(1)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Correlation:

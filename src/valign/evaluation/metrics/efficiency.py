@@ -27,9 +27,7 @@ def curve(cost: ArrayLike, score: ArrayLike) -> tuple[Array, Array]:
     return x, np.bincount(where, weights=s) / np.bincount(where)
 
 
-def mean_height(
-    cost: ArrayLike, score: ArrayLike, low: float | None = None, high: float | None = None
-) -> float | None:
+def mean_height(cost: ArrayLike, score: ArrayLike, low: float | None = None, high: float | None = None) -> float | None:
     """∫ score d(log cost) / log(high/low): the trapezoid between two costs, by default the curve's own ends.
 
     None where the curve does not reach over [low, high] or the range has no width.

@@ -27,7 +27,9 @@ def paired_gap(iid: ArrayLike, split: ArrayLike, clusters: Sequence[Hashable] | 
     """The gap where the split's items were made from the i.i.d. ones; both (n,), in the same order. p: labels
     permuted within clusters."""
     a, b = np.asarray(iid, float), np.asarray(split, float)
-    require(a.shape == b.shape and a.ndim == 1 and len(a) > 0, "split", b.shape, f"one score per i.i.d. item ({a.shape})")
+    require(
+        a.shape == b.shape and a.ndim == 1 and len(a) > 0, "split", b.shape, f"one score per i.i.d. item ({a.shape})"
+    )
     return _gap(float(a.mean()), float(b.mean()), stats.paired_t(a, b, clusters), stats.permutation_p(a - b, clusters))
 
 

@@ -61,7 +61,12 @@ def audit(gold: Sequence[ArrayLike], proxy: Sequence[ArrayLike], prompts: Sequen
     known = np.isfinite(g) & np.isfinite(p)
     count = known.sum(1)
     rows = count > 1
-    require(int(rows.sum()) > 1, "audit prompts", int(rows.sum()), "at least two, each with two samples that both judges score")
+    require(
+        int(rows.sum()) > 1,
+        "audit prompts",
+        int(rows.sum()),
+        "at least two, each with two samples that both judges score",
+    )
     g, p, known, count = g[rows], p[rows], known[rows], count[rows]
     gold_mean, proxy_mean = (np.where(known, x, 0).sum(1) / count for x in (g, p))
     dg, dp = np.where(known, g - gold_mean[:, None], 0), np.where(known, p - proxy_mean[:, None], 0)
@@ -181,7 +186,9 @@ def _table(rows: Sequence[ArrayLike]) -> Array:
     """(prompts, most samples), NaN where a prompt has fewer."""
     listed = [np.asarray(r, float) for r in rows]
     width = max((len(r) for r in listed), default=0)
-    return np.array([np.pad(r, (0, width - len(r)), constant_values=np.nan) for r in listed]).reshape(len(listed), width)
+    return np.array([np.pad(r, (0, width - len(r)), constant_values=np.nan) for r in listed]).reshape(
+        len(listed), width
+    )
 
 
 def _se(x: Array) -> float:

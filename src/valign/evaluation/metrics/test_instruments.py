@@ -44,7 +44,9 @@ def test_an_audit_is_the_within_prompt_covariance():
     gold, proxy = rng.normal(size=(2, 5, 7))
     found = overoptimization.audit(list(gold), list(proxy))
     own = [np.cov(g, p) for g, p in zip(gold, proxy)]
-    assert found.covariance == pytest.approx([c[0, 1] for c in own]) and found.variance == pytest.approx([c[1, 1] for c in own])
+    assert found.covariance == pytest.approx([c[0, 1] for c in own]) and found.variance == pytest.approx(
+        [c[1, 1] for c in own]
+    )
     assert found.at_maximum == pytest.approx(1 / 35)
     gold[0, 3], proxy[1, :6] = np.nan, np.nan  # one sample unscored; a prompt with a single one left
     kept = overoptimization.audit(list(gold), list(proxy), list("abcde"))
@@ -83,7 +85,10 @@ def test_no_alarm_in_a_a():
     rng, rang = np.random.default_rng(0), 0
     for _ in range(400):
         truth = rng.normal(size=(2, 32, 8))
-        a, b = (overoptimization.audit(list(t + rng.normal(size=t.shape)), list(t + rng.normal(size=t.shape))) for t in truth)
+        a, b = (
+            overoptimization.audit(list(t + rng.normal(size=t.shape)), list(t + rng.normal(size=t.shape)))
+            for t in truth
+        )
         rang += overoptimization.judge(a, b).fires
     assert rang <= 4
 
@@ -136,7 +141,9 @@ def test_efficiency_golden(evaluation_golden):
     assert efficiency.cost_to_target(i["cost"], i["score"], 0.71) is None
     assert efficiency.cost_to_target(i["cost"], i["score"], 0.5) == pytest.approx(100)
     falling = [1 - s for s in i["score"]]
-    assert efficiency.cost_to_target(i["cost"], falling, 0.35, rising=False) == pytest.approx(g.expected["cost_to_target"])
+    assert efficiency.cost_to_target(i["cost"], falling, 0.35, rising=False) == pytest.approx(
+        g.expected["cost_to_target"]
+    )
     assert efficiency.mean_height(i["cost"], i["score"], 200, 400) == pytest.approx(0.64)
     assert efficiency.mean_height(i["cost"], i["score"], 50, 400) is None
     assert efficiency.common_range([i["cost"], [150, 900]]) == (150, 800)
@@ -175,7 +182,9 @@ def test_value_risk_golden(evaluation_golden):
     x, y = g.inputs["value_push"], g.inputs["risk"]
     found = correlation.rank_correlation(x, y)
     g.check({"spearman": found.value, "pearson": correlation.pearson(x, y)})
-    exact = scipy_stats.permutation_test((x,), lambda a: scipy_stats.spearmanr(a, y).statistic, permutation_type="pairings")
+    exact = scipy_stats.permutation_test(
+        (x,), lambda a: scipy_stats.spearmanr(a, y).statistic, permutation_type="pairings"
+    )
     assert found.p == pytest.approx(exact.pvalue)
     assert correlation.fisher_interval(0.5, 3) is None
     assert correlation.rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]).value is None
