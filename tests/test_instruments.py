@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -30,7 +31,9 @@ def test_tax_of_a_model_against_itself_is_nothing(valign, model, situations, lin
     flips = next(f for f in section["figures"] if f["id"] == "flips")["data"]["items"]
     assert all(not x["lost"] and not x["won"] for x in flips.values())
     log = (tmp_path / "tax" / "base.jsonl").read_text()
-    assert valign.json(*command)["results"] == section["results"] and (tmp_path / "tax" / "base.jsonl").read_text() == log
+    assert (
+        valign.json(*command)["results"] == section["results"] and (tmp_path / "tax" / "base.jsonl").read_text() == log
+    )
     assert "other settings" in valign.error(*command, "--seed", 1)
     assert "give both or none" in valign.error("tax", model, model, "--reward", goal, "--out", tmp_path / "x", status=2)
 
@@ -62,7 +65,7 @@ def test_overopt_samples_once_and_reads_both_laws(valign, model, situations, vow
     data = section["figures"][0]["data"]
     assert data["best_of_n"]["n"] == [1, 2, 4, 8] and data["prompts"] <= 6 and data["tilted"]["strength"][0] == 0
     proxy = data["best_of_n"]["proxy"]
-    assert all(a <= b + 1e-12 for a, b in zip(proxy, proxy[1:])), "best of more is never worse by the proxy itself"
+    assert all(a <= b + 1e-12 for a, b in pairwise(proxy)), "best of more is never worse by the proxy itself"
     assert data["best_of_n"]["kl_bound"][1] == pytest.approx(0.193147, abs=1e-6)
     assert "a proxy, a gold judge" in valign.error("overopt", model, "--out", tmp_path / "x", status=2)
     assert "own proxies" in valign.error("overopt", "worlds", "--proxy", "length", "--out", tmp_path / "x", status=2)

@@ -200,7 +200,10 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
     # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
     made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
-    return Aligned(made, cost, (note,) if note else ())
+    outcome = trained.outcome
+    rang = f"the alarm ended the run after step {outcome.steps}" if method.samples and outcome.stopped_early else ""
+    rang += f"; the weights are those of step {outcome.best[0]}" if rang and outcome.best is not None else ""
+    return Aligned(made, cost, tuple(filter(None, (note, rang))))
 
 
 def _reward(job: _Job, policy: LocalPolicy, run: RunFolder) -> Aligned:
