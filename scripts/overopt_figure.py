@@ -45,7 +45,8 @@ def _panel(title: str, curve: Mapping[str, Sequence[float]], strength: float | N
 def drawing(found: Sequence[Mapping[str, Any]]) -> str:
     """The SVG of all panels, side by side."""
     width = len(found) * WIDTH
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT + 22}" font-family="sans-serif" font-size="11">',
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT + 22}" '
+        'font-family="sans-serif" font-size="11">',
              f'<rect width="{width}" height="{HEIGHT + 22}" fill="#ffffff"/>']  # fmt: skip
     for i, p in enumerate(found):
         parts.append(f'<g transform="translate({i * WIDTH},0)">{_axes(p)}{_lines(p)}</g>')
@@ -53,7 +54,8 @@ def drawing(found: Sequence[Mapping[str, Any]]) -> str:
     for i, (name, colour) in enumerate(legend):
         x = LEFT + 80 * i
         parts.append(
-            f'<rect x="{x}" y="{HEIGHT + 6}" width="12" height="4" fill="{colour}"/><text x="{x + 16}" y="{HEIGHT + 12}">{name}</text>'
+            f'<rect x="{x}" y="{HEIGHT + 6}" width="12" height="4" fill="{colour}"/>'
+            f'<text x="{x + 16}" y="{HEIGHT + 12}">{name}</text>'
         )
     return "\n".join([*parts, "</svg>\n"])
 
