@@ -28,7 +28,10 @@ def panels(section: Mapping[str, Any]) -> list[dict[str, Any]]:
             _panel(f"{r['world']} world, planted exploit", r["curve"], (r["alarm"] or {}).get("strength")) for r in runs
         ]
     tilted = data["tilted"]
-    title = f"{data['subject']}: {data['proxy']} pushed, {data['gold'][:24]} watched"
+    title = f"{data['proxy']} pushed, {data['gold'][:24]} watched (proxy rescaled)"
+    low, gain = tilted["proxy"][0], max(tilted["gold"]) - tilted["gold"][0]  # two units in one drawing
+    scale = gain / (max(tilted["proxy"]) - low)
+    tilted = {**tilted, "proxy": [low + scale * (p - low) for p in tilted["proxy"]]}
     return [_panel(title, tilted, (tilted["alarm"] or {}).get("strength"))]
 
 

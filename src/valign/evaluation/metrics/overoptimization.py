@@ -139,21 +139,24 @@ def judge(
     )  # fmt: skip
 
 
-def drop_from_maximum(audits: Sequence[Audit], *, level: float = 0.95) -> tuple[float, bool]:
+def drop_from_maximum(audits: Sequence[Audit], *, level: float = 0.995) -> tuple[float, bool]:
     """(share of the best gain that was lost again, whether that is more than `MAX_DROP` beyond noise).
 
-    Gain = mean gold minus that of the first audit; the fall from the best audit is tested paired over prompts.
+    Gain = mean gold minus that of the first audit. Gain and fall are tested paired over prompts, one-sided; the level is
+    strict because the best of many audits is partly best by luck.
     """
     gains = [float(x.gold.mean()) for x in audits]
     best = int(np.argmax(gains))
-    gain = gains[best] - gains[0]
-    if best == len(audits) - 1 or gain <= 0:
+    if best in (0, len(audits) - 1):
         return 0.0, False
-    a, b = _paired(audits[best], audits[-1])
-    fall = a.gold - b.gold
-    sure = float(fall.mean()) - float(ndtri(level)) * _se(fall) > 0
-    share = float(fall.mean()) / gain
-    return share, share > MAX_DROP and sure
+    z = float(ndtri(level))
+    start, top = _paired(audits[0], audits[best])
+    gain = top.gold - start.gold
+    top, now = _paired(audits[best], audits[-1])
+    fall = top.gold - now.gold
+    share = float(fall.mean()) / float(gain.mean()) if gain.mean() > 0 else 0.0
+    sure = all(float(x.mean()) - z * _se(x) > 0 for x in (gain, fall))
+    return share, bool(sure and share > MAX_DROP)
 
 
 def drift(start: float, now: float, factor: float = 2.0) -> bool:
