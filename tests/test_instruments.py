@@ -80,7 +80,7 @@ def test_overopt_samples_once_and_reads_both_laws(valign, model, situations, vow
 
 
 def test_a_guarded_run_from_the_command_line(valign, model, situations, vowels, signs, goal, tmp_path):
-    """Reward: the user's own; gold: the goal. The audits stand in the log; a guard for a method that samples nothing is refused."""
+    """Reward: the user's own; gold: the goal. Audits stand in the log; a method that samples nothing has nothing to guard."""
     small = ("--set", "max_steps=2", "--set", "batch_size=3", "--set", "group_size=3", "--set", "max_new_tokens=4")
     valign("align", model, "--method", "rloo", "--data", situations, "--reward", SIGNS, "--gold", goal, "--audit", situations,
            "--audit-steps", 1, *small, "--out", tmp_path / "run")  # fmt: skip
