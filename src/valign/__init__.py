@@ -33,6 +33,7 @@ _HOMES = {
     "Evaluation": "valign.pipeline.api",
     "Target": "valign.methods.target",
     "METHODS": "valign.methods.table",
+    "Guard": "valign.methods.guard",
     "Group": "valign.data.group",
     "Message": "valign.data.group",
     "Response": "valign.data.group",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from valign.errors import ValignError
     from valign.evaluation.result import Result
     from valign.goals.base import Goal
+    from valign.methods.guard import Guard
     from valign.methods.table import METHODS
     from valign.methods.target import Target
     from valign.models.policy import Policy, Sampling

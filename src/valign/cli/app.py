@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import differ, goal_quality, goal_standardize, look, measure, plan, profile, train
+from valign.cli import (
+    curves,
+    differ,
+    goal_quality,
+    goal_standardize,
+    instruments,
+    look,
+    measure,
+    plan,
+    profile,
+    train,
+)
 from valign.cli.goal import goal_app
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
@@ -59,6 +70,13 @@ app.command("report")(measure.report)
 goal_app.command("quality")(goal_quality.quality)
 goal_app.command("standardize")(goal_standardize.standardize)
 app.add_typer(goal_app, name="goal")
+app.command("tax")(instruments.tax)
+app.command("generality")(instruments.generality)
+app.command("explain")(instruments.explain)
+app.command("efficiency")(curves.efficiency)
+app.command("choose")(curves.choose)
+app.command("value-risk")(curves.value_risk)
+app.command("overopt")(instruments.overopt)
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")
 app.command("methods")(look.methods)

@@ -109,6 +109,11 @@ class Watch:
     def on_eval(self, f: Mapping[str, Any]) -> None:
         self.line(f"  dev at step {f['step']}: loss {f['loss']:.4f}{' (best so far)' if f['best'] else ''}")
 
+    def on_guard(self, f: Mapping[str, Any]) -> None:
+        if f.get("covariance") is not None:
+            shown = ", ".join(f"{k} {f[k]:.4g}" for k in ("proxy", "gold", "covariance"))
+            self.line(f"  audit at step {f['step']}: {shown}")
+
     def on_memory(self, f: Mapping[str, Any]) -> None:
         self.line(f"  memory: {number(f['taken'], 'bytes')} taken, {number(f['planned'], 'bytes')} planned")
 

@@ -114,6 +114,13 @@ def align(
     dev: Annotated[
         float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)
     ] = 0.0,
+    gold: Annotated[
+        str | None, typer.Option(help="The judge that the reward stands for (a reward or a goal): audits while rollouts train.")
+    ] = None,
+    audit: Annotated[list[str] | None, typer.Option("--audit", help="Held-out prompts for --gold. May be repeated.")] = None,
+    audit_steps: Annotated[int, typer.Option(help="Steps between audits; 0: a tenth of the run.", min=0)] = 0,
+    alarm: Annotated[str, typer.Option(help="When gold stops following the reward: warn, stop, rollback.")] = "warn",
+    max_kl: Annotated[float | None, typer.Option(help="KL budget of rollouts, nats per response: an alarm above it.")] = None,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -130,6 +137,7 @@ def align(
     with errors(as_json):
         from valign.engine.processes import start
         from valign.pipeline.door import align_from_names
+        from valign.pipeline.instruments import guard_named, nobody
         from valign.pipeline.policies import LoadOptions
         from valign.pipeline.trackers import trackers
 
@@ -156,7 +164,9 @@ def align(
                 force=force,
                 on_event=listen,
                 world=world,
-            )
+                guard=guard_named(gold, audit or (), every=audit_steps, action=alarm, max_kl=max_kl, limit=None,
+                                  tell=listen or nobody),
+            )  # fmt: skip
         if not world.leads:
             return
         _tell_aligned(aligned, model, out, as_json)

@@ -1,4 +1,4 @@
-"""The memory allocator of processes that train or score on a CPU."""
+"""The memory allocator of processes that train or score on a CPU, and how it says that there is no more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import logging
 import sys
 from functools import cache
+
+import torch
 
 log = logging.getLogger(__name__)
 _TRIM, _MMAP = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
@@ -30,3 +32,8 @@ def keep_freed_memory() -> bool:
         return False
     log.debug("freed memory is kept: %s", done)
     return done
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator has no exception of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from valign.engine import checkpoint
+from valign.engine.allocator import is_out_of_memory
 from valign.engine.audit import AuditLine, audit_items, audit_start
 from valign.engine.config import TrainConfig
+from valign.engine.hooks import Hook, Look
 from valign.engine.items import Item, Objective, collate
 from valign.engine.memory import resident_bytes
 from valign.engine.meters import Meters, Part, total
@@ -95,6 +97,7 @@ def train(
     audit: Sequence[AuditLine] = (),
     on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
     world: World = SINGLE,
+    hook: Hook | None = None,
 ) -> Outcome:
     """Train `scorer.model` until the sampler's steps are done, continuing from the run's newest good checkpoint.
 
@@ -102,18 +105,21 @@ def train(
     audit      findings of whoever prepared the data; fatal ones stop the run here, before it changes anything
     on_event   hears ("audit" | "step" | "eval" | "checkpoint" | "warning", fields); the run's log holds the same
     world      the processes that share the steps; all call `train` alike, and `run` writes on the leading one alone
+    hook       looks at the run before step 0 and after every step, and may end it
     Raises `ValignError` for a run that is refused or that met three non-finite steps in a row (the last good state is
     kept), `Interrupted` after SIGINT or SIGTERM.
     """
-    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event, world).run_all(stop_ids, audit)
+    return _Loop(scorer, sampler, objective, config, run, dev or HeldOut(), on_event, world, hook).run_all(stop_ids, audit)
 
 
 class _Loop:
     def __init__(self, scorer: Scorer, sampler: Sampler, objective: Objective, config: TrainConfig, run: RunFolder,
-                 dev: HeldOut, on_event: Callable[[str, Mapping[str, Any]], None] | None, world: World) -> None:  # fmt: skip
+                 dev: HeldOut, on_event: Callable[[str, Mapping[str, Any]], None] | None, world: World,
+                 hook: Hook | None) -> None:  # fmt: skip
         self.scorer, self.sampler, self.objective = scorer, sampler, objective
         self.config, self.run, self.dev, self.on_event, self.world = config, run, dev, on_event, world
         self.model: nn.Module = scorer.model
+        self.hook = hook
         self.weights = trainable(self.model)
         self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
@@ -126,10 +132,14 @@ class _Loop:
         if not resumed:
             self._audit(stop_ids, audit)
         stopped = self._out_of_patience()  # so it may have been before the run was killed
+        if self.hook is not None:
+            stopped |= self.hook.resume(self.state.step) if self.state.step else self._heed(self.hook.begin())
         with self._signals():
             while self.state.step < self.sampler.steps and not stopped:
                 self._step()
                 stopped = self._evaluate_if_due()
+                if self.hook is not None:
+                    stopped |= self._heed(self.hook.after(self.state.step, self.sampler.steps, self.state.meters))
                 self._checkpoint_if_due(stopped)
         self._keep_best()
         self.world.gather(None)  # nobody removes what another one still reads
@@ -184,7 +194,7 @@ class _Loop:
         try:
             return self._accumulate(step.items), None
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if self.world.sharded and self.world.size > 1:  # the others wait inside their pass: it cannot be redone
                 raise ValignError(
@@ -270,6 +280,15 @@ class _Loop:
         self._tell("eval", step=self.state.step, best=better, **finite({"loss": value, **meters}))
         return self._out_of_patience()
 
+    def _heed(self, look: Look) -> bool:
+        """Tell what the hook found and keep the weights it may fall back on; True if it ends the run."""
+        for event, fields in look.events:
+            self._tell(event, **fields)
+        if look.best:
+            self.state.best_value, self.state.best_step = look.value, self.state.step
+            self._save()
+        return look.stop
+
     def _out_of_patience(self) -> bool:
         return bool(self.dev.patience) and self.state.waited >= self.dev.patience
 
@@ -340,8 +359,9 @@ class _Loop:
                 self.weights[name].copy_(value)
 
     def _keep_best(self) -> None:
-        """With early stopping the policy that is kept is the best one on the dev split."""
-        if self.dev.patience and 0 <= self.state.best_step != self.state.step:
+        """With early stopping the policy that is kept is the best one on the dev split; so with a hook that rolls back."""
+        wanted = self.dev.patience or (self.hook is not None and self.hook.rolls_back)
+        if wanted and 0 <= self.state.best_step != self.state.step:
             best = self.run.checkpoints / f"step-{self.state.best_step:06d}"
             self.world.from_leader(lambda: checkpoint.check(best))
             self._load_weights(checkpoint.read(best, self.weights).weights)
@@ -378,8 +398,3 @@ class _Loop:
         finally:
             for caught, handler in before.items():
                 signal.signal(caught, handler)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """The CPU allocator has no exception of its own."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

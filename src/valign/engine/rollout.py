@@ -141,7 +141,7 @@ class RolloutSampler:
 
     def _share(self, chosen: Sequence[Group], prompts: Sequence[Sequence[int]], index: int) -> list[_Rollout]:
         samples = self._sample(chosen, prompts, index)
-        groups = [_with_samples(g, s) for g, s in zip(chosen, samples)]
+        groups = [with_samples(g, s) for g, s in zip(chosen, samples)]
         rewards = [np.asarray(r, np.float64) for r in self.reward(groups)]
         _check_shapes(groups, rewards)
         rewards = [np.where([bool(s.failure) for s in row], np.nan, r) for row, r in zip(samples, rewards)]
@@ -275,11 +275,20 @@ class RolloutSampler:
             "length": float(np.mean([len(s.ids) for s in flat])),
             "truncated": float(np.mean([s.finish == "length" for s in flat])),
             "equal_groups": float(np.mean(flat_groups)) if flat_groups else 0.0,
+            "at_maximum": float((finite >= finite.max() - 1e-9).mean()) if len(finite) else 0.0,
+            "repeated": float(np.mean([repetition(s.ids) for s in flat] or [0.0])),
+            "rollout_tokens": float(sum(len(s.ids) for s in flat)),
             "advantage_abs": float(np.mean(np.abs(np.concatenate([i.values["advantage"] for i in items])))),
         }
         if self.reference is not None:
             out["kl"] = float(h.mean())  # k1 over the policy's own samples: unbiased, may be negative
         return out
+
+
+def repetition(tokens: Sequence[object], n: int = 3) -> float:
+    """Share of a response's n-grams that occurred before in it; 0 for fewer than two of them."""
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
 def _check_shapes(groups: Sequence[Group], rewards: Sequence[Floats]) -> None:
@@ -290,7 +299,8 @@ def _check_shapes(groups: Sequence[Group], rewards: Sequence[Floats]) -> None:
             )
 
 
-def _with_samples(group: Group, samples: Sequence[Sample]) -> Group:
+def with_samples(group: Group, samples: Sequence[Sample]) -> Group:
+    """The prompt with sampled responses: token in, token out."""
     responses = tuple(
         Response(text=s.text, id=str(i), source="policy", ids=s.ids, finish=s.finish) for i, s in enumerate(samples)
     )

@@ -30,7 +30,7 @@ REASONS = (
     "no_answer",
     "skipped",
 )
-METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi", "always_valid")
+METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi", "always_valid", "fisher")
 ItemStatistic = Callable[
     [Sequence["Item"], stats.Array], stats.Array
 ]  # (scored items, (b, n) weights) -> (b,) values

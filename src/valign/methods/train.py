@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,20 +14,22 @@ from valign.data.group import Group
 from valign.engine.audit import AuditLine
 from valign.engine.backend import EndpointBackend, check_lag
 from valign.engine.checkpoint import complete
+from valign.engine.hooks import Hook
 from valign.engine.items import Item, bind
 from valign.engine.local import LocalEngine
 from valign.engine.loop import HeldOut, Outcome, train
 from valign.engine.memory import Settled, memory_plan, sample_bytes, settle
 from valign.engine.processes import SINGLE, World
 from valign.engine.reference import Reference, store_folder, with_references
-from valign.engine.rollout import RolloutSampler
+from valign.engine.rollout import RolloutSampler, with_samples
 from valign.engine.run import RunFolder
-from valign.engine.sampler import DataSampler
+from valign.engine.sampler import DataSampler, address
 from valign.engine.scorer import Scorer
 from valign.engine.shards import SharedScorer, full, gathered, led, shard
 from valign.engine.tree import Tree, from_paths
 from valign.errors import ValignError
 from valign.methods.feedback import prepare
+from valign.methods.guard import Guard, GuardHook
 from valign.methods.method import Method
 from valign.methods.target import Target
 from valign.models.endpoint import EndpointPolicy
@@ -50,17 +52,20 @@ class Trained:
 def train_policy(
     method: Method, policy: LocalPolicy, target: Target, config: Any, run: RunFolder, *,
     groups: Sequence[Group], dev: Sequence[Group] = (), on_event: Listen | None = None, world: World = SINGLE,
+    guard: Guard | None = None,
 ) -> Trained:  # fmt: skip
     """Train a copy of `policy` with `method`; `policy` stays as it is.
 
     groups   feedback for methods that learn from data, prompts for those that sample
     run      the open run folder: continued where it was left
     world    the processes that train together: all call this alike, and each ends with the whole trained policy
+    guard    what watches a method that samples; None: one without a judge
     """
     assert not method.makes_reward, "a reward model is trained by train_reward"
     engine = local_engine(policy)
     world.require_same(policy.model.digest, "weights")
-    job = Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world)
+    job = Job(method, policy.model, trainable_copy(policy.model, config), engine, target, config, run, on_event, world,
+              guard or Guard())
     outcome, planned = job.on_rollouts(groups) if method.samples else job.on_feedback(groups, dev)
     model = whole(job.model, trainable_copy(policy.model, config)) if world.sharded else job.model
     model.model.requires_grad_(False)
@@ -82,6 +87,7 @@ class Job:
     run: RunFolder
     tell: Listen | None
     world: World
+    guard: Guard = field(default_factory=Guard)
 
     def on_feedback(self, groups: Sequence[Group], dev: Sequence[Group]) -> tuple[Outcome, int]:
         """Train on items made of a data set."""
@@ -120,15 +126,26 @@ class Job:
         plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)
         scorer.recompute = plan.recompute
         sampler = self._sampler(prompts, reference, plan.token_budget)
-        return self._train(shared(scorer, self.world, sampler), sampler, plan, sampler.audit), plan.peak
+        scorer = shared(scorer, self.world, sampler)
+        hook = GuardHook(self.guard, self._answer, sampler.reward, self.run, self.world, sampler.gathered)
+        return self._train(scorer, sampler, plan, sampler.audit, hook=hook), plan.peak
+
+    def _answer(self, groups: Sequence[Group], samples: int) -> list[Group]:
+        """Audit prompts answered by the policy as it is now; always on the same random addresses."""
+        config = self.config
+        sampling = Sampling(n=samples, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+                            seed=address(config.seed, "guard"))  # fmt: skip
+        with torch.no_grad():
+            drawn = self.engine.generate(self.model, [g.prompt for g in groups], sampling, keys=[g.id for g in groups])
+        return [with_samples(g, row) for g, row in zip(groups, drawn)]
 
     def _train(self, scorer: Scorer, sampler: Any, plan: Settled, audit: Callable[[], Sequence[AuditLine]],
-               dev: HeldOut | None = None) -> Outcome:  # fmt: skip
+               dev: HeldOut | None = None, hook: Hook | None = None) -> Outcome:  # fmt: skip
         begun = self.world.from_leader(lambda: bool(complete(self.run.checkpoints)))
         objective = bind(self.method.objective, self.config, self.method.unit, self.method.at_start)  # type: ignore[arg-type]
         return train(scorer, sampler, objective, replace(self.config, token_budget=plan.token_budget), self.run, dev=dev,
                      stop_ids=self.model.template.stop_ids, audit=() if begun else [*audit(), *plan.audit],
-                     on_event=self.tell, world=self.world)  # fmt: skip
+                     on_event=self.tell, world=self.world, hook=hook)  # fmt: skip
 
     def _compiled(self) -> bool:
         if self.config.compile and self.world.sharded:

@@ -27,6 +27,7 @@ from valign.errors import ValignError
 from valign.evaluation.measure import measure_reward
 from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results, write_results
+from valign.methods.guard import Guard
 from valign.methods.method import Method
 from valign.methods.target import Target
 from valign.methods.train import train_policy
@@ -91,6 +92,7 @@ class _Job:
     name: str
     tell: Listen
     world: World
+    guard: Guard | None
 
 
 def align_policy(
@@ -108,6 +110,7 @@ def align_policy(
     on_event: Listen | None = None,
     reload: Callable[[Path], Policy] | None = None,
     world: World = SINGLE,
+    guard: Guard | None = None,
 ) -> Aligned:
     """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept).
 
@@ -118,14 +121,16 @@ def align_policy(
     force    start again in a folder that holds another run
     reload   how to load a finished folder; default: as `load_policy` does
     world    the processes that train together; a method that does not train is for one
+    guard    what watches a method that samples: its judge, audit prompts, and what is done when the alarm rings
     Raises `ValignError` for an option that the method would ignore, for a folder that holds another run,
     and where the disk refuses (the last checkpoint is then kept).
     """
     config = method.with_beta(method.configure(settings), target, settings)
-    _refuse_ignored(method, config, target, dev, world)
+    _refuse_ignored(method, config, target, dev, world, guard)
     config, note = _within_positions(config, policy, asked_for="max_length" in settings)
     tell = (on_event if world.leads else None) or (lambda event, fields: None)
-    job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell, world)
+    job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell, world,
+               guard)
     notes = (note,) if note else ()
     if out is None:
         with tempfile.TemporaryDirectory() as folder, _run_folder(Path(folder) / "run", world) as run:
@@ -189,13 +194,16 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
         groups, note = with_feedback(job.groups, method.feedback, job.target.goal, tell=job.tell)
         held = with_feedback(job.dev, method.feedback, job.target.goal, tell=job.tell)[0]
         trained = train_policy(method, policy, job.target, job.config, run, groups=groups, dev=held, on_event=job.tell,
-                               world=job.world)  # fmt: skip
+                               world=job.world, guard=job.guard)  # fmt: skip
         cost.cost = Cost(tokens_trained=trained.outcome.tokens_trained)
     _tell_memory(job, run, trained.planned, cost)
     # an adapter's base is loaded by its name, from any working directory; that of weights is for the reader
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
     made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
-    return Aligned(made, cost, (note,) if note else ())
+    outcome = trained.outcome
+    rang = f"the alarm ended the run after step {outcome.steps}" if method.samples and outcome.stopped_early else ""
+    rang += f"; the weights are those of step {outcome.best[0]}" if rang and outcome.best is not None else ""
+    return Aligned(made, cost, tuple(filter(None, (note, rang))))
 
 
 def _reward(job: _Job, policy: LocalPolicy, run: RunFolder) -> Aligned:
@@ -226,8 +234,13 @@ def _read_results(out: Path) -> tuple[Result, ...]:
     return tuple(read_results(out / RESULTS)) if (out / RESULTS).is_file() else ()
 
 
-def _refuse_ignored(method: Method, config: Any, target: Target, dev: Sequence[Group], world: World) -> None:
+def _refuse_ignored(
+    method: Method, config: Any, target: Target, dev: Sequence[Group], world: World, guard: Guard | None
+) -> None:
     """An option that would have no effect is an error."""
+    if guard is not None and not method.samples:
+        raise ValignError(f"{method.name} samples no responses while it trains: there is nothing to guard", where="guard",
+                          how="leave --gold, --audit and --max-kl out; `valign overopt` looks at a finished policy")  # fmt: skip
     if world.strategy != "single" and not method.trains:
         raise ValignError(
             f"{method.name} trains nothing: more processes have no effect", where="--strategy",
@@ -277,6 +290,7 @@ def _request(job: _Job) -> dict[str, Any]:
         "reward": target.reward.fingerprint() if hasattr(target.reward, "fingerprint") else job.reward_name or None,
         "data": asked.digest(job.groups) if reads_data else None,
         "dev": asked.digest(job.dev) if method.trains else None,
+        "guard": job.guard.request() if job.guard is not None else None,
     }
 
 

@@ -22,6 +22,7 @@ from valign.pipeline.policies import LoadOptions, load_policy
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset
     from valign.evaluation.sharded import ShardedPolicy
+    from valign.methods.guard import Guard
     from valign.rewards.base import Reward
     from valign.rewards.reward_model import RewardModel
 
@@ -94,6 +95,7 @@ def align(
     on_event: Listen | None = None,
     force: bool = False,
     strategy: str = "auto",
+    guard: Guard | None = None,
     **settings: Any,
 ) -> Policy:
     """`policy` aligned with `method` toward `target`; the one that was given stays as it is.
@@ -101,6 +103,7 @@ def align(
     data      feedback (or prompts, for methods that sample)       settings  the method's options
     out       a folder for the aligned policy and its run; without it nothing is kept on disk
     strategy  how processes that torchrun started share the training: ddp, fsdp2; auto: ddp where there are several
+    guard     watches a method that samples: a gold judge on held-out prompts, and what an alarm does
     Raises `ValignError` for an unknown method or option, and for data that hold nothing the method learns
     from.
     """
@@ -116,6 +119,7 @@ def align(
         return align_policy(
             policy, target, named(method), settings, Path(out) if out is not None else None, groups=data, dev=dev,
             force=force, on_event=on_event, reload=lambda folder: load_policy(folder, goal=target.goal), world=world,
+            guard=guard,
         ).policy  # fmt: skip
 
 

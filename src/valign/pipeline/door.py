@@ -13,6 +13,7 @@ from valign.data.group import Group
 from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError
+from valign.methods.guard import Guard
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
@@ -71,6 +72,7 @@ def align_from_names(
     force: bool = False,
     on_event: Listen | None = None,
     world: World = SINGLE,
+    guard: Guard | None = None,
 ) -> Aligned:
     """What `valign align` does. Names and settings are checked before a model is loaded."""
     chosen = method_named(method)
@@ -86,6 +88,7 @@ def align_from_names(
     aligned = align_policy(
         policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=_lasting(reward), force=force,
         on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
+        guard=guard,
     )  # fmt: skip
     if data and not chosen.trains:
         note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"
@@ -230,7 +233,7 @@ def comparison_recipe(
             "model": model,
             "goal": goal,
             "data": sources,
-            "methods": [run for m in methods for run in _seeded(_method(m), seed, seeds)],
+            "methods": [run for m in methods for run in _seeded(method_entry(m), seed, seeds)],
             "evaluate": {"data": [held], "tax": TAX, "margin": margin},
             "seed": seed,
             "device": device,
@@ -248,7 +251,7 @@ def _seeded(method: dict[str, Any], seed: int, seeds: int) -> list[dict[str, Any
     return [{**method, "label": f"{title}-{seed + k}", "seed": seed + k} for k in range(seeds)]
 
 
-def _method(text: str) -> dict[str, Any]:
+def method_entry(text: str) -> dict[str, Any]:
     """`dpo,beta=0.2,label=soft` as an entry of `methods`."""
     from valign.pipeline.recipe import parse_value
 

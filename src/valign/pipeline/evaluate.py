@@ -120,7 +120,7 @@ def _answers(policy: Policy, reference: Policy | None, plan: Plan, out: Measured
 def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
     """KL to the reference."""
     if (prompts := _prompts(plan)) and reference is not None and plan.kl_prompts:
-        out.results += _kl(policy, reference, prompts[: plan.kl_prompts], plan, say)
+        out.results += kl_results(policy, reference, prompts[: plan.kl_prompts], plan, say)
 
 
 def _tasks(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
@@ -320,7 +320,7 @@ def _number(x: Any) -> float | None:
     return round(float(x), 6) if np.isfinite(x) else None
 
 
-def _kl(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
+def kl_results(policy: Policy, reference: Policy, groups: Sequence[Group], plan: Plan, say: Say) -> list[Result]:
     """KL to the reference by samples at temperature 1; best-of-n, whose law has no token form, its bound."""
     if (bound := _best_of_n_bound(policy)) is not None:
         return [bound]

@@ -58,6 +58,32 @@ def gold_peak(
     return None
 
 
+def alarm_point(
+    reference: ArrayLike, proxy: ArrayLike, gold: ArrayLike, ratio: float = 0.25, slope_ratio: float | None = None,
+    maximum: float = 50.0, grid: int = 500,
+) -> GoldPoint | None:  # fmt: skip
+    """The first strength at which an exact alarm rings; None if it never does.
+
+    It rings where c = Cov_{π_s}(gold, proxy) has fallen below `ratio` of its value at 0 and, with `slope_ratio`, the
+    slope c / Var_{π_s}(proxy) of gold on proxy below `slope_ratio` of its own. The first condition alone rings for an
+    honest proxy too: whatever policy concentrates loses covariance, and the slope is then still what it was.
+    """
+    start, spread = (float(np.mean(strength_slope(reference, proxy, 0.0, x))) for x in (gold, proxy))
+
+    def excess(strength: float) -> float:
+        c = float(np.mean(strength_slope(reference, proxy, strength, gold)))
+        over = c - ratio * start
+        if slope_ratio is None:
+            return over
+        variance = float(np.mean(strength_slope(reference, proxy, strength, proxy)))
+        return max(over, c - slope_ratio * start / spread * variance)
+
+    for low, high in pairwise(np.linspace(0.0, maximum, grid + 1)):
+        if excess(float(high)) < 0:
+            return gold_point(reference, proxy, gold, float(brentq(excess, low, high, xtol=1e-12)))
+    return None
+
+
 @dataclass(frozen=True)
 class Alarm:
     """Estimated Cov(gold, proxy) on rollouts with its interval;

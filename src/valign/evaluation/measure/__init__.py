@@ -4,7 +4,7 @@ Always true here: every number comes from `metrics` and `aggregate`, an item tha
 reason, and any run can be stopped and continued by giving it a `CachedPolicy`.
 """
 
-from valign.evaluation.measure.capability import measure_instructions, measure_tax
+from valign.evaluation.measure.capability import measure_instructions, measure_tax, measure_tax_per_gain
 from valign.evaluation.measure.choices import (
     bbq_results,
     measure_bbq,
@@ -30,6 +30,7 @@ __all__ = [
     "measure_reward",
     "measure_safetext",
     "measure_tax",
+    "measure_tax_per_gain",
     "order_results",
     "profile_results",
 ]

@@ -187,6 +187,12 @@ def _aggregate(
 
 def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> stats.Estimate:
     """Signed mean tax under a paired cluster bootstrap: a resampled item takes both checkpoints along."""
+    signed, clusters = _signed(benchmarks, weights)
+    return stats.bootstrap_cluster(signed, len(clusters), clusters)
+
+
+def _signed(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Statistic, list[str]]:
+    """The signed mean tax as a function of item weights, and each item's cluster."""
     clusters = [f"{k}:{c}" for k, (_, rows) in enumerate(benchmarks) for c, _, _ in rows]
     pieces = [(chance, np.array([r[1:] for r in rows], float)) for chance, rows in benchmarks]
     edges = np.cumsum([0, *(len(rows) for _, rows in benchmarks)])
@@ -199,4 +205,34 @@ def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> stats.
             total += share * (base - aligned) / (base - chance)
         return total / sum(weights)
 
-    return stats.bootstrap_cluster(signed, len(clusters), clusters)
+    return signed, clusters
+
+
+def measure_tax_per_gain(base: Sequence[Result], aligned: Sequence[Result], gain: Result) -> Result:
+    """Signed tax per unit of reward gained, from two sets of paired items that are resampled side by side.
+
+    gain   the paired difference of rewards, aligned minus base, with its items
+    None where the gain cannot be told from 0: a price per unit of nothing is no number.
+    """
+    other = {(r.metric, r.variant): r for r in aligned}
+    parts = [_benchmark(r, other[r.metric, r.variant])[1] for r in base]
+    used = [p for p in parts if p is not None]
+    shape: dict[str, Any] = {
+        "metric": "tax.per_gain", "variant": "signed", "subject": gain.subject, "level": "cost", "unit": "share",
+        "direction": "down", "n": gain.n,
+        "provenance": {"gain": dict(gain.provenance), "base": [dict(r.provenance) for r in base]},
+    }  # fmt: skip
+    if not used or gain.value is None or gain.interval is None or gain.interval.low <= 0:
+        why = "no benchmark can show tax" if not used else "the gain in reward cannot be told from 0"
+        return Result(**shape, value=None, notes=(why,))
+    signed, clusters = _signed(used, [1.0] * len(used))
+    scored = gain.scored_items
+    rows = [float(i.score or 0) for i in scored]
+    paid = stats.bootstrap_replicates(signed, len(clusters), clusters)
+    gained = stats.bootstrap_replicates(stats.mean_statistic(rows), len(rows), [i.cluster for i in scored], seed=1)
+    ratios = paid / gained
+    ratios = ratios[np.isfinite(ratios)]
+    low, high = (float(x) for x in np.quantile(ratios, [0.025, 0.975]))
+    value = float(signed(np.ones((1, len(clusters))))[0]) / gain.value
+    return Result(**shape, value=value, se=float(ratios.std(ddof=1)),
+                  interval=Interval(low, high, 0.95, "bootstrap_cluster"), cluster=gain.cluster)  # fmt: skip

@@ -1,0 +1,235 @@
+"""Commands that hold two things against each other: tax, overopt, generality, explain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from valign.cli.progress import Watch
+from valign.cli.shared import (
+    AllowPickle,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    Limit,
+    MaxNewTokens,
+    Model,
+    Out,
+    Seed,
+    TrustCode,
+    errors,
+    print_json,
+    result_line,
+    say,
+)
+from valign.errors import UsageError
+
+WORLDS = "worlds"
+SHOWN = 10  # records printed; all stand in the file
+Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
+Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
+
+
+def overopt(
+    model: Annotated[str, typer.Argument(help="The model whose samples are judged, or: worlds (the oracle worlds).")],
+    out: Out,
+    proxy: Annotated[str | None, typer.Option(help=f"What would be pushed: {Judge}.")] = None,
+    gold: Annotated[str | None, typer.Option(help=f"What it stands for: {Judge}.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Prompts. May be repeated.")] = None,
+    samples: Annotated[int, typer.Option(help="Responses per prompt: the largest n of best-of-n.", min=1)] = 32,
+    max_new_tokens: MaxNewTokens = 40,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Is PROXY worth pushing? Gold against KL under best-of-n and tilting, without training; where the alarm rings."""
+    with errors(as_json):
+        from valign.evaluation.section import write_section
+        from valign.models.policy import Sampling
+        from valign.pipeline.overopt import bench_section, overopt_from_names
+        from valign.pipeline.policies import LoadOptions
+
+        with Watch(quiet=as_json) as watch:
+            if model == WORLDS:
+                if given := [n for n, v in (("--proxy", proxy), ("--gold", gold), ("--data", data)) if v]:
+                    raise UsageError(
+                        "the worlds have their own proxies and prompts", where=given[0], how="leave it out"
+                    )
+                section = bench_section(seed=seed, on_event=watch)
+                paths = write_section(section, out)
+            else:
+                if not (proxy and gold and data):
+                    raise UsageError("a proxy, a gold judge and prompts are needed", where="--proxy, --gold, --data",
+                                     how="--proxy sentiment --gold hhh_like --data builtin:dilemmas#test")  # fmt: skip
+                section, paths = overopt_from_names(
+                    model, data, out, proxy=proxy, gold=gold, limit=limit, force=force, on_event=watch,
+                    sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, seed=seed),
+                    options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+                )  # fmt: skip
+        show(section, paths, as_json)
+        if not as_json and model != WORLDS:
+            rang = section.figure("overopt")["tilted"]["alarm"]
+            say(f"alarm: {rang['reasons'][0]}; strength {rang['strength']:.3g}" if rang else "alarm: silent")
+
+
+def tax(
+    base: Annotated[str, typer.Argument(help="The checkpoint before alignment.")],
+    aligned: Annotated[str, typer.Argument(help="The checkpoint after it; any model form.")],
+    out: Out,
+    reward: Annotated[str | None, typer.Option(help=f"What was to be gained: {Judge}.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Prompts whose answers the reward judges.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ability: tasks with checks, or multiple choice. May be repeated; default builtin:instructions#test."
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Held-out responses, for bits per byte; default builtin:demonstrations#dev."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Judged responses per prompt.", min=1)] = 1,
+    max_new_tokens: MaxNewTokens = 64,
+    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """What alignment gained and what it cost: reward, ability, KL and text, on the same items for both checkpoints."""
+    with errors(as_json):
+        from valign.models.policy import Sampling
+        from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.tax import TASKS, TEXTS, tax_from_names
+
+        if (reward is None) != (data is None):
+            raise UsageError(
+                "a reward needs prompts, and prompts a reward", where="--reward, --data", how="give both or none"
+            )
+        with Watch(quiet=as_json) as watch:
+            section, paths = tax_from_names(
+                base, aligned, out, data=data or (), reward=reward, tasks=tasks or TASKS, texts=text or TEXTS,
+                sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
+                kl_prompts=kl_prompts, limit=limit, force=force, on_event=watch,
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+            )  # fmt: skip
+        show(section, paths, as_json)
+        if not as_json:
+            for name, flips in section.figure("flips")["items"].items():
+                say(
+                    f"{name}: {len(flips['lost'])} items lost, {len(flips['won'])} won; they stand in {paths['section'].name}"
+                )
+
+
+def generality(
+    model: Model,
+    goal: Annotated[str, typer.Option(help="The goal that answers are judged by: a name or a YAML file.")],
+    data: Data,
+    out: Out,
+    ood: Annotated[list[str] | None, typer.Option("--ood", help="Prompts of another source or topic.")] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="One of the wrapped attacks, or none; default: all. May be repeated."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses per prompt.", min=1)] = 1,
+    max_new_tokens: MaxNewTokens = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Does MODEL keep to GOAL elsewhere: on shifted prompts, under attack, and does a reversed target reverse the score?"""
+    with errors(as_json):
+        from valign.evaluation.attacks import ATTACKS
+        from valign.models.policy import Sampling
+        from valign.pipeline.generality import generality_from_names
+        from valign.pipeline.policies import LoadOptions
+
+        attacks = () if attack == ["none"] else tuple(attack or ATTACKS)
+        with Watch(quiet=as_json) as watch:
+            section, paths = generality_from_names(
+                model, goal, data, out, ood=ood or (), attacks=attacks, limit=limit, force=force, on_event=watch,
+                sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+            )  # fmt: skip
+        show(section, paths, as_json)
+
+
+def explain(
+    model: Model,
+    out: Out,
+    prompt: Annotated[list[str] | None, typer.Argument(help="Prompts that MODEL answers.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="Groups: answers in them are explained, prompts without are answered."),
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="The model before alignment: gives token credits.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="Gives values or verdicts, and a reward if --reward is not named.")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help=f"Gives the reward that segments are credited with: {Judge}.")
+    ] = None,
+    beta: Annotated[float, typer.Option(help="Scale of token credits.")] = 0.1,
+    by: Annotated[str, typer.Option(help="What is taken out: sentence or word.")] = "sentence",
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Answers per prompt.", min=1)] = 1,
+    max_new_tokens: MaxNewTokens = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Why did an answer get its reward? Tokens, sentences, values, principles, and what would turn the decision."""
+    with errors(as_json):
+        from valign.models.policy import Sampling
+        from valign.pipeline.explain import explain_from_names, record_lines
+        from valign.pipeline.policies import LoadOptions
+
+        with Watch(quiet=as_json) as watch:
+            section, paths = explain_from_names(
+                model, out, prompts=prompt or (), data=data or (), reference=reference, goal=goal, reward=reward, beta=beta,
+                by=by, threshold=threshold, limit=limit, force=force, on_event=watch,
+                sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+            )  # fmt: skip
+        if not as_json:
+            for record in section.figure("records")["rows"][:SHOWN]:
+                say("\n".join(record_lines(record)))
+        show(section, paths, as_json)
+
+
+def show(section: Any, paths: Any, as_json: bool) -> None:
+    """A section's Results with their notes, or its JSON; then where the files lie."""
+    if as_json:
+        print_json(section.to_json())
+        return
+    say(section.title)
+    for r in section.results:
+        say(result_line(r))
+        for note in r.notes:
+            say(f"    {note}")
+    for name, path in paths.items():
+        say(f"{name}: {path}")

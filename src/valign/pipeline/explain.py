@@ -1,0 +1,174 @@
+"""`valign explain`: why a model's answers got their rewards, one JSON record per response. [F10]
+
+OUT/explained.jsonl   the records        OUT/section.json, OUT/result.json   what a report draws
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from valign.data.group import Group, user
+from valign.engine.prepare import response_tree
+from valign.engine.run import write_whole
+from valign.errors import UsageError, ValignError
+from valign.evaluation.aggregate import summarize
+from valign.evaluation.measure.common import sample_groups
+from valign.evaluation.measure.explain import Question, explain
+from valign.evaluation.provenance import provenance
+from valign.evaluation.result import Item, Result
+from valign.evaluation.section import Section
+from valign.models.chat import ChatTemplate
+from valign.models.policy import LocalPolicy, Policy, Sampling, has_likelihood
+from valign.pipeline.evaluate import progress_of
+from valign.pipeline.instruments import (
+    Listen,
+    finish,
+    groups_named,
+    judge_named,
+    nobody,
+    policy_logged,
+    remember,
+    request_of,
+    workplace,
+)
+from valign.pipeline.policies import LoadOptions
+
+FILE = "explained.jsonl"
+
+
+def token_texts(policy: Policy) -> Any:
+    """What each scored token of a response says, as a function of groups; None where the policy's tokenizer is not at hand.
+
+    Texts are differences of growing prefixes, so that a letter of several tokens stands at its last one; a special token
+    is shown by its name.
+    """
+    inner: Any = policy
+    while not isinstance(inner, LocalPolicy):
+        inner = getattr(inner, "policy", None) or getattr(inner, "base", None)
+        if inner is None:
+            return None
+    template = inner.model.template
+
+    def of(groups: Sequence[Group]) -> list[list[list[str]]]:
+        return [_of_group(template, g) for g in groups]
+
+    return of
+
+
+def _of_group(template: ChatTemplate, group: Group) -> list[list[str]]:
+    tree = response_tree(template, group)
+    assert tree is not None
+    rows = []
+    for leaf in sorted(tree.leaves, key=lambda x: x.response):
+        ids = [int(i) for i, w in zip(tree.response_ids(leaf), tree.response_loss(leaf)) if w]
+        said, row = "", []
+        for i in range(len(ids)):
+            now = template.decode(ids[: i + 1])
+            # the sign of a letter that is not whole yet is not shown before it is
+            whole = now.rstrip("\ufffd")
+            row.append(whole[len(said) :] or str(template.tokenizer.convert_ids_to_tokens(ids[i])))
+            said = whole if len(whole) > len(said) else said
+        rows.append(row)
+    return rows
+
+
+def explain_from_names(
+    model: str, out: Path, *, prompts: Sequence[str] = (), data: Sequence[str] = (), reference: str | None = None,
+    goal: str | None = None, reward: str | None = None, beta: float = 0.1, by: Any = "sentence",
+    threshold: float | None = None, sampling: Sampling, limit: int | None = None, options: LoadOptions | None = None,
+    force: bool = False, on_event: Listen | None = None,
+) -> tuple[Section, dict[str, Path]]:  # fmt: skip
+    """What `valign explain` does: answers that the data hold are explained as they are, prompts without are answered first.
+
+    Raises `ValignError` where neither a reference nor a judge could explain anything.
+    """
+    from valign.pipeline.goals import make_goal
+
+    tell = on_event or nobody
+    if not prompts and not data:
+        raise UsageError(
+            "there is nothing to explain", where="PROMPT", how='valign explain MODEL "How are you?" or --data FILE'
+        )
+    if reference is None and goal is None and reward is None:
+        raise UsageError(
+            "nothing could explain a reward", where="--reference, --goal, --reward", how="name at least one"
+        )
+    made = make_goal(goal) if goal else None
+    judge = judge_named(reward) if reward else judge_named(goal) if goal else None
+    groups = [Group(id=f"p{i}", prompt=user(p)) for i, p in enumerate(prompts)]
+    groups += groups_named(data, limit, tell) if data else []
+    with workplace(out) as run:
+        policy = policy_logged(model, options, out / "requests.jsonl", tell)
+        base = policy_logged(reference, options, out / "reference.jsonl", tell) if reference else None
+        for p in (policy, base):
+            if base is not None and p is not None and not has_likelihood(p):
+                raise ValignError("token credits need log-probs of given text, and an endpoint tells none", where=p.id,
+                                  how="leave --reference out, or name the same weights as a local model")  # fmt: skip
+        ask = Question(
+            policy if base is not None else None, base, beta, token_texts(policy), judge, made, by, threshold
+        )
+        remember(run, request_of("explain", {"model": policy, "reference": base}, {"groups": groups}, sampling, beta=beta,
+                                 by=by, threshold=threshold, goal=made.fingerprint() if made else None,
+                                 judge=judge.fingerprint() if judge else None), force)  # fmt: skip
+        say = progress_of(tell)
+        groups = _answered(policy, groups, sampling, say)
+        records = explain(groups, ask, say("explanations"))
+        text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+        written = write_whole(out / FILE, text)
+        section = explain_section(
+            records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by)
+        )
+        return section, {"records": written, **finish(section, out, tell)}
+
+
+def _answered(policy: Any, groups: Sequence[Group], sampling: Sampling, say: Any) -> list[Group]:
+    open_ = [g for g in groups if not g.responses]
+    answered = iter(sample_groups(policy, open_, sampling, say("responses"))[1] if open_ else ())
+    return [g if g.responses else next(answered) for g in groups]
+
+
+def explain_section(records: Sequence[dict[str, Any]], policy: Policy, about: dict[str, Any]) -> Section:
+    """How complete the explanations are, and the records as a figure's data."""
+    results: list[Result] = []
+    for kind, variant, level in (("implicit", "tokens", "preference"), ("reward", "removal", "preference")):
+        rows = [(r, r[kind]) for r in records if r.get(kind) is not None and r[kind]["residual"] is not None]
+        if rows:
+            items = [Item(f"{r['id']}#{r['response']}", r["id"], abs(x["residual"])) for r, x in rows]
+            results.append(summarize(items, metric="explain.residual", variant=variant, subject=policy.id, level=level,
+                                     unit="score", direction="down", cluster_unit="prompt", provenance=about))  # fmt: skip
+    return Section(
+        "explain",
+        f"Why: {policy.id}",
+        results,
+        [{"id": "records", "type": "explained", "data": {"rows": list(records)}}],
+    )
+
+
+def record_lines(record: dict[str, Any], most: int = 3) -> list[str]:
+    """A record in a few lines for a terminal: what moved the reward most."""
+    lines = [f"{record['id']}#{record['response']}: {record['text'][:100]!r}"]
+    if implicit := record.get("implicit"):
+        top = sorted(implicit["tokens"], key=lambda t: -abs(t["credit"]))[:most]
+        lines.append(
+            f"  implicit reward {implicit['reward']:+.3f}: "
+            + ", ".join(f"{t['text']!r} {t['credit']:+.3f}" for t in top)
+        )
+    reward = record.get("reward")
+    if reward and reward["score"] is not None:
+        top = sorted((s for s in reward["segments"] if s["credit"] is not None), key=lambda s: -abs(s["credit"]))[:most]
+        said = ", ".join(f"{s['text'].strip()[:40]!r} {s['credit']:+.3f}" for s in top)
+        lines.append(f"  {reward['judge']} {reward['score']:+.3f} (unexplained {reward['residual']:+.3f}): {said}")
+    if values := record.get("values"):
+        top = sorted(values["dimensions"].items(), key=lambda d: -abs(d[1]["value"] or 0))[:most]
+        lines.append("  values: " + ", ".join(f"{n} {d['value']:+.2f}" for n, d in top if d["value"] is not None))
+    for p in sorted(record.get("principles", ()), key=lambda p: -abs(p["verdict"] or 0))[:most]:
+        if p["verdict"]:
+            lines.append(f"  principle {p['id']} {p['verdict']:+.2f}: {(p['quote'] or '')[:60]!r}")
+    if flip := record.get("flip"):
+        lines.append(
+            f"  without {flip['removed'].strip()[:60]!r} it turns: {flip['before']:+.3f} to {flip['after']:+.3f}"
+        )
+    return lines

@@ -1,0 +1,109 @@
+"""The instruments from the command line, on a tiny model: files are whole, repeats are free, errors are clear."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from valign.evaluation.result import Result
+from valign.evaluation.results_file import read_results, write_results
+
+TASKS = [{"id": f"i{i}", "split": "test", "kind": "exact", "prompt": f"Say {i}", "reference": "x",
+          "checks": [{"type": "characters", "min": 1 + i}]} for i in range(6)]  # fmt: skip
+SMALL = ("--max-new-tokens", 4)
+SIGNS = "python:signs_reward.score"
+
+
+@pytest.fixture
+def signs(tmp_path, monkeypatch):
+    """A reward of the user's own that differs between any two answers, as `SIGNS` names it."""
+    (tmp_path / "signs_reward.py").write_text("def score(prompt, response):\n    return sum(map(ord, response)) % 17\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def metrics(folder):
+    return {r.metric for r in read_results(folder / "result.json")}
+
+
+def test_tax_of_a_model_against_itself_is_nothing(valign, model, situations, lines, vowels, goal, tmp_path):
+    """A/A through the door: no gain, no flips, KL 0, and the same command again computes nothing."""
+    tasks = lines(TASKS, "instructions.jsonl")
+    command = ("tax", model, model, "--reward", goal, "--data", situations, "--tasks", tasks, "--text", situations, *SMALL,
+               "--out", tmp_path / "tax")  # fmt: skip
+    section = valign.json(*command)
+    by = {r["metric"]: r for r in section["results"]}
+    assert by["reward.gain"]["value"] == 0 and by["tax.per_gain"]["value"] is None
+    assert abs(by["kl.policy_reference"]["value"]) < 0.02 and by["text.bits_per_byte.change"]["value"] == 0
+    flips = next(f for f in section["figures"] if f["id"] == "flips")["data"]["items"]
+    assert all(not x["lost"] and not x["won"] for x in flips.values())
+    log = (tmp_path / "tax" / "base.jsonl").read_text()
+    assert (
+        valign.json(*command)["results"] == section["results"] and (tmp_path / "tax" / "base.jsonl").read_text() == log
+    )
+    assert "other settings" in valign.error(*command, "--seed", 1)
+    assert "give both or none" in valign.error("tax", model, model, "--reward", goal, "--out", tmp_path / "x", status=2)
+
+
+def test_generality_and_explain_write_what_they_say(valign, model, situations, pairs, vowels, goal, tmp_path):
+    valign("generality", model, "--goal", goal, "--data", situations, "--ood", pairs, "--attack", "story", *SMALL, "--out",
+           tmp_path / "g")  # fmt: skip
+    assert {f"generality.gap.{s}" for s in ("ood", "jailbreak", "value_swap")} <= metrics(tmp_path / "g")
+    assert "stand in both" in valign.error("generality", model, "--goal", goal, "--data", situations, "--ood", situations,
+                                           "--out", tmp_path / "h", status=2)  # fmt: skip
+    done = valign("explain", model, "Why?", "--data", situations, "--limit", 2, "--reference", model, "--goal", goal, *SMALL,
+                  "--out", tmp_path / "e")  # fmt: skip
+    records = [json.loads(x) for x in (tmp_path / "e" / "explained.jsonl").read_text().splitlines()]
+    assert len(records) == 1 + 2 * 3, "one answer to the prompt, three given ones to each situation"
+    for r in records:
+        tokens = r["implicit"]["tokens"]
+        assert abs(sum(t["credit"] for t in tokens) - r["implicit"]["reward"]) < 1e-6 and all(t["text"] for t in tokens)
+        assert set(r) >= {"reward", "flip", "values"}
+    given = next(r for r in records if r["text"] == "aaa eee")
+    assert "".join(t["text"] for t in given["implicit"]["tokens"]).startswith("aaa eee")
+    assert "implicit reward" in done.stdout and metrics(tmp_path / "e") == {"explain.residual"}
+    assert "nothing could explain" in valign.error("explain", model, "Why?", "--out", tmp_path / "x", status=2)
+
+
+def test_overopt_samples_once_and_reads_both_laws(valign, model, situations, vowels, signs, goal, tmp_path):
+    command = ("overopt", model, "--proxy", SIGNS, "--gold", goal, "--data", situations, "--samples", 8, *SMALL, "--out",
+               tmp_path / "o")  # fmt: skip
+    section = valign.json(*command)
+    data = section["figures"][0]["data"]
+    assert data["best_of_n"]["n"] == [1, 2, 4, 8] and data["prompts"] <= 6 and data["tilted"]["strength"][0] == 0
+    proxy = data["best_of_n"]["proxy"]
+    assert all(a <= b + 1e-12 for a, b in pairwise(proxy)), "best of more is never worse by the proxy itself"
+    assert data["best_of_n"]["kl_bound"][1] == pytest.approx(0.193147, abs=1e-6)
+    assert "a proxy, a gold judge" in valign.error("overopt", model, "--out", tmp_path / "x", status=2)
+    assert "own proxies" in valign.error("overopt", "worlds", "--proxy", "length", "--out", tmp_path / "x", status=2)
+
+
+def test_a_guarded_run_from_the_command_line(valign, model, situations, vowels, signs, goal, tmp_path):
+    """Reward: the user's own; gold: the goal. Audits stand in the log; a method that samples nothing has nothing to guard."""
+    small = ("--set", "max_steps=2", "--set", "batch_size=3", "--set", "group_size=3", "--set", "max_new_tokens=4")
+    valign("align", model, "--method", "rloo", "--data", situations, "--reward", SIGNS, "--gold", goal, "--audit", situations,
+           "--audit-steps", 1, *small, "--out", tmp_path / "run")  # fmt: skip
+    log = [json.loads(x) for x in (tmp_path / "run" / "run" / "log.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in log if x["event"] == "guard" and "covariance" in x] == [0, 1, 2]
+    assert "nothing to guard" in valign.error("align", model, "--method", "sft", "--data", situations, "--goal", goal, "--gold",
+                                              goal, "--audit", situations, "--out", tmp_path / "x")  # fmt: skip
+    assert "no audit" in valign.error("align", model, "--method", "rloo", "--data", situations, "--reward", SIGNS,
+                                      "--audit-steps", 2, "--out", tmp_path / "y", status=2)  # fmt: skip
+
+
+def test_choose_and_value_risk(valign, tmp_path):
+    rows = {a["family"]: a for a in valign.json("choose", "--feedback", "pairs", "--prompt-tokens", 2000)}
+    assert [f for f, a in rows.items() if a["feasible"]] == ["in_context", "sft_ranking"]
+    assert "1. in_context" in valign("choose", "--feedback", "pairs", "--prompt-tokens", 2000).stdout
+    assert "pairs" in valign.error("choose", "--feedback", "pair", status=2)
+    assert "--parameters" in valign.error("choose", "--feedback", "pairs", "--memory", 8, status=2)
+    shape = {"subject": "m", "level": "value", "unit": "score"}
+    for i in range(5):
+        write_results([Result(metric="value.profile.PO", variant="mean", value=float(i), direction="up", **shape),
+                       Result(metric="toxicity", variant="rate", value=i**2 / 9, direction="down", **shape)],
+                      tmp_path / f"c{i}" / "result.json")  # fmt: skip
+    found = valign.json("value-risk", *(tmp_path / f"c{i}" for i in range(5)), "--out", tmp_path / "risks")
+    assert [r["metric"] for r in found["results"]] == ["value_risk.PO.toxicity"] and found["results"][0]["value"] == 1
+    assert metrics(tmp_path / "risks") == {"value_risk.PO.toxicity"}
+    assert "at least 4" in valign.error("value-risk", tmp_path / "c0", "--out", tmp_path / "y")
