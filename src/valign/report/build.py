@@ -41,6 +41,7 @@ class Facts:
     differences: Mapping[str, Row | None]
     rivals: Mapping[str, Row | None]
     axes: Sequence[str]
+    prompts: Mapping[str, Any]
 
 
 def method_report(
@@ -54,6 +55,7 @@ def method_report(
     frontier: Mapping[str, Any] | None = None,
     baselines: Sequence[Result | Mapping[str, Any]] = (),
     statistics: Mapping[str, Any] | None = None,
+    prompts: Mapping[str, Any] | None = None,
     title: str = "",
     created: str = "",
 ) -> Row:
@@ -67,11 +69,12 @@ def method_report(
     baselines   Results of chance, length, majority ..., shown beside the models; subject "baseline:<name>"
     statistics  {"metric/variant": statistic} for `evaluation.compare` of primaries that are no mean of their
                 items
+    prompts     {item id: text, or turns as {"role", "content"}} of items that have no sample
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
-    facts = _facts(subjects, goal, primary, statistics or {})
+    facts = _facts(subjects, goal, primary, statistics or {}, prompts or {})
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
     said = headline(
         kind,
@@ -116,7 +119,11 @@ def method_report(
 
 
 def _facts(
-    subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str, statistics: Mapping[str, Any]
+    subjects: Sequence[SubjectReport],
+    goal: Mapping[str, Any],
+    primary: str,
+    statistics: Mapping[str, Any],
+    prompts: Mapping[str, Any],
 ) -> Facts:
     role = primary_role(primary)
     require(len(subjects) > 0, "subjects", 0, "at least one policy")
@@ -168,6 +175,7 @@ def _facts(
         differences,
         rivals,
         axes,
+        prompts,
     )
 
 

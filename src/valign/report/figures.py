@@ -301,7 +301,14 @@ def _bar(label: str, tone: int, width: float) -> Markup:
 def figure(node: Node, body: Markup, caption: str = "") -> Markup:
     """A figure with its caption; `caption` is trusted text of ours."""
     foot = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    return Markup('<figure id="figure-{}">{}{}</figure>').format(escape(str(node.id)), body, foot)
+    saves = Markup("").join(
+        Markup('<button type="button" data-save="{}" aria-label="save the figure {} as {}">{}</button>').format(
+            kind, attribute(node.id), kind.upper(), kind.upper()
+        )
+        for kind in ("png", "svg")
+    )
+    tools = Markup('<div class="tools needs-js">{}</div>').format(saves)
+    return Markup('<figure id="figure-{}">{}{}{}</figure>').format(escape(str(node.id)), body, foot, tools)
 
 
 Draw = Callable[[Node, dict[str, Node]], Any]

@@ -68,7 +68,7 @@ def build(
         _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
         _section("cost", "What it cost to make and to use", [_cost(facts)]),
         _section("training", "Training curves", [_training(facts)]),
-        _section("samples", "What it says", [_samples(facts)]),
+        _section("samples", "Item by item", [_samples(facts)]),
         _section("measured", "How it was measured", [], placed["measured"]),
     ]
     return [s for s in out if s["figures"] or s["results"] or s["id"] == "measured"]
@@ -323,5 +323,8 @@ def _training(facts: Facts) -> Row | None:
 
 
 def _samples(facts: Facts) -> Row | None:
+    """Responses side by side; where none were judged, the figure is empty and the items of Results fill it."""
     rows = samples.rows(facts.subjects, facts.base)
-    return {"id": "samples", "type": "samples", "data": {"rows": rows, "total": len(rows)}} if rows else None
+    known = any(r.get("items") for found in facts.results.values() for r in found)
+    data = {"rows": rows, "total": len(rows), "prompts": dict(facts.prompts)}
+    return {"id": "samples", "type": "samples", "data": data} if rows or known else None
