@@ -56,6 +56,7 @@ def method_report(
     baselines: Sequence[Result | Mapping[str, Any]] = (),
     statistics: Mapping[str, Any] | None = None,
     prompts: Mapping[str, Any] | None = None,
+    extra: Sequence[Mapping[str, Any]] = (),
     title: str = "",
     created: str = "",
 ) -> Row:
@@ -70,6 +71,7 @@ def method_report(
     statistics  {"metric/variant": statistic} for `evaluation.compare` of primaries that are no mean of their
                 items
     prompts     {item id: text, or turns as {"role", "content"}} of items that have no sample
+    extra       sections of instruments, drawn before the costs; their shape stands in `report.instruments`
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
@@ -91,7 +93,7 @@ def method_report(
         },
     )
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
-    report = {
+    report: Row = {
         "schema": SCHEMA,
         "kind": kind,
         "title": title or goal_name(goal),
@@ -113,6 +115,7 @@ def method_report(
         "provenance": dict(provenance or {}),
         "ledger": [dict(row) for row in ledger],
     }
+    sections.insert(report["sections"], extra)
     owners = {id(r): k for k, rows in facts.results.items() for r in rows}
     sections.index_results(report, owners)
     return report

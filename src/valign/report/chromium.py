@@ -9,6 +9,7 @@ works without network: every host name is mapped to nothing.
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -31,7 +32,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--disable-extensions", "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe",
 )  # fmt: skip
-PATIENCE = 60.0  # seconds for one answer: a loaded machine starts slowly
+PATIENCE = 120.0  # seconds for one answer: a loaded machine starts slowly
 Json = dict[str, Any]
 
 
@@ -68,9 +69,10 @@ class Browser:
         to_browser, from_browser = os.pipe(), os.pipe()
         # above 9, so that putting one at its place cannot overwrite the other
         theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_browser[0], from_browser[1])]
-        os.close(to_browser[0]), os.close(from_browser[1])
+        for fd in (to_browser[0], from_browser[1]):
+            os.close(fd)
         self._write, self._read = to_browser[1], from_browser[0]
-        actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0o600) for fd in (0, 1, 2)]
+        actions: list[Any] = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0o600) for fd in (0, 1, 2)]
         actions += [(os.POSIX_SPAWN_DUP2, fd, place) for fd, place in zip(theirs, (3, 4), strict=True)]
         command = [self.path, *FLAGS, f"--user-data-dir={self._home.name}", *self.flags]
         self._pid = os.posix_spawn(self.path, command, os.environ, file_actions=actions, setsid=True)
@@ -81,11 +83,10 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._write), os.close(self._read)
-        try:
+        for fd in (self._write, self._read):
+            os.close(fd)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         os.waitpid(self._pid, 0)
         self._home.cleanup()
 

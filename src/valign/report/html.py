@@ -18,7 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from valign.errors import require
-from valign.report import figures, items, visible
+from valign.report import figures, items, lines, visible
 from valign.report.circle import circle
 from valign.report.node import Node, num, place, resolve, span, value
 from valign.report.plots import scatter, training
@@ -38,6 +38,10 @@ DRAW = {
     "curves": training,
     "circle": circle,
     "radar": circle,
+    "overoptimisation": lines.panels,
+    "efficiency": lines.panels,
+    "generality": lines.splits,
+    "tax": lines.taxes,
 }
 
 

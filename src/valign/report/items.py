@@ -110,7 +110,7 @@ def _measures(report: Mapping[str, Any], subjects: Sequence[str], base: int | No
 
 def _measure(group: Row, found: Mapping[int, tuple[str, list[Row]]], count: int, base: int | None) -> Row:
     ids = list(dict.fromkeys(str(item["id"]) for _, items in found.values() for item in items))
-    reference = {str(i["id"]): i.get("score") for i in found[base][1]} if base in found else {}
+    reference = {str(i["id"]): i.get("score") for i in found[base][1]} if base is not None and base in found else {}
     columns = [
         _column(found[s], ids, reference, group["direction"], is_base=base is None or s == base) if s in found else None
         for s in range(count)

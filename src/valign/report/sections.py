@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from valign.report import samples, values
+from valign.report import instruments, samples, values
 from valign.report.roles import ROLES, cell, gap, ticks
 from valign.report.subject import Row, curves
 
@@ -66,6 +66,7 @@ def build(
             placed["tax"],
         ),
         _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
+        _section("overoptimisation", "Is the reward being gamed", [_alarm(facts)]),
         _section("cost", "What it cost to make and to use", [_cost(facts)]),
         _section("training", "Training curves", [_training(facts)]),
         _section("samples", "Item by item", [_samples(facts)]),
@@ -108,6 +109,14 @@ def index_results(report: Row, owners: Mapping[int, str]) -> None:
     whole = [g for g in ordered if not PART.search(g["metric"])]
     data = {"groups": whole, "parts": [g for g in ordered if PART.search(g["metric"])]}
     measured["figures"] = [{"id": "metrics", "type": "metrics", "data": data}] if ordered else []
+
+
+def insert(sections: list[Row], extra: Sequence[Mapping[str, Any]]) -> None:
+    """Sections of instruments, before the costs (or at the end, where nothing was recorded)."""
+    at = next((i for i, s in enumerate(sections) if s["id"] == "cost"), len(sections) - 1)
+    for given in extra:
+        sections.insert(at, instruments.section(given, [s["id"] for s in sections]))
+        at += 1
 
 
 def _section(id: str, title: str, figures: Sequence[Row | None], results: Sequence[Row] = ()) -> Row:
@@ -314,6 +323,10 @@ def _cost(facts: Facts) -> Row | None:
         if any(r["value"] for r in rows):
             measures.append({"key": key, "title": title, "unit": unit, "rows": rows})
     return {"id": "cost", "type": "cost", "data": {"measures": measures}} if measures else None
+
+
+def _alarm(facts: Facts) -> Row | None:
+    return instruments.overoptimisation([(s.id, s.name, s.audits) for s in facts.subjects])
 
 
 def _training(facts: Facts) -> Row | None:
