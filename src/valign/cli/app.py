@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from valign.cli import look, measure, train
+from valign.cli import look, measure, report, train
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
 
@@ -52,7 +52,7 @@ app.command("compare")(train.compare)
 app.command("evaluate")(measure.evaluate)
 app.command("profile")(measure.profile)
 app.command("generate")(measure.generate)
-app.command("report")(measure.report)
+app.command("report")(report.report)
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")
 app.command("methods")(look.methods)

@@ -18,12 +18,12 @@ from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
 def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
     """The page of a report.json, of a result.json, or of the folder that holds one."""
-    from valign.report import method_report, redraw, write_report
+    from valign.report import method_report, read_whole, redraw, write_report
 
     file = _find(source)
     content = _content(file)
     if "sections" in content:
-        return {"html": redraw(file)} if out is None else write_report(content, out)
+        return {"json": file, "html": redraw(file)} if out is None else write_report(read_whole(file), out)
     results = read_results(file)
     if not results:
         raise ValignError("the file holds no results", where=str(file))
@@ -33,6 +33,21 @@ def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
     report = method_report([_subject({"id": first.subject}, results, rows)], goal=goal, title=first.subject,
                            created=time.strftime("%Y-%m-%d"))  # fmt: skip
     return write_report(report, out or file.parent)
+
+
+def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, policy: str | None = None) -> Mapping[str, Path]:
+    """Tables, pictures and the model card of a report that was drawn, beside its page: {name: path}."""
+    from valign.report.write import write_card, write_pictures, write_tables
+
+    place, found = paths["html"].parent, {}
+    if csv:
+        found |= write_tables(paths["json"], place)
+    if card:
+        found["card"] = write_card(paths["json"], place, policy)
+    if png:
+        write_pictures(paths["html"], place / "figures")
+        found["figures"] = place / "figures"
+    return found
 
 
 def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> Mapping[str, Path]:

@@ -48,7 +48,7 @@
 
   // a figure with the page's style inside an SVG, as wide and high as it stands here
   page.drawing = (figure) => {
-    const copy = figure.cloneNode(true), space = "http://www.w3.org/1999/xhtml";
+    const copy = figure.cloneNode(true), space = document.documentElement.namespaceURI;
     copy.removeAttribute("id");
     all(".tools", copy).forEach((e) => e.remove());
     const box = make("div", { class: "js", style: "font: 16px/1.55 var(--sans); color: var(--ink); background: var(--paper); padding: 16px; height: 100%" },
@@ -56,7 +56,7 @@
       make("p", { class: "hint", style: "margin-top: 12px" }, `${document.title} · ${figure.id.replace("figure-", "")}`));
     const width = Math.ceil(figure.offsetWidth) + 32, height = Math.ceil(figure.offsetHeight) + 72;
     const inside = new XMLSerializer().serializeToString(box);
-    return { width, height, text: `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`
+    return { width, height, text: `<svg xmlns="${one("svg").namespaceURI}" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`
       + `<foreignObject width="100%" height="100%">${inside.includes(space) ? inside : inside.replace("<div", `<div xmlns="${space}"`)}</foreignObject></svg>` };
   };
   page.picture = async (figure, scale = 2) => {
