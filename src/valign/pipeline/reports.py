@@ -39,7 +39,8 @@ def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, polic
     """Tables, pictures and the model card of a report that was drawn, beside its page: {name: path}."""
     from valign.report.write import write_card, write_pictures, write_tables
 
-    place, found = paths["html"].parent, {}
+    place = paths["html"].parent
+    found: dict[str, Path] = {}
     if csv:
         found |= write_tables(paths["json"], place)
     if card:

@@ -110,8 +110,9 @@ def _level(level: Node, dy: Domain) -> Markup:
 
 def _upright(found: Node, place: _Place) -> Markup:
     x = place(value(found.x))
-    side, shift = ("end", -5) if x > 60 else ("start", 5)
     kind = "alarm" if str(found.kind) == "alarm" else "peak"
+    # the alarm is meant to stand left of the peak: its name goes to the left, the peak's to the right
+    side, shift = ("end", -5) if x > 60 or (kind == "alarm" and x > 15) else ("start", 5)
     return Markup(
         '<line class="upright {}" x1="{}%" x2="{}%" y1="0" y2="100%"/><text class="mark-name" x="{}%" y="{}" dx="{}" '
         'text-anchor="{}">{}</text>'
@@ -232,7 +233,7 @@ def _gap(r: Node, unit: str) -> Markup:
     if value(r.p_adjusted) is not None:
         parts.append(Markup("p {}").format(num(r.p_adjusted, "p")))
     if value(r.retained) is not None:
-        parts.append(Markup("keeps {}").format(num(r.retained, "share")))
+        parts.append(Markup("keeps {} of it").format(num(r.retained, "share")))
     if value(r.paired) is not None:
         parts.append(Markup("paired" if value(r.paired) else "unpaired"))
     return first + Markup("".join(f" · {p}" for p in parts)) + Markup("</small>")

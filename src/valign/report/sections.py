@@ -283,9 +283,11 @@ def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
     for k in rewarded or with_kl:
         y = _span(facts.roles[k]["reward"]) if rewarded else _gain(facts, k)
         if y is not None:
+            tax, beaten = facts.roles[k].get("T"), any(c["dominated_by"] for c in facts.cards if c["id"] == k)
             points.append(
-                {"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n")}
-            )
+                {"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n"),
+                 "tax": _span(tax) if tax else None, "dominated": beaten}
+            )  # fmt: skip
     title = "reward" if rewarded else f"improvement of {facts.role.title}"
     unit = facts.roles[rewarded[0]]["reward"]["unit"] if rewarded else "share"
     return _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
