@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -45,11 +45,13 @@ DRAW = {
 }
 
 
-def render(report: Mapping[str, Any], *, samples: int = SAMPLES, items_path: str | None = None) -> str:
+def render(
+    report: Mapping[str, Any], *, samples: int = SAMPLES, store: Callable[[Mapping[str, Any]], str] | None = None
+) -> str:
     """The page of a report's JSON, its item lists in place; fewer samples are shown if it would be larger than
     8 MB.
 
-    items_path  where the whole item table lies beside the page, if it does not fit in (`write_report` knows)
+    store   is given the item table where it does not fit into the page, and tells the path that the page names
     Raises `ValignError` for a JSON that is not a report of this schema.
     """
     require(
@@ -61,7 +63,7 @@ def render(report: Mapping[str, Any], *, samples: int = SAMPLES, items_path: str
     table = items.table(report)
     inside, left = items.fitting(table) if table["measures"] else ("", None)
     if left is not None:
-        left["path"] = items_path
+        left["path"] = store(table) if store is not None else None
     whole = items.packed(report)
     carried = {
         "item_data": Markup(inside),

@@ -157,7 +157,7 @@ def outcome(score: float | None, reference: float | None, direction: str, *, is_
 def packed(content: Any) -> str:
     """JSON, compressed, as text that can stand in a page: base64 of gzip, equal for equal content."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def fitting(whole: Row, budget: int = BUDGET) -> tuple[str, Row | None]:

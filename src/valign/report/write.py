@@ -29,8 +29,8 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> dict[str, Pat
     still whole.
     """
     place = Path(folder)
-    whole = json.loads(json.dumps(report, allow_nan=False))  # a copy: the caller's report keeps its items
-    out = json.loads(json.dumps(report, allow_nan=False))
+    text = json.dumps(report, allow_nan=False)
+    whole, out = json.loads(text), json.loads(text)  # copies: the caller's report keeps its items
     with _told(place):
         place.mkdir(parents=True, exist_ok=True)
         paths = {
@@ -157,14 +157,15 @@ def _stored(pointer: Mapping[str, Any], place: Path, lost: list[str]) -> list[An
 
 def _page(whole: Row, place: Path) -> str:
     """The page; where its item table is too large for it, the table lies beside and the page names it."""
-    table = items.table(whole)
-    path = None
-    if table["measures"] and items.fitting(table)[1] is not None:
+
+    def store(table: Mapping[str, Any]) -> str:
         text = json.dumps(table, ensure_ascii=False, allow_nan=False)
         path = f"{FOLDER}/items-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         (place / FOLDER).mkdir(exist_ok=True)
         _write(place / path, text)
-    return render(whole, items_path=path)
+        return path
+
+    return render(whole, store=store)
 
 
 @contextmanager
