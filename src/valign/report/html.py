@@ -160,7 +160,7 @@ def environment() -> Any:
         "v": value,
         "at": place,
         "attr": visible.attribute,
-        "first": lambda n, k: list(n)[:k],
+        "first": lambda n, k: [n[i] for i in range(min(k, len(n)))],
         "count": len,
         "sorted_keys": lambda n: sorted(value(n) or {}),
         "long": folded,

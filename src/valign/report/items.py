@@ -35,13 +35,16 @@ def table(report: Mapping[str, Any]) -> Row:
     column     {"at", "places": position of each id in the Result's items (None: not an item of it), "scores",
                "reasons": {row: word}, "outcomes": one letter a row (LETTERS), "texts": {row: text}}
     """
-    subjects = [{k: s[k] for k in ("id", "label", "mark", "base")} for s in report["subjects"]]
+    subjects = [
+        {"id": visible.plain(s["id"]), "label": visible.plain(s["label"]), "mark": s["mark"], "base": s["base"]}
+        for s in report["subjects"]
+    ]
     samples, prompts = _samples(report)
     for id, turns in (_figure(report, "samples").get("prompts") or {}).items():
-        prompts.setdefault(id, _turns(turns))
-    measures = [samples] if samples else []
+        prompts.setdefault(visible.plain(id), _turns(turns))
+    measures = [samples] if samples and samples["rows"] else []
     base = next((i for i, s in enumerate(subjects) if s["base"]), None)
-    measures += list(_measures(report, [s["id"] for s in subjects], base))
+    measures += list(_measures(report, [s["id"] for s in report["subjects"]], base))
     return {"subjects": subjects, "prompts": prompts, "measures": measures}
 
 
@@ -56,7 +59,7 @@ def _samples(report: Mapping[str, Any]) -> tuple[Row | None, dict[str, list[Row]
             if figure["id"] == "samples":
                 place = {s["id"]: n for n, s in enumerate(report["subjects"])}
                 rows = [_sample(row, place) for row in figure["data"]["rows"]]
-                prompts = {row["id"]: _turns(row["prompt"]) for row in figure["data"]["rows"]}
+                prompts = {visible.plain(row["id"]): _turns(row["prompt"]) for row in figure["data"]["rows"]}
                 at = f"/sections/{i}/figures/{k}/data/rows"
                 level = report["goal"].get("level") or "value"
                 return {"name": "responses", "level": level, "direction": "up", "unit": "score", "at": at,
