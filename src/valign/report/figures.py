@@ -218,7 +218,7 @@ def _difference_text(r: Node, better: str) -> Markup:
     ]
     small = []
     if value(r.p_adjusted) is not None:
-        small.append(Markup("p {}").format(num(r.p_adjusted, "p")))
+        small.append(Markup("p {} (alone {})").format(num(r.p_adjusted, "p"), num(r.p, "p")))
     if r.flips:
         good, bad = (r.flips.down, r.flips.up) if better == "down" else (r.flips.up, r.flips.down)
         small.append(
