@@ -20,6 +20,7 @@ COSTS = (
     ("tokens_generated", "tokens generated", "tokens"),
     ("tokens_read", "tokens read", "tokens"),
     ("peak_memory_bytes", "peak memory", "bytes"),
+    ("money", "money, at the prices that were given", "plain"),
     ("seconds_per_response", "time per response, in use", "seconds"),
     ("tokens_per_response", "tokens computed per response, in use", "tokens"),
 )
