@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from valign.report import instruments, samples, values
+from valign.report.paired import dominated
 from valign.report.roles import ROLES, cell, gap, ticks
 from valign.report.subject import Row, curves
 
@@ -280,18 +281,29 @@ def _tax_gain(facts: Facts) -> Row | None:
 def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
     with_kl = [s.id for s in facts.subjects if "KL" in facts.roles[s.id]]
     rewarded = [k for k in with_kl if "reward" in facts.roles[k]]
-    points = []
-    for k in rewarded or with_kl:
-        y = _span(facts.roles[k]["reward"]) if rewarded else _gain(facts, k)
-        if y is not None:
-            tax, beaten = facts.roles[k].get("T"), any(c["dominated_by"] for c in facts.cards if c["id"] == k)
-            points.append(
-                {"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n"),
-                 "tax": _span(tax) if tax else None, "dominated": beaten}
-            )  # fmt: skip
+    found = [_stand(facts, k, bool(rewarded)) for k in rewarded or with_kl]
+    points = [p for p in found if p is not None and p["x"]["value"] is not None and p["y"]["value"] is not None]
+    beaten = dominated({p["subject"]: _on_the_plane(p) for p in points})[1]
+    for p in points:  # on the plane itself: nearer to the base, more reward, no more tax
+        p["dominated"] = bool(beaten[p["subject"]])
     title = "reward" if rewarded else f"improvement of {facts.role.title}"
     unit = facts.roles[rewarded[0]]["reward"]["unit"] if rewarded else "share"
     return _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
+
+
+def _stand(facts: Facts, subject: str, rewarded: bool) -> Row | None:
+    """Where a policy stands on the reward-KL plane, with its tax."""
+    mine = facts.roles[subject]
+    y = _span(mine["reward"]) if rewarded else _gain(facts, subject)
+    if y is None:
+        return None
+    tax = _span(mine["T"]) if "T" in mine else None
+    return {"subject": subject, "x": _span(mine["KL"]), "y": y, "n": mine["KL"].get("n"), "tax": tax}
+
+
+def _on_the_plane(point: Row) -> dict[str, float | None]:
+    tax = point["tax"] or {"value": None}
+    return {"KL": point["x"]["value"], "less reward": -point["y"]["value"], "T": tax["value"]}
 
 
 def _scatter(
