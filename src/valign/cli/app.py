@@ -19,6 +19,7 @@ from valign.cli import (
     measure,
     plan,
     profile,
+    report,
     train,
 )
 from valign.cli.goal import goal_app
@@ -66,7 +67,6 @@ app.command("plan-eval")(plan.plan_eval)
 app.command("profile")(profile.profile)
 app.command("generate")(measure.generate)
 app.command("diff")(differ.diff)
-app.command("report")(measure.report)
 goal_app.command("quality")(goal_quality.quality)
 goal_app.command("standardize")(goal_standardize.standardize)
 app.add_typer(goal_app, name="goal")
@@ -77,6 +77,7 @@ app.command("efficiency")(curves.efficiency)
 app.command("choose")(curves.choose)
 app.command("value-risk")(curves.value_risk)
 app.command("overopt")(instruments.overopt)
+app.command("report")(report.report)
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")
 app.command("methods")(look.methods)

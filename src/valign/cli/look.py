@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from valign.cli.shared import AllowPickle, Device, Dtype, Json, Limit, MaxNewTokens, Seed, errors, print_json, say
-from valign.errors import ValignError
+from valign.errors import UsageError, ValignError
 
 data_app = typer.Typer(help="Look into data and convert it.", no_args_is_help=True)
 models_app = typer.Typer(help="Models at hand; merge adapters; compare a server with its weights.", invoke_without_command=True)
@@ -231,12 +231,26 @@ def theory(
     check: Annotated[
         bool, typer.Option("--check", help="Compute every identity and compare it with its bound.")
     ] = False,
+    plane: Annotated[
+        str | None, typer.Option(help="Draw the policies of an oracle world against its optimum: tabular or sequence.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of that report (--plane).")] = None,
     as_json: Json = False,
 ) -> None:
     """The identities that valign's methods rest on, with residual and bound."""
     with errors(as_json):
         from valign.theory import identities
 
+        if (plane is None) != (out is None):
+            raise UsageError("--plane and --out go together", where="valign theory", how="--plane tabular --out runs/plane")
+        if plane is not None and out is not None:
+            if check:
+                raise UsageError("--check has no effect beside --plane", where="--check", how="give one of them")
+            from valign.pipeline.oracle import write_plane
+
+            paths = {name: str(path) for name, path in write_plane(plane, out).items()}
+            print_json(paths) if as_json else say("\n".join(f"{name}: {path}" for name, path in paths.items()))
+            return
         if not check:
             hint = "valign theory --check computes every identity (I1 to I42) and prints residual and bound"
             print_json({"hint": hint}) if as_json else say(hint)

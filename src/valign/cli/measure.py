@@ -1,10 +1,9 @@
-"""Commands that measure and show: evaluate, profile, generate, report."""
+"""Commands that measure and show: evaluate, profile, generate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -191,48 +190,3 @@ def generate(
             for s in row:
                 shown = f"[no answer: {s.failure}]" if s.failure else s.text + (" [cut]" if s.finish == "length" else "")
                 say((f"> {p}\n" if len(asked) > 1 else "") + shown)
-
-
-def report(
-    source: Annotated[Path, typer.Argument(help="A report.json, a result.json, or a run's folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; default: beside the source.")] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Follow a running or finished run in the terminal and as a page.")
-    ] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks (--watch).")] = 2.0,
-    as_json: Json = False,
-) -> None:
-    """Draw a report again from its JSON, or follow a run."""
-    with errors(as_json):
-        from valign.pipeline import reports
-
-        if watch:
-            _follow(source, every, out, as_json)
-            return
-        paths: Any = reports.draw(source, out)
-        if as_json:
-            print_json({name: str(path) for name, path in paths.items()})
-            return
-        for name, path in paths.items():
-            say(f"{name}: {path}")
-
-
-def _follow(source: Path, every: float, out: Path | None, as_json: bool) -> None:
-    """Print a run's state whenever it changed; with --json its last state, once."""
-    from rich.console import Console
-
-    from valign.pipeline.reports import follow
-    from valign.report.text import run_text
-
-    screen, shown = Console(highlight=False), None
-    summary: Mapping[str, Any] = {}
-    for summary, page in follow(source, every, out):
-        state = (summary["name"], summary["step"], summary["state"])
-        if as_json or state == shown:
-            continue
-        if shown is None:
-            say(f"page: {page}")
-        screen.print(run_text(summary))
-        shown = state
-    if as_json:
-        print_json(summary)

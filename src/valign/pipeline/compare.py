@@ -28,12 +28,14 @@ from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
 from valign.models.credentials import hidden
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import Cost, Policy, Sampling
+from valign.pipeline.account import account, trained_seconds
 from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
+from valign.pipeline.frontier import best_of_n_curve
 from valign.pipeline.goals import make_goal
-from valign.pipeline.meter import Spent, spent
+from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import MethodSpec, Recipe
 
@@ -149,7 +151,10 @@ class _Run:
             on_event=self.tell,
             reload=lambda path: load_policy(path, self.options, goal=self.goal),
         )
-        subject = self._measure(spec.title, aligned.policy, self.base, aligned.cost)
+        cost = aligned.cost
+        if chosen.trains:  # a run that was continued: its log holds the steps of every start
+            cost = replace(cost, seconds=max(cost.seconds, trained_seconds(read_log(folder / "run"))))
+        subject = self._measure(spec.title, aligned.policy, self.base, cost)
         subject.aligned, subject.method, subject.folder = aligned, chosen, folder
         subject.group = seed_groups(self.recipe.all_methods).get(spec.title, "")
         subject.labels = len(groups) if chosen.feedback in ("pairs", "demonstrations") else 0
@@ -169,14 +174,12 @@ class _Run:
             reference = self._base_cache  # what the base said of the same items is not computed again
         else:
             self._base_cache = cached
-        with spent() as used:
-            before = policy.cost
-            measured = evaluate_policy(cached, reference, plan, say=progress_of(self.tell, name))
-            used.cost = policy.cost - before
+        with account(self.out / "evaluation" / f"{name}.cost.json", policy) as used:
+            measured = evaluate_policy(cached, reference, plan, say=used.storing(progress_of(self.tell, name)))
         write_evaluation(self.out / "evaluation" / name, measured)
         for r in measured.results:
             self.tell("result", {"subject": name, "metric": r.metric, "variant": r.variant, "value": r.value})
-        return Subject(name, policy, measured, _total(cost, used))
+        return Subject(name, policy, measured, _total(cost, used.total()))
 
     def _report(self, subjects: Sequence[Subject]) -> dict[str, Any]:
         from valign.report import method_report
@@ -192,6 +195,8 @@ class _Run:
             provenance=provenance(
                 self.base, goal=goal.get("id"), recipe=hidden(self.recipe.model_dump()), seed=self.recipe.seed
             ),
+            prompts={g.id: g.prompt_text for g in (*self.test, *self.tax)},
+            frontier=best_of_n_curve(base.measured.samples),
             title=self.recipe.name,
             created=time.strftime("%Y-%m-%d"),
         )
@@ -204,7 +209,8 @@ class _Run:
         if s is not base and self.tax:
             mine, theirs = _accuracies(s.measured), _accuracies(base.measured)
             results += measure_tax(theirs, mine)
-        curve = [x for x in read_log(s.folder / "run") if x["event"] == "step"] if s.folder else []
+        log = read_log(s.folder / "run") if s.folder else []
+        curve = [x for x in log if x["event"] == "step"]
         notes = list(s.aligned.notes) if s.aligned else []
         return SubjectReport(
             policy={**s.policy.card(), "id": s.name if s is base else s.policy.id},
@@ -216,6 +222,7 @@ class _Run:
             feedback=s.method.feedback if s.method else "",
             label=s.name,
             curve=curve,
+            audits=[x for x in log if x["event"] == "guard"],
             profile=profile_of(s.measured, self.goal),
             seeds=1 if s.method is not None and s.method.trains else 0,
             labels=s.labels or None,

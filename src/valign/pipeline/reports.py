@@ -16,23 +16,66 @@ from valign.models.policy import Policy
 from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
 
-def draw(source: Path, out: Path | None = None) -> Mapping[str, Path]:
-    """The page of a report.json, of a result.json, or of the folder that holds one."""
-    from valign.report import method_report, redraw, write_report
+def draw(source: Path, out: Path | None = None, *, before: Path | None = None) -> Mapping[str, Path]:
+    """The page of a report.json, of a result.json, or of the folder that holds one.
+
+    before   the results of another policy on the same items: a before/after page, compared item by item
+    """
+    from valign.report import read_whole, redraw, write_report
 
     file = _find(source)
     content = _content(file)
     if "sections" in content:
-        return {"html": redraw(file)} if out is None else write_report(content, out)
+        if before is not None:
+            raise ValignError("a report is drawn as it is", where=str(file),
+                              how="--before needs two folders that valign evaluate or profile wrote")  # fmt: skip
+        return {"json": file, "html": redraw(file)} if out is None else write_report(read_whole(file), out)
+    return write_report(_of_results(file, None if before is None else _find(before)), out or file.parent)
+
+
+def _of_results(file: Path, before: Path | None) -> dict[str, Any]:
+    """The report on one file of results, or on two: the base's first."""
+    from valign.report import method_report
+
+    subjects = [_stored_subject(f, base=before is not None and i == 0)
+                for i, f in enumerate(f for f in (before, file) if f is not None)]  # fmt: skip
+    names = [s.id for s in subjects]
+    if len(names) == 2 and names[0] == names[1]:
+        raise ValignError(f"both files are results of {names[0]}", where=f"{before}, {file}", how="name two policies")
+    found = [r for s in subjects for r in s.results]
+    metrics = {r.metric for r in found}
+    # the primary is what was measured: an order where there is one, else the profile
+    primary = "profile" if not metrics & {"misalignment.M", "misalignment.components"} and "value.V" in metrics else "order"
+    level = next((r.level for r in found if not r.subject.startswith("baseline")), "value")
+    goal = {"id": "none", "level": level, "title": "no goal stored", "text": ""}
+    title = names[0] if len(names) == 1 else f"{names[1]} against {names[0]}"
+    return method_report(subjects, goal=goal, primary=primary, title=title, created=time.strftime("%Y-%m-%d"))
+
+
+def _stored_subject(file: Path, *, base: bool) -> Any:
+    from valign.report import SubjectReport
+
     results = read_results(file)
     if not results:
         raise ValignError("the file holds no results", where=str(file))
     first = next((r for r in results if not r.subject.startswith("baseline")), results[0])
-    rows = _samples(file.with_name(SAMPLES))
-    goal = {"id": "none", "level": first.level, "title": "no goal stored", "text": ""}
-    report = method_report([_subject({"id": first.subject}, results, rows)], goal=goal, title=first.subject,
-                           created=time.strftime("%Y-%m-%d"))  # fmt: skip
-    return write_report(report, out or file.parent)
+    return SubjectReport(policy={"id": first.subject}, results=results, samples=_samples(file.with_name(SAMPLES)), base=base)
+
+
+def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, policy: str | None = None) -> Mapping[str, Path]:
+    """Tables, pictures and the model card of a report that was drawn, beside its page: {name: path}."""
+    from valign.report.write import write_card, write_pictures, write_tables
+
+    place = paths["html"].parent
+    found: dict[str, Path] = {}
+    if csv:
+        found |= write_tables(paths["json"], place)
+    if card:
+        found["card"] = write_card(paths["json"], place, policy)
+    if png:
+        write_pictures(paths["html"], place / "figures")
+        found["figures"] = place / "figures"
+    return found
 
 
 def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> Mapping[str, Path]:

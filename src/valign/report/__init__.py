@@ -11,7 +11,7 @@ from valign.report.diff import Change, diff
 from valign.report.html import render
 from valign.report.markdown import model_card
 from valign.report.watch import run_curve, run_summary, watch_page
-from valign.report.write import read_report, redraw, write_report
+from valign.report.write import read_report, read_whole, redraw, write_report
 
 __all__ = [
     "Change",
@@ -20,6 +20,7 @@ __all__ = [
     "method_report",
     "model_card",
     "read_report",
+    "read_whole",
     "redraw",
     "render",
     "run_curve",

@@ -43,6 +43,7 @@ class Facts:
     differences: Mapping[str, Row | None]
     rivals: Mapping[str, Row | None]
     axes: Sequence[str]
+    prompts: Mapping[str, Any]
     methods: Sequence[Row] = ()
 
 
@@ -58,6 +59,8 @@ def method_report(
     baselines: Sequence[Result | Mapping[str, Any]] = (),
     statistics: Mapping[str, Any] | None = None,
     margin: float | None = None,
+    prompts: Mapping[str, Any] | None = None,
+    extra: Sequence[Mapping[str, Any]] = (),
     title: str = "",
     created: str = "",
 ) -> Row:
@@ -73,11 +76,13 @@ def method_report(
                 items
     margin      largest change of the primary that does not matter, fixed before the run; None: none is, and "no
                 difference" is never said
+    prompts     {item id: text, or turns as {"role", "content"}} of items that have no sample
+    extra       sections of instruments, drawn before the costs; their shape stands in `report.instruments`
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
-    facts = _facts(subjects, goal, primary, statistics or {}, margin)
+    facts = _facts(subjects, goal, primary, statistics or {}, margin, prompts or {})
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
     said = headline(
         kind,
@@ -95,7 +100,7 @@ def method_report(
     )
     said["more"] += [seeds.sentence(row, facts.role) for row in facts.methods]
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
-    report = {
+    report: Row = {
         "schema": SCHEMA,
         "kind": kind,
         "title": title or goal_name(goal),
@@ -117,15 +122,20 @@ def method_report(
         "provenance": dict(provenance or {}),
         "ledger": [dict(row) for row in ledger],
     }
+    sections.insert(report["sections"], extra)
     owners = {id(r): k for k, rows in facts.results.items() for r in rows}
     sections.index_results(report, owners)
     return report
 
 
 def _facts(
-    subjects: Sequence[SubjectReport], goal: Mapping[str, Any], primary: str, statistics: Mapping[str, Any],
+    subjects: Sequence[SubjectReport],
+    goal: Mapping[str, Any],
+    primary: str,
+    statistics: Mapping[str, Any],
     margin: float | None,
-) -> Facts:  # fmt: skip
+    prompts: Mapping[str, Any],
+) -> Facts:
     role = primary_role(primary)
     require(len(subjects) > 0, "subjects", 0, "at least one policy")
     ids = [s.id for s in subjects]
@@ -182,6 +192,7 @@ def _facts(
         differences,
         rivals,
         axes,
+        prompts,
         methods,
     )
 

@@ -336,3 +336,12 @@ def run_folder(tmp_path: Path) -> Path:
     text = "".join(json.dumps({**x, "time": 1000.0 + 2 * i}) + "\n" for i, x in enumerate(lines))
     (folder / "log.jsonl").write_text(text + '{"event": "st')
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Any:
+    """One Chromium for all tests that look at a page."""
+    from valign.report.chromium import Browser
+
+    with Browser() as found:
+        yield found

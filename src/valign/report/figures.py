@@ -142,16 +142,27 @@ def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
             rows.append(row(subject, drawing, prefix + num(r.value, r.unit) if r.measured else DASH))
         panels.append(
             Markup(
-                '<section class="panel"><h3 class="title">{}</h3><p class="hint">{}</p>'
+                '<section class="panel"><h3 class="title">{}</h3><p class="hint">{}; {}</p>'
                 '<div class="rows">{}{}</div></section>'
             ).format(
                 column.title,
                 column.meaning,
+                counts([r for r in column.rows if r.measured]),
                 Markup("").join(rows),
                 scale([(a, f"{a:.2g} {b}") for a, b in anchors], (0, 1), width=130.0),
             )
         )
     return Markup('<div class="panels matrix">{}</div>').format(Markup("").join(panels))
+
+
+def counts(rows: Sequence[Node]) -> Markup:
+    """ "n 22", or "n 8 to 22" where the rows rest on different numbers of items."""
+    known = sorted((r for r in rows if value(r.n) is not None), key=lambda r: int(value(r.n)))
+    if not known:
+        return Markup("n not recorded")
+    if value(known[0].n) == value(known[-1].n):
+        return Markup("n {}").format(num(known[0].n, "count"))
+    return Markup("n {} to {}").format(num(known[0].n, "count"), num(known[-1].n, "count"))
 
 
 def forest(data: Node, subjects: dict[str, Node]) -> Markup:
@@ -207,7 +218,7 @@ def _difference_text(r: Node, better: str) -> Markup:
     ]
     small = []
     if value(r.p_adjusted) is not None:
-        small.append(Markup("p {}").format(num(r.p_adjusted, "p")))
+        small.append(Markup("p {} (alone {})").format(num(r.p_adjusted, "p"), num(r.p, "p")))
     if r.flips:
         good, bad = (r.flips.down, r.flips.up) if better == "down" else (r.flips.up, r.flips.down)
         small.append(
@@ -301,7 +312,14 @@ def _bar(label: str, tone: int, width: float) -> Markup:
 def figure(node: Node, body: Markup, caption: str = "") -> Markup:
     """A figure with its caption; `caption` is trusted text of ours."""
     foot = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    return Markup('<figure id="figure-{}">{}{}</figure>').format(escape(str(node.id)), body, foot)
+    saves = Markup("").join(
+        Markup('<button type="button" data-save="{}" aria-label="save the figure {} as {}">{}</button>').format(
+            kind, attribute(node.id), kind.upper(), kind.upper()
+        )
+        for kind in ("png", "svg")
+    )
+    tools = Markup('<div class="tools needs-js">{}</div>').format(saves)
+    return Markup('<figure id="figure-{}">{}{}{}</figure>').format(escape(str(node.id)), body, foot, tools)
 
 
 Draw = Callable[[Node, dict[str, Node]], Any]

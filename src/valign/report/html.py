@@ -2,15 +2,15 @@
 anything.
 
 Everything on the page is escaped by default; only markup made in this room is trusted. A content security
-policy in the page forbids every request, and every script but the one in `templates/report.js`, named by its
-hash.
+policy in the page forbids every request, and every script but those of `templates/`, named by their hash. The
+items and the JSON itself travel inside, compressed, as data that is no script.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -18,15 +18,17 @@ from typing import Any
 from markupsafe import Markup
 
 from valign.errors import require
-from valign.report import figures, visible
+from valign.report import figures, items, lines, visible
 from valign.report.circle import circle
 from valign.report.node import Node, num, place, resolve, span, value
 from valign.report.plots import scatter, training
 from valign.report.units import interval, number
 
 MAX_BYTES = 8_000_000  # evaluation notes section 11
-SAMPLES = 60  # prompts on the page; all are in the JSON
-PREVIEW, CUT = 320, 6000  # characters shown before a text is folded, and carried at all
+SAMPLES = 12  # prompts that a reader without JavaScript sees; with it all items are listed
+JSON_ROOM = 1_500_000  # bytes of the report's JSON inside the page; a larger one is only beside it
+PREVIEW = 320  # characters shown before a text is folded
+SCRIPTS = ("report.js", "items.js", "save.js")
 DRAW = {
     "gap": figures.gap_bars,
     "forest": figures.forest,
@@ -36,12 +38,20 @@ DRAW = {
     "curves": training,
     "circle": circle,
     "radar": circle,
+    "overoptimisation": lines.panels,
+    "efficiency": lines.panels,
+    "generality": lines.splits,
+    "tax": lines.taxes,
 }
 
 
-def render(report: Mapping[str, Any], *, samples: int = SAMPLES) -> str:
-    """The page of a report's JSON; fewer samples are shown if it would be larger than 8 MB.
+def render(
+    report: Mapping[str, Any], *, samples: int = SAMPLES, store: Callable[[Mapping[str, Any]], str] | None = None
+) -> str:
+    """The page of a report's JSON, its item lists in place; fewer samples are shown if it would be larger than
+    8 MB.
 
+    store   is given the item table where it does not fit into the page, and tells the path that the page names
     Raises `ValignError` for a JSON that is not a report of this schema.
     """
     require(
@@ -50,17 +60,31 @@ def render(report: Mapping[str, Any], *, samples: int = SAMPLES) -> str:
         report.get("schema"),
         "a report JSON of schema 1",
     )
+    table = items.table(report)
+    inside, left = items.fitting(table) if table["measures"] else ("", None)
+    if left is not None:
+        left["path"] = store(table) if store is not None else None
+    whole = items.packed(report)
+    carried = {
+        "item_data": Markup(inside),
+        "items_left": left,
+        "report_data": Markup(whole if len(whole) <= JSON_ROOM else ""),
+    }
     while True:
-        page = _render(report, samples)
+        page = _render(report, samples, carried)
         if len(page.encode()) < MAX_BYTES or samples == 0:
             return page
         samples //= 2
 
 
-def _render(report: Mapping[str, Any], samples: int) -> str:
+def script() -> str:
+    """The page's one script, from its files."""
+    return "\n".join(source(name) for name in SCRIPTS)
+
+
+def _render(report: Mapping[str, Any], samples: int, carried: Mapping[str, Any]) -> str:
     root = Node(dict(report))
     subjects = {str(s.id): s for s in root.subjects}
-    script = source("report.js")
 
     def draw(figure: Node) -> Markup:
         return figures.figure(figure, DRAW[str(figure.type)](figure.data, subjects))
@@ -76,9 +100,10 @@ def _render(report: Mapping[str, Any], samples: int) -> str:
             drawn=set(DRAW),
             samples=samples,
             style=Markup(source("report.css")),
-            script=Markup(script),
-            script_hash=script_hash(script),
+            script=Markup(script()),
+            script_hash=script_hash(script()),
             toc=[(str(s.id), str(s.title)) for s in root.sections],
+            **carried,
         )
     )
     return page
@@ -135,7 +160,7 @@ def environment() -> Any:
         "v": value,
         "at": place,
         "attr": visible.attribute,
-        "first": lambda n, k: list(n)[:k],
+        "first": lambda n, k: [n[i] for i in range(min(k, len(n)))],
         "count": len,
         "sorted_keys": lambda n: sorted(value(n) or {}),
         "long": folded,
@@ -158,11 +183,11 @@ def folded(node: Any) -> Markup:
     if not text.strip():
         return Markup('<p class="said empty">empty response</p>')
     cut = Markup("")
-    if len(text) > CUT:
+    if len(text) > items.CUT:
         cut = Markup('<p class="hint">… {} more characters are in the JSON beside this page</p>').format(
-            len(text) - CUT
+            len(text) - items.CUT
         )
-        text = text[:CUT]
+        text = text[: items.CUT]
     whole = Markup('<p class="said" dir="auto">{}</p>').format(visible.html(text)) + cut
     if len(text) <= PREVIEW:
         return whole

@@ -51,8 +51,8 @@ class Node:
     def __bool__(self) -> bool:
         return bool(self._value)
 
-    def __html__(self) -> str:
-        return str(visible.html("" if self._value is None else self._value))
+    def __html__(self) -> Markup:
+        return visible.html("" if self._value is None else self._value)
 
     def __str__(self) -> str:
         return visible.plain("" if self._value is None else self._value)

@@ -116,15 +116,19 @@ def _point(p: Node, subject: Node, dx: Domain, dy: Domain, place: Mapping[str, f
     if value(p.y.low) is not None and value(p.y.high) is not None:
         a, b = 100 - percent(value(p.y.low), dy), 100 - percent(value(p.y.high), dy)
         lines.append(f'<line class="whisker c{c}" x1="{x}%" x2="{x}%" y1="{a}%" y2="{b}%"/>')
+    beaten = " hollow" if value(p.dominated) else ""
     text = Markup("")
     if place:
         text = Markup(
             '<text class="point-name" x="{}%" y="{}%" dx="{}" dy="{}" text-anchor="{}">{}</text>'
         ).format(x, y, place["dx"], place["dy"], place["anchor"], subject.label)
     return Markup(
-        '<g data-subject="{}">{}<circle class="point c{}" cx="{}%" cy="{}%" r="9.5"/>'
+        '<g data-subject="{}">{}<circle class="point{} c{}" cx="{}%" cy="{}%" r="9.5"/>'
         '<text class="point-mark k{}" x="{}%" y="{}%" dy="4" text-anchor="middle">{}</text>{}</g>'
-    ).format(attribute(subject.id), Markup("".join(lines)), c, x, y, c, x, y, value(subject.mark), text)
+    ).format(
+        attribute(subject.id), Markup("".join(lines)), beaten, c, x, y,
+        "-hollow" if beaten else c, x, y, value(subject.mark), text,
+    )  # fmt: skip
 
 
 def _labels(
@@ -177,14 +181,16 @@ def _legend(data: Node, subjects: dict[str, Node]) -> Markup:
     """Every point with both numbers and its n: no figure without them."""
     items = [
         Markup(
-            '<li data-subject="{}">{}{} <span class="pair">{} · {}</span> <small>n {}</small></li>'
+            '<li data-subject="{}">{}{} <span class="pair">{} · {}{}</span> <small>n {}{}</small></li>'
         ).format(
             attribute(p.subject),
             mark(subjects[str(p.subject)]),
             subjects[str(p.subject)].label,
             num(p.x.value, _bare(data.x)),
             num(p.y.value, _bare(data.y)),
+            Markup(" · T {}").format(num(p.tax.value, "share")) if p.tax and value(p.tax.value) is not None else "",
             num(p.n, "count"),
+            ", dominated" if value(p.dominated) else "",
         )
         for p in data.points
     ]

@@ -17,6 +17,7 @@ def rows(subjects: Sequence[SubjectReport], base: str | None) -> list[Row]:
 
     answer   {"subject", "texts": [...], "of": how many there were, "score", "values", "delta", "outcome"}
     outcome  won, lost or same against the base's score of the same prompt, unscored where one has none, base
+             (the base itself, or the only policy)
     change   largest |delta|; rows are sorted by it, then by id
     """
     table: dict[str, Row] = {}
@@ -62,7 +63,7 @@ def _answer(subject: str, sample: Mapping[str, Any]) -> Row:
 
 
 def _outcome(answer: Row, reference: float | None, base: str | None) -> Row:
-    if answer["subject"] == base:
+    if base is None or answer["subject"] == base:
         return {"delta": None, "outcome": "base"}
     if answer["score"] is None or reference is None:
         return {"delta": None, "outcome": "unscored"}

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from valign.report import samples, values
+from valign.report import instruments, samples, values
+from valign.report.paired import dominated
 from valign.report.roles import ROLES, cell, gap, ticks
 from valign.report.subject import Row, curves
 
@@ -20,6 +21,7 @@ COSTS = (
     ("tokens_generated", "tokens generated", "tokens"),
     ("tokens_read", "tokens read", "tokens"),
     ("peak_memory_bytes", "peak memory", "bytes"),
+    ("money", "money, at the prices that were given", "plain"),
     ("seconds_per_response", "time per response, in use", "seconds"),
     ("tokens_per_response", "tokens computed per response, in use", "tokens"),
 )
@@ -66,9 +68,10 @@ def build(
             placed["tax"],
         ),
         _section("frontier", "Reward against distance from the base", [_frontier(facts, frontier)]),
+        _section("overoptimisation", "Is the reward being gamed", [_alarm(facts)]),
         _section("cost", "What it cost to make and to use", [_cost(facts)]),
         _section("training", "Training curves", [_training(facts)]),
-        _section("samples", "What it says", [_samples(facts)]),
+        _section("samples", "Item by item", [_samples(facts)]),
         _section("measured", "How it was measured", [], placed["measured"]),
     ]
     return [s for s in out if s["figures"] or s["results"] or s["id"] == "measured"]
@@ -108,6 +111,14 @@ def index_results(report: Row, owners: Mapping[int, str]) -> None:
     whole = [g for g in ordered if not PART.search(g["metric"])]
     data = {"groups": whole, "parts": [g for g in ordered if PART.search(g["metric"])]}
     measured["figures"] = [{"id": "metrics", "type": "metrics", "data": data}] if ordered else []
+
+
+def insert(sections: list[Row], extra: Sequence[Mapping[str, Any]]) -> None:
+    """Sections of instruments, before the costs (or at the end, where nothing was recorded)."""
+    at = next((i for i, s in enumerate(sections) if s["id"] == "cost"), len(sections) - 1)
+    for given in extra:
+        sections.insert(at, instruments.section(given, [s["id"] for s in sections]))
+        at += 1
 
 
 def _section(id: str, title: str, figures: Sequence[Row | None], results: Sequence[Row] = ()) -> Row:
@@ -272,16 +283,29 @@ def _tax_gain(facts: Facts) -> Row | None:
 def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
     with_kl = [s.id for s in facts.subjects if "KL" in facts.roles[s.id]]
     rewarded = [k for k in with_kl if "reward" in facts.roles[k]]
-    points = []
-    for k in rewarded or with_kl:
-        y = _span(facts.roles[k]["reward"]) if rewarded else _gain(facts, k)
-        if y is not None:
-            points.append(
-                {"subject": k, "x": _span(facts.roles[k]["KL"]), "y": y, "n": facts.roles[k]["KL"].get("n")}
-            )
+    found = [_stand(facts, k, bool(rewarded)) for k in rewarded or with_kl]
+    points = [p for p in found if p is not None and p["x"]["value"] is not None and p["y"]["value"] is not None]
+    beaten = dominated({p["subject"]: _on_the_plane(p) for p in points})[1]
+    for p in points:  # on the plane itself: nearer to the base, more reward, no more tax
+        p["dominated"] = bool(beaten[p["subject"]])
     title = "reward" if rewarded else f"improvement of {facts.role.title}"
     unit = facts.roles[rewarded[0]]["reward"]["unit"] if rewarded else "share"
     return _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
+
+
+def _stand(facts: Facts, subject: str, rewarded: bool) -> Row | None:
+    """Where a policy stands on the reward-KL plane, with its tax."""
+    mine = facts.roles[subject]
+    y = _span(mine["reward"]) if rewarded else _gain(facts, subject)
+    if y is None:
+        return None
+    tax = _span(mine["T"]) if "T" in mine else None
+    return {"subject": subject, "x": _span(mine["KL"]), "y": y, "n": mine["KL"].get("n"), "tax": tax}
+
+
+def _on_the_plane(point: Row) -> dict[str, float | None]:
+    tax = point["tax"] or {"value": None}
+    return {"KL": point["x"]["value"], "less reward": -point["y"]["value"], "T": tax["value"]}
 
 
 def _scatter(
@@ -318,6 +342,10 @@ def _cost(facts: Facts) -> Row | None:
     return {"id": "cost", "type": "cost", "data": {"measures": measures}} if measures else None
 
 
+def _alarm(facts: Facts) -> Row | None:
+    return instruments.overoptimisation([(s.id, s.name, s.audits) for s in facts.subjects])
+
+
 def _training(facts: Facts) -> Row | None:
     runs = [{"subject": s.id, **curves(s.curve)} for s in facts.subjects if s.curve]
     runs = [r for r in runs if r["series"]]
@@ -325,5 +353,8 @@ def _training(facts: Facts) -> Row | None:
 
 
 def _samples(facts: Facts) -> Row | None:
+    """Responses side by side; where none were judged, the figure is empty and the items of Results fill it."""
     rows = samples.rows(facts.subjects, facts.base)
-    return {"id": "samples", "type": "samples", "data": {"rows": rows, "total": len(rows)}} if rows else None
+    known = any(r.get("items") for found in facts.results.values() for r in found)
+    data = {"rows": rows, "total": len(rows), "prompts": dict(facts.prompts)}
+    return {"id": "samples", "type": "samples", "data": data} if rows or known else None

@@ -30,6 +30,7 @@ class SubjectReport:
                  known seconds_per_response, tokens_per_response; None or absent = not recorded
     method       name in the method table, "" for the base     family, feedback   in words
     curve        the step lines of its log.jsonl
+    audits       the guard lines of its log.jsonl: what the over-optimization alarm saw
     differences  Results "this vs base" measured elsewhere (JSON may carry "p"); metrics that are means of
                  items are compared here when they are missing
     profile      {"values": {dimension: v}, "low": {...}, "high": {...}, "n": count}, each v in [-1, 1]
@@ -48,6 +49,7 @@ class SubjectReport:
     feedback: str = ""
     label: str = ""
     curve: Sequence[Mapping[str, Any]] = ()
+    audits: Sequence[Mapping[str, Any]] = ()
     differences: Sequence[Result | Mapping[str, Any]] = ()
     profile: Mapping[str, Any] | None = None
     seeds: int = 0

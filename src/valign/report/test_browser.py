@@ -1,58 +1,38 @@
-"""The page in a real browser: it draws, its script runs, no network is asked, and nothing overflows."""
+"""The page in a real browser: it draws, its scripts run, it asks for nothing, nothing overflows, everybody can use it."""
 
 from __future__ import annotations
 
-import re
-import shutil
+import csv
+import io
+import json
+import math
 import struct
-import subprocess
+import xml.etree.ElementTree as ElementTree
 import zlib
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from valign.report.html import render
+from valign.report import SubjectReport, items, method_report, tables
+from valign.report.chromium import Browser, Page, find
+from valign.report.html import MAX_BYTES, render
+from valign.report.node import Node, resolve, value
 from valign.report.watch import watch_page
+from valign.report.write import write_pictures, write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--enable-logging=stderr",
-)
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
-    ),
+    pytest.mark.skipif(find() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
 ]
+READY = "new Promise((done) => { const look = () => one('#items.ready') ? done(true) : setTimeout(look, 20); look(); })"
+SLOW = 10.0  # a loaded machine shares its cores; wall-clock limits are this much longer than the promise
 
 
-def chromium(folder: Path, *args: str) -> tuple[str, list[str]]:
-    """(stdout, console messages) of one headless run with a profile of its own."""
-    profile = folder / "profile"
-    done = subprocess.run(
-        [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-def pixels(path: Path) -> tuple[int, int, int]:
+def pixels(data: bytes) -> tuple[int, int, int]:
     """(width, height, distinct bytes of the picture's data) of a PNG."""
-    data = path.read_bytes()
     width, height = struct.unpack(">II", data[16:24])
     parts, at = b"", 8
     while at < len(data):
@@ -63,39 +43,217 @@ def pixels(path: Path) -> tuple[int, int, int]:
     return width, height, len(set(zlib.decompress(parts)))
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 3000), (500, 3000)])
-def test_the_page_is_drawn_without_a_complaint(
-    tmp_path: Path, seven: dict[str, Any], width: int, height: int
-):
-    page = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, seven: dict[str, Any]) -> Path:
+    page = tmp_path_factory.mktemp("page") / "report.html"
     page.write_text(render(seven), encoding="utf-8")
-    shot = tmp_path / "shot.png"
-    _, console = chromium(tmp_path, f"--window-size={width},{height}", f"--screenshot={shot}", page.as_uri())
-    assert console == []
-    found = pixels(shot)
-    assert found[:2] == (width, height) and found[2] > 100, "a blank picture"
+    return page
 
 
-def test_the_script_runs_under_its_own_policy(tmp_path: Path, seven: dict[str, Any]):
-    page = tmp_path / "report.html"
-    page.write_text(render(seven), encoding="utf-8")
-    dom, console = chromium(tmp_path, "--dump-dom", page.as_uri())
-    assert console == [] and re.search(r'<html[^>]*class="js"', dom)
-    assert "6 of 18 shown" in dom, "the sample filter did not run"
+@pytest.fixture(scope="module")
+def tab(browser: Browser, place: Path) -> Page:
+    """The report of seven policies, opened once on a desktop in light colours."""
+    page = browser.page()
+    page.look(1280, 900)
+    page.open(place)
+    assert page.run(READY)
+    return page
 
 
-def test_nothing_overflows_on_desktop_or_phone(tmp_path: Path, seven: dict[str, Any], run_folder: Path):
-    """The page is as wide as the window: 390 and 1280 pixels, the report and the page of a run."""
-    probe = "<script>parent.postMessage(document.documentElement.scrollWidth, '*')</script></body>"
-    frames = []
-    for name, html in (("report", render(seven)), ("watch", watch_page(run_folder))):
-        free = re.sub(r'<meta http-equiv="(?:Content-Security-Policy|refresh)"[^>]*>', "", html)
-        (tmp_path / f"{name}.html").write_text(free.replace("</body>", probe), encoding="utf-8")
-        frames += [
-            f'<iframe src="{name}.html" style="width:{w}px;height:800px;border:0"></iframe>'
-            for w in (390, 1280)
-        ]
-    listen = "<script>addEventListener('message', (e) => document.body.append(' [' + e.data + ']'))</script>"
-    (tmp_path / "all.html").write_text(listen + "<body>" + "".join(frames), encoding="utf-8")
-    dom, _ = chromium(tmp_path, "--virtual-time-budget=4000", "--dump-dom", (tmp_path / "all.html").as_uri())
-    assert sorted(map(int, re.findall(r"\[(\d+)\]", dom))) == [390, 390, 1280, 1280]
+def test_the_page_is_drawn_without_a_complaint_or_a_request(tab: Page, place: Path):
+    """Nothing is asked of any network: the page's own file is the only address."""
+    assert tab.complaints() == []
+    assert {address for address in tab.requests() if not address.startswith("data:")} == {place.as_uri()}
+    width, height, colours = pixels(tab.picture())
+    assert (width, height) == (1280, 900) and colours > 100, "a blank picture"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_overflows_on_desktop_or_phone(browser: Browser, place: Path, run_folder: Path, dark: bool):
+    """The page is as wide as the window: the report and the page of a run."""
+    watch = run_folder / "watch.html"
+    watch.write_text(watch_page(run_folder), encoding="utf-8")
+    page = browser.page()
+    for file in (place, watch):
+        for width in (390, 1280):
+            page.look(width, 800, dark=dark)
+            page.open(file)
+            assert page.run("document.documentElement.scrollWidth") == width, (file.name, width)
+
+
+def test_every_number_among_the_items_is_the_jsons(tab: Page, seven: dict[str, Any]):
+    """Of every measure's first page: each printed score names its place in the JSON and carries it in full."""
+    root, seen = Node(seven), 0
+    for index in range(len(items.table(seven)["measures"])):
+        choose(tab, "item-measure", str(index))
+        for at, written, text in tab.run("all('#item-list data').map((d) => [d.dataset.at, d.value, d.textContent])"):
+            raw = value(resolve(root, at))
+            assert (written == "") if raw is None else float(written) == raw, at
+            number = None if raw is None else float(text.replace("\u2212", "-").split(" ")[0])
+            assert text == "unscored" if number is None else abs(number - raw) < 0.006, at
+            seen += 1
+    choose(tab, "item-measure", "0")
+    assert seen > 500
+
+
+def test_filters_find_what_was_won_lost_and_disputed(tab: Page, seven: dict[str, Any]):
+    """The counts on the buttons are those of the JSON, and the items shown are the ones counted."""
+    rows = next(f["data"]["rows"] for s in seven["sections"] for f in s["figures"] if f["id"] == "samples")
+    kinds = [{a["outcome"] for a in row["answers"]} for row in rows]
+    expected = {
+        "all": len(rows),
+        "w": sum("won" in k for k in kinds),
+        "l": sum("lost" in k for k in kinds),
+        "s": sum("same" in k for k in kinds),
+        "u": sum(any(a["score"] is None for a in row["answers"]) for row in rows),
+        "split": sum({"won", "lost"} <= k for k in kinds),
+        "flagged": sum(bool(row["flags"]) for row in rows),
+    }
+    counts = dict(tab.run("all('#item-outcomes button').map((b) => [b.value, Number(b.querySelector('span').textContent)])"))
+    assert {k: counts[k] for k in expected} == expected
+    tab.run("one('#item-outcomes button[value=flagged]').click()")
+    assert tab.run("all('#item-list .sample').map((c) => c.dataset.id)") == [r["id"] for r in rows if r["flags"]]
+    assert tab.run("one('#item-list details.harmful').open") is False, "harmful text is folded"
+    tab.run("one('#item-outcomes button[value=all]').click()")
+    find_text(tab, "لا.")
+    assert tab.run("all('#item-list .sample').length") == sum("هل" in r["prompt"][0]["content"] for r in rows)
+    find_text(tab, "no such word")
+    assert tab.run("one('#item-count').textContent").startswith("none of")
+    find_text(tab, "")
+    assert styles(tab, "w") == styles(tab, "l"), "items won and items lost are equally prominent"
+
+
+def choose(tab: Page, id: str, option: str) -> None:
+    tab.run(f"(() => {{ const e = one('#{id}'); e.value = '{option}'; e.dispatchEvent(new Event('input')); }})()")
+
+
+def find_text(tab: Page, text: str) -> None:
+    tab.run(f"(() => {{ const e = one('#item-find'); e.value = {json.dumps(text)}; e.dispatchEvent(new Event('input')); }})()")
+
+
+def styles(tab: Page, button: str) -> Any:
+    names = ["font-size", "font-weight", "color", "background-color", "height"]
+    return tab.run(f"(() => {{ const s = getComputedStyle(one('#item-outcomes button[value={button}]')); "
+                   f"return {json.dumps(names)}.map((n) => s.getPropertyValue(n)); }})()")  # fmt: skip
+
+
+def test_tables_and_json_saved_by_the_page_are_those_of_the_command(tab: Page, seven: dict[str, Any]):
+    saved = tab.run("unpack('#report-data')")
+    assert saved == seven
+    for ours, theirs in (
+        (tables.numbers_csv(seven), tab.run("unpack('#report-data').then((r) => page.numbersCsv(r))")),
+        (tables.items_csv(items.table(seven)), tab.run("page.itemsCsv(page.items())")),
+    ):
+        mine, other = (list(csv.reader(io.StringIO(text, newline=""))) for text in (ours, theirs))
+        assert len(mine) == len(other) > 40
+        for a, b in zip(mine, other, strict=True):
+            assert [same(x) for x in a] == [same(x) for x in b]
+
+
+def same(cell: str) -> str | float:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def test_every_figure_can_be_saved_as_svg_and_png(tab: Page, seven: dict[str, Any]):
+    """The SVG is whole XML of the figure's size; the PNG has colours and twice as many pixels."""
+    ids = tab.run("all('figure[id]').map((f) => f.id)")
+    assert len(ids) > 6
+    for id in ids:
+        drawing = tab.run(f"page.drawing(document.getElementById('{id}'))")
+        root = ElementTree.fromstring(drawing["text"])
+        assert root.tag.endswith("svg") and int(root.get("width", "0")) == drawing["width"] > 300
+    size = tab.run("page.picture(one('#figure-values')).then((b) => b.arrayBuffer()).then((b) => { "
+                   "const v = new DataView(b); return [v.getUint32(16), v.getUint32(20), b.byteLength]; })")  # fmt: skip
+    drawing = tab.run("(({ width, height }) => [width, height])(page.drawing(one('#figure-values')))")
+    assert size[:2] == [2 * x for x in drawing] and size[2] > 20_000
+
+
+def test_pictures_of_the_command(tmp_path: Path, report_of: Any, subjects: list[SubjectReport]):
+    paths = write_report(json.loads(json.dumps(report_of(subjects[:2]))), tmp_path)
+    made = write_pictures(paths["html"], tmp_path / "figures")
+    assert {p.name for p in made} >= {"gaps.png", "values.png", "changes.png"}
+    for path in made:
+        width, height, colours = pixels(path.read_bytes())
+        assert width > 600 and height > 100 and colours > 20, path.name
+
+
+def test_keys_reach_everything_in_reading_order(browser: Browser, place: Path):
+    """Tab meets the skip link first and then controls from top to bottom; Enter works on a filter."""
+    page = browser.page()
+    page.look(1280, 900)
+    page.open(place)
+    page.run(READY)
+    page.press("Tab")
+    assert page.run("document.activeElement.className") == "skip"
+    page.press("Enter")
+    tops = []
+    for _ in range(12):
+        page.press("Tab")
+        tops.append(page.run("document.activeElement.getBoundingClientRect().top + scrollY"))
+        assert page.run("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus is not shown"
+    assert tops == sorted(tops)
+    page.run("one('#item-outcomes button[value=l]').focus()")
+    page.press("Enter")
+    assert page.run("one('#item-outcomes button[value=l]').getAttribute('aria-pressed')") == "true"
+    assert page.run("all('[tabindex]').every((e) => Number(e.getAttribute('tabindex')) <= 0)")
+
+
+@pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="axe is not here (make setup installs it)")
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path, report_of: Any, subjects: list[SubjectReport], dark: bool):
+    """axe-core 4.12 on a before/after page, folds open: no serious or critical violation, in light and in dark."""
+    one, two = (SubjectReport(**{**vars(s), "samples": s.samples[:5]}) for s in (subjects[0], subjects[5]))
+    path = tmp_path / "pair.html"
+    path.write_text(render(json.loads(json.dumps(report_of([one, two])))), encoding="utf-8")
+    page = browser.page()
+    page.look(1280, 900, dark=dark)
+    page.open(path)
+    page.run(READY)
+    page.run("all('details').filter((d) => !d.closest('#measured')).forEach((d) => { d.open = true; })")
+    page.run((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8") + "; 0")
+    only = ", runOnly: ['cat.color']" if dark else ""  # the rest does not depend on colours
+    found = page.run("axe.run({ resultTypes: ['violations']" + only + " }).then((r) => r.violations.map((v) => "
+                     "[v.impact, v.id, v.nodes.map((n) => n.html.slice(0, 120)).slice(0, 3)]))")  # fmt: skip
+    assert [v for v in found if v[0] in ("serious", "critical")] == []
+
+
+def many(n: int) -> dict[str, Any]:
+    """A pair with n prompts of ordinary length."""
+    words = ("the", "of", "a", "to", "and", "is", "in", "that", "it", "was", "for", "on", "are", "with", "they", "be", "at")
+
+    def text(i: int, long: int) -> str:
+        return " ".join(words[(i * 7 + k * k + k * (i % 13)) % len(words)] for k in range(long)) + f" {i}"
+
+    def samples(shift: float) -> list[dict[str, Any]]:
+        return [
+            {"id": f"p{i:05d}", "prompt": text(i, 30), "score": math.sin(i) + shift * math.cos(3 * i),
+             "responses": [{"text": text(i + int(shift), 60), "score": math.sin(i) + shift * math.cos(3 * i)}]}
+            for i in range(n)
+        ]  # fmt: skip
+
+    one = SubjectReport(policy={"id": "a"}, samples=samples(0.0), base=True)
+    return method_report([one, SubjectReport(policy={"id": "b"}, samples=samples(1.0))], goal={"id": "g"})
+
+
+def test_ten_thousand_items_open_in_two_seconds(browser: Browser, tmp_path: Path):
+    """The page's own work until the list stands is below two seconds of processor time; all items are inside."""
+    paths = write_report(many(10_000), tmp_path)
+    assert paths["html"].stat().st_size < MAX_BYTES
+    page = browser.page()
+    page.look(1280, 900)
+    page.call("Performance.enable", timeDomain="threadTicks")
+    before = metrics(page)["TaskDuration"]
+    wall = page.open(paths["html"])
+    assert page.run(READY)
+    assert metrics(page)["TaskDuration"] - before < 2.0
+    assert wall < 2.0 * SLOW
+    assert page.run("one('#item-count').textContent") == "1 to 20 of 10000"
+    page.run("one('#item-next').click()")
+    assert page.run("[all('#item-list .sample').length, one('#item-page').textContent]") == [20, "page 2 of 500"]
+
+
+def metrics(page: Page) -> dict[str, float]:
+    return {m["name"]: m["value"] for m in page.call("Performance.getMetrics")["metrics"]}

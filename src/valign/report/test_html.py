@@ -11,7 +11,7 @@ import pytest
 
 from valign.errors import ValignError
 from valign.report import SubjectReport, method_report
-from valign.report.html import MAX_BYTES, PREVIEW, render, script_hash, source
+from valign.report.html import MAX_BYTES, PREVIEW, render, script, script_hash
 from valign.report.node import Node, resolve, value
 from valign.report.sections import all_results
 
@@ -135,7 +135,7 @@ def test_no_request_leaves_the_page(page: Page, seven: dict[str, Any]):
     policy = next(
         a["content"] or "" for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
     )
-    assert "default-src 'none'" in policy and script_hash(source("report.js")) in policy
+    assert "default-src 'none'" in policy and script_hash(script()) in policy
     assert len(html.encode()) < MAX_BYTES
 
 
@@ -169,7 +169,9 @@ def nasty() -> dict[str, Any]:
 def test_text_of_models_is_only_text():
     """No tag, attribute or script of a model's reaches the page, wherever its text is shown."""
     page = Page(render(nasty()))
-    assert sum(t == "script" for t, _ in page.tags) == 1 and not any(t == "img" for t, _ in page.tags)
+    scripts = [a.get("type") for t, a in page.tags if t == "script"]
+    assert scripts == ["application/json", "application/json", None], "one script; the others are data"
+    assert not any(t == "img" for t, _ in page.tags)
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert 'alert("x")' in "".join(page.text), "the text itself must stay readable"
 
@@ -248,6 +250,27 @@ def test_colour_is_never_alone(page: Page, seven: dict[str, Any]):
     assert len({a["class"] for a in marks}) == len(seven["subjects"])
     drawings = sum(t == "svg" and a.get("role") == "img" for t, a in page.tags)
     assert drawings > 40 and sum(t == "title" for t, _ in page.tags) == drawings + 1
+
+
+def test_tables_have_heads_and_drawings_have_words(page: Page, seven: dict[str, Any]):
+    """What a screen reader needs: every column and row head says which it is, every drawing has a title, every
+    control has a name."""
+    heads = [a for t, a in page.tags if t == "th"]
+    assert heads and all(a.get("scope") in ("col", "row") for a in heads)
+    tables, bodies = (sum(t == name for t, _ in page.tags) for name in ("table", "thead"))
+    assert tables == bodies > 3
+    html = render(seven)
+    for drawing in re.findall(r'<svg[^>]*role="img"[^>]*>(.{7})', html):
+        assert drawing == "<title>"
+    for save in (a for t, a in page.tags if t == "button" and a.get("data-save") in ("png", "svg")):
+        assert str(save["aria-label"]).startswith("save the figure")
+    named = html.count("<figure ")
+    assert named == len({a["id"] for t, a in page.tags if t == "figure"}) == html.count('data-save="png"')
+
+
+def test_warnings_come_before_the_numbers(seven: dict[str, Any]):
+    html = render(seven)
+    assert html.index("Read this first") < html.index('class="cards"') < html.index("How to read this page")
 
 
 def test_other_json_is_refused():

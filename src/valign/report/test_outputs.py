@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from valign.errors import DataError, UsageError, ValignError
-from valign.report import SubjectReport, diff, method_report, model_card, redraw, write_report
+from valign.report import SubjectReport, diff, items, method_report, model_card, read_whole, redraw, write_report
 from valign.report import write as write_module
 from valign.report.sections import all_results
 from valign.report.text import blocks, diff_table, methods_table, report_text
 from valign.report.units import interval, number
 from valign.report.visible import markdown, plain
+from valign.report.write import write_card, write_tables
 
 BAD = "a|b`c` <img src=x> [link](http://x) \u202ehidden\n# heading"
 
@@ -211,3 +212,56 @@ def test_redraw_refuses_what_is_no_report(tmp_path: Path, content: str | None):
         path.write_text(content)
     with pytest.raises(DataError):
         redraw(path)
+
+
+def long_report() -> dict[str, Any]:
+    """More prompts and items than stay in the JSON."""
+    samples = [
+        {"id": f"p{i}", "prompt": f"prompt {i}", "responses": [f"answer {i}"], "score": i / 250} for i in range(250)
+    ]
+    row = {
+        "metric": "misalignment.M", "variant": "v", "subject": "a", "level": "value", "value": 0.5, "unit": "share",
+        "direction": "down", "n": 250, "n_unscored": {}, "interval": None, "notes": [],
+        "cluster": {"unit": "prompt", "count": 250},
+        "items": [{"id": f"p{i}", "cluster": f"p{i}", "score": 0.5} for i in range(250)],
+    }  # fmt: skip
+    return method_report([SubjectReport(policy={"id": "a"}, results=[row], samples=samples)], goal={"id": "g"})
+
+
+def test_a_page_drawn_again_holds_all_items(tmp_path: Path):
+    """Item lists that lie beside the JSON come back; one that was changed is left out, and the page says so."""
+    paths = write_report(long_report(), tmp_path)
+    first = paths["html"].read_text("utf-8")
+    assert redraw(paths["json"]).read_text("utf-8") == first
+    whole = read_whole(paths["json"])
+    assert len(whole["headline"][0]["items"]) == 250 and len(items.table(whole)["measures"][0]["rows"]) == 250
+    (tmp_path / whole["items"]["path"]).write_text("{}\n")
+    assert "is not what it was, or gone" in redraw(paths["json"]).read_text("utf-8")
+
+
+def test_a_report_of_a_stranger_names_no_file_elsewhere(tmp_path: Path):
+    (tmp_path / "secret.jsonl").write_text('{"id": "secret"}\n')
+    place = tmp_path / "report"
+    paths = write_report(long_report(), place)
+    content = json.loads(paths["json"].read_text("utf-8"))
+    digest = hashlib.sha256((tmp_path / "secret.jsonl").read_bytes()).hexdigest()
+    content["headline"][0]["items"] = {"path": "../secret.jsonl", "sha256": digest}
+    paths["json"].write_text(json.dumps(content))
+    assert isinstance(read_whole(paths["json"])["headline"][0]["items"], dict)
+
+
+def test_tables_and_card_are_written_beside_the_report(tmp_path: Path, seven: dict[str, Any]):
+    paths = write_report(seven, tmp_path)
+    made = write_tables(paths["json"], tmp_path / "out")
+    assert made["numbers"].read_bytes().startswith(b"subject,level,metric") and made["items"].stat().st_size > 10_000
+    assert write_card(paths["json"], tmp_path / "out", "dpo").read_text("utf-8") == model_card(seven, "dpo")
+    with pytest.raises(ValignError, match="policy"):
+        write_card(paths["json"], tmp_path / "out", "nobody")
+
+
+def test_a_table_too_large_for_the_page_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(items.fitting, "__defaults__", (1500,))
+    page = write_report(long_report(), tmp_path)["html"].read_text("utf-8")
+    (beside,) = tmp_path.glob("report.items/items-*.json")
+    assert f"report.items/{beside.name}" in page and 'id="item-file"' in page
+    assert len(json.loads(beside.read_text("utf-8"))["measures"][0]["rows"]) == 250

@@ -1,7 +1,20 @@
 "use strict";
+const all = (q, root) => Array.from((root || document).querySelectorAll(q));
+const one = (q) => document.querySelector(q);
+// an element with attributes and children; text is only ever text
+const make = (tag, about, ...children) => {
+  const e = document.createElement(tag);
+  Object.entries(about || {}).forEach(([k, v]) => { if (v !== null && v !== undefined) e.setAttribute(k, v); });
+  e.append(...children.filter((c) => c !== null && c !== undefined));
+  return e;
+};
+// what the page carries compressed: base64 of gzip of JSON
+const unpack = async (id) => {
+  const bytes = Uint8Array.from(atob(one(id).textContent.trim()), (c) => c.charCodeAt(0));
+  return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text());
+};
+const page = { refresh: () => {} };
 (() => {
-  const all = (q, root) => Array.from((root || document).querySelectorAll(q));
-  const one = (q) => document.querySelector(q);
   document.documentElement.classList.add("js");
 
   // policies shown: everything that belongs to a policy carries its id
@@ -15,6 +28,7 @@
     if (hidden.has(id)) hidden.delete(id); else hidden.add(id);
     show();
   }));
+  page.refresh = show;
 
   // value circle: which profile is drawn large
   all(".pick").forEach((b) => b.addEventListener("click", () => {
@@ -44,33 +58,6 @@
       });
     });
   });
-
-  // samples: find, filter, sort
-  const list = one("#sample-list");
-  if (list) {
-    const cards = all(".sample", list);
-    const text = new Map(cards.map((c) => [c, c.textContent.toLowerCase()]));
-    const value = (id) => (one(id) ? one(id).value : "");
-    const more = one("#sample-more"), PAGE = 6;
-    let limit = PAGE;
-    const update = () => {
-      const word = value("#sample-find").toLowerCase(), outcome = value("#sample-outcome"), subject = value("#sample-subject");
-      const by = value("#sample-sort");
-      let n = 0;
-      cards.slice().sort((a, b) => by === "id" ? a.dataset.id.localeCompare(b.dataset.id)
-        : Number(b.dataset.change) - Number(a.dataset.change)).forEach((c) => {
-        const fits = all(".answer", c).some((a) => (!subject || a.dataset.subject === subject) && (!outcome || a.dataset.outcome === outcome));
-        n += fits && text.get(c).includes(word) ? 1 : 0;
-        c.hidden = !(fits && text.get(c).includes(word)) || n > limit;
-        list.append(c);
-      });
-      one("#sample-count").textContent = Math.min(n, limit) + " of " + n + " shown";
-      more.hidden = n <= limit;
-    };
-    all(".controls input, .controls select").forEach((e) => e.addEventListener("input", () => { limit = PAGE; update(); }));
-    more.addEventListener("click", () => { limit += 20; update(); });
-    update();
-  }
 
   // contents: the section that is being read
   const links = new Map(all(".toc a").map((a) => [a.getAttribute("href").slice(1), a]));
