@@ -48,7 +48,7 @@ def _position(one: Sheet, common: Mapping[str, Any]) -> Result:
     Over a whole round of option orders every option stands at every letter equally often, so opinions cancel.
     """
     places = one.answers.places
-    there = ~np.isnan(places).any(-1)
+    there = np.asarray(np.isfinite(places).all(-1))
     with np.errstate(invalid="ignore"):
         mean = np.where(there[..., None], places, 0).sum(1) / there.sum(1)[:, None]
     k, round_ = places.shape[-1], 2 * places.shape[-1]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.administer import Answers
@@ -25,7 +26,7 @@ from valign.goals import distance
 
 MANY = 30  # respondents from which correlations between values can be looked at, evaluation notes 5.6
 FEW_PERSONS = 10  # with fewer different persons Cronbach's alpha is not computed
-RETEST_ITEMS = "item by item: r of the items' means with those of their paraphrases"
+RETEST_ITEMS = "item by item: r of the items' means with those of their paraphrases, within each keying"
 
 
 @dataclass(frozen=True)
@@ -221,12 +222,12 @@ def _reliability(one: Sheet, two: Sheet | None, common: Mapping[str, Any]) -> li
     ]  # fmt: skip
     if two is None:
         return out
-    other = column_means(two.scores)
+    first, other = (within(column_means(s.scores), one.signs) for s in (one, two))
     values = {"values": one.values, "again": two.values}
     items = [
         Item(one.answers.inventory.items[int(c)].id, one.dimensions[one.index[k]], float(a),
              detail={"again": float(b)})
-        for k, (c, a, b) in enumerate(zip(one.counted, column_means(one.scores), other, strict=True))
+        for k, (c, a, b) in enumerate(zip(one.counted, first, other, strict=True))
         if np.isfinite(a) and np.isfinite(b)
     ]  # fmt: skip
     per_item = {**good, "cluster_unit": "value"}
@@ -302,6 +303,14 @@ def _alphas(items: Sequence[Item], weights: Array) -> Array:
 def row_mean_or_nan(table: Array) -> Array:
     """(R,) mean of a row; NaN if one answer is missing: alpha needs them all."""
     return np.asarray(table.mean(1))
+
+
+def within(means: Array, signs: NDArray[np.int64]) -> Array:
+    """(I,) means minus the mean of their keying: what yes-saying and the order of the options do to a keying is no agreement."""
+    out = means.copy()
+    for sign in np.unique(signs):
+        out[signs == sign] -= np.nanmean(means[signs == sign]) if np.isfinite(means[signs == sign]).any() else 0.0
+    return out
 
 
 def column_means(table: Array) -> Array:

@@ -272,6 +272,15 @@ def test_a_random_policy_is_warned_about_in_its_results(form):
         assert profile.warning in by(profile)[metric].notes
 
 
+def test_what_only_the_keying_makes_is_no_agreement_between_wordings():
+    """Yes-saying puts all items for a value high and all against it low: without the keying's means, r is that of noise."""
+    from valign.evaluation.measure.inventory import within
+
+    rng, signs = np.random.default_rng(0), np.tile([1, -1], 400)
+    a, b = (np.where(signs > 0, 5.5, 1.5) + 0.1 * rng.normal(size=800) for _ in range(2))
+    assert np.corrcoef(a, b)[0, 1] > 0.99 and abs(np.corrcoef(within(a, signs), within(b, signs))[0, 1]) < 0.12
+
+
 def test_always_yes_is_measured_as_acquiescence_and_has_no_values():
     """The same answer to everything: the quality rule leaves all respondents out, and the reason is visible."""
     profile = profiled(Planted(habit="yes"))
