@@ -216,7 +216,8 @@ def _can_score(goal: Goal) -> bool:
     """Whether the goal has what it needs to judge new responses."""
     if isinstance(goal, CompositeGoal):
         measured = goal.standard is not None and all(c.multiplier is not None for c in goal.constraints)
-        return measured and all(_can_score(part.goal) for part in (*goal.parts, *goal.constraints))
+        inner = [*(part.goal for part in goal.parts), *(c.goal for c in goal.constraints)]
+        return measured and all(map(_can_score, inner))
     if isinstance(goal, InstructionGoal):
         return goal.checker is not None or goal.judge is not None
     return goal.level in SCORERS and getattr(goal, SCORERS[goal.level], None) is not None

@@ -49,8 +49,8 @@ def make_scorer(level: str, spec: Mapping[str, Any], where: str, *, theory: str 
     known = list(inspect.signature(make).parameters)
     for option in options:
         if option not in known or option in given:
-            own = [k for k in known if k not in given]
-            raise unknown("option", option, own, where=f"{where} ({kind})")
+            free = [k for k in known if k not in given]
+            raise unknown("option", option, free, where=f"{where} ({kind})")
     own = {k: v for k, v in given.items() if k in known}
     needed = [n for n, p in inspect.signature(make).parameters.items() if p.default is p.empty]
     if missing := [n for n in needed if n not in options and n not in own]:
