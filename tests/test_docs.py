@@ -99,7 +99,7 @@ def test_a_command_that_is_shown_exists_with_its_options(page, line):
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         assert words[0] in command.commands, f"{page}: {line}"
         command = command.commands[words.pop(0)]
-    known = {o for p in command.params for o in p.opts} | {"--help", "--version"}
+    known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "--version"}
     assert {w.split("=")[0] for w in words if w.startswith("--")} <= known, f"{page}: {line}"
 
 

@@ -72,7 +72,11 @@ def test_an_interrupted_profile_goes_on_from_its_log(valign, model, few, tmp_pat
         return plain(self, groups, progress=progress)
 
     monkeypatch.setattr(LocalPolicy, "score", counting)
-    assert valign.json("profile", model, *few, "--out", tmp_path / "cut") == reference
+    for one, other in zip(
+        valign.json("profile", model, *few, "--out", tmp_path / "cut")["results"], reference["results"], strict=True
+    ):
+        assert {**one["provenance"], "cost": None} == {**other["provenance"], "cost": None}
+        assert {**one, "provenance": None} == {**other, "provenance": None}
     assert asked == [4] * 17, "24 rounds of 4 items, 7 of them known"
     logs = [sorted((json.loads(x)["key"], json.loads(x)["log_probs"]) for x in (tmp_path / d / "requests.jsonl").open())
             for d in ("whole", "cut")]  # fmt: skip

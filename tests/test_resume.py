@@ -43,7 +43,10 @@ def results(folder: Path) -> Any:
     """The Results of an evaluation, but for the commit of the source tree, which may move between two runs, and for
     what they cost, which is never twice the same to the microsecond.
     """
-    found = json.loads((folder / "result.json").read_text())["results"]
+    return costless(json.loads((folder / "result.json").read_text())["results"])
+
+
+def costless(found: Any) -> Any:
     return [{**r, "provenance": {**r["provenance"], "commit": None, "cost": None}} for r in found]
 
 
@@ -184,7 +187,7 @@ def test_ctrl_c_while_a_recipe_reports_keeps_what_was_aligned(valign, model, str
     report = valign.json("run", recipe, "--out", out)
     assert [s["label"] for s in report["subjects"]] == ["base", "dpo"]
     assert weights(out / "methods" / "dpo") == expected
-    assert valign.json("run", recipe, "--out", out)["headline"] == report["headline"]
+    assert costless(valign.json("run", recipe, "--out", out)["headline"]) == costless(report["headline"])
 
 
 # The parent computes nothing itself: every child starts from a fresh fork, after the imports are paid for

@@ -35,7 +35,7 @@ def make_loop(world: Any, shared: Any, folder: Path, unit: str = "pair", budget:
     config = TrainConfig(learning_rate=1e-2, batch_size=3, token_budget=budget, checkpoint_every=2, weight_decay=0.1)
     run = RunFolder(folder) if world.leads else FollowedRun(folder)
     return _Loop(scorer or shared_scorer(model, world), DataSampler([], batch=1),
-                 shared.objectives_by_unit()[unit], config, run, HeldOut(), None, world)  # fmt: skip
+                 shared.objectives_by_unit()[unit], config, run, HeldOut(), None, world, None)  # fmt: skip
 
 
 def shared_scorer(model: Any, world: Any) -> Any:

@@ -15,7 +15,7 @@ import yaml
 from valign.errors import DataError, UsageError, unknown
 from valign.goals.base import LEVELS, Goal, PrincipleScorer, ResponseScorer, ValueScorer
 from valign.goals.composite_file import read_composite
-from valign.goals.files import Reader, read_yaml
+from valign.goals.files import Reader, plain, read_yaml
 from valign.goals.instruction import CREDITS, Credit, InstructionGoal
 from valign.goals.preference import FEEDBACK, WORDS, Feedback, PreferenceGoal
 from valign.goals.principle import Principle, PrincipleGoal, load_principles, principle_sets, read_principle
@@ -70,7 +70,7 @@ def goal_names() -> tuple[str, ...]:
 
 def to_yaml(goal: Goal) -> str:
     """The text of a file from which `load_goal` makes the same goal."""
-    return yaml.safe_dump(goal.to_json(), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(plain(goal.to_json()), sort_keys=False, allow_unicode=True, width=110)
 
 
 def _by_name(name: str, target: Mapping[str, float]) -> tuple[dict[str, Any], str]:

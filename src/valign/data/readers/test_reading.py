@@ -53,6 +53,7 @@ EXAMPLES = {
     "unpaired": {"prompt": "q", "completion": "a", "label": True},
     "prompt_completion": {"prompt": "q", "completion": "a"},
     "prompt": {"prompt": "q"},
+    "prompted": {"inputs": "q", "targets": "a"},
     "text": {"text": "once upon a time"},
     "messages": {"messages": TURNS},
     "sharegpt": {"id": "s", "conversations": SAID},
