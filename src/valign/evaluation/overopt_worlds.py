@@ -83,10 +83,10 @@ class BenchRun:
         return self.alarm is not None and self.steps[self.alarm].strength <= self.peak.strength
 
     def to_json(self) -> dict[str, Any]:
-        point = lambda p: asdict(p) if p is not None else None  # noqa: E731
         return {
-            "world": self.world, "proxy": self.proxy, "peak": point(self.peak), "exact_alarm": point(self.exact),
-            "alarm": point(self.steps[self.alarm]) if self.alarm is not None else None, "kept": self.kept,
+            "world": self.world, "proxy": self.proxy, "peak": asdict(self.peak) if self.peak else None,
+            "exact_alarm": asdict(self.exact) if self.exact else None,
+            "alarm": asdict(self.steps[self.alarm]) if self.alarm is not None else None, "kept": self.kept,
             "fires_before": self.fires_before, "end": asdict(self.steps[-1]),
             "curve": {k: [getattr(s, k) for s in self.steps] for k in ("strength", "kl", "proxy", "gold", "covariance", "high")},
         }  # fmt: skip
@@ -126,8 +126,8 @@ def bench(
         verdict = alarm.judge(start, seen)
         if verdict.fires and rang is None:
             rang = len(steps)
-        means = [float(np.mean(x)) for x in (expectation(law, table), expectation(law, gold), kl(law, reference))]
-        steps.append(Step(float(strength), *means, verdict.covariance, verdict.high, verdict.fires))
+        pushed, true, moved = (float(np.mean(x)) for x in (expectation(law, table), expectation(law, gold), kl(law, reference)))
+        steps.append(Step(float(strength), pushed, true, moved, verdict.covariance, verdict.high, verdict.fires))
     honest = proxy == HONEST
     peak = None if honest else gold_peak(reference, table, gold, maximum=end, grid=round(end / step))
     exact = alarm_point(reference, table, gold, alarm.RATIO, alarm.SLOPE_RATIO, maximum=end, grid=round(end / step))

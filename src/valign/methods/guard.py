@@ -240,8 +240,9 @@ class GuardHook:
 
 
 def _read(x: Mapping[str, Any]) -> alarm.Audit:
-    arrays = [np.array(x[k], float) for k in ("covariances", "variances", "proxy_means", "gold_means")]
-    return alarm.Audit(tuple(x["prompts"]), *arrays, float(x["at_maximum"]))
+    arrays = (np.array(x[k], float) for k in ("covariances", "variances", "proxy_means", "gold_means"))
+    covariance, variance, proxy, gold = arrays
+    return alarm.Audit(tuple(x["prompts"]), covariance, variance, proxy, gold, float(x["at_maximum"]))
 
 
 def curve(path: Any) -> list[dict[str, Any]]:

@@ -57,14 +57,13 @@ def tax_section(base: Policy, aligned: Policy, plan: TaxPlan, *, say: Say | None
     Both checkpoints answer the same items with the same random addresses; every difference is paired.
     """
     say = say or (lambda phase: None)
-    abilities = [_abilities(p, plan, say) for p in (base, aligned)]
-    tax = measure.measure_tax(*abilities)
-    results = [*tax, *abilities[0], *abilities[1]]
+    before, after = (_abilities(p, plan, say) for p in (base, aligned))
+    results = [*measure.measure_tax(before, after), *before, *after]
     notes: list[str] = []
     if plan.reward is not None and plan.prompts:
         rewards = [_rewards(p, plan, say) for p in (base, aligned)]
         gain = replace(compare(rewards[1], rewards[0]).result, metric="reward.gain")
-        results += [*rewards, gain, measure.measure_tax_per_gain(*abilities, gain)]
+        results += [*rewards, gain, measure.measure_tax_per_gain(before, after, gain)]
     if plan.prompts and plan.kl_prompts and has_likelihood(base) and has_likelihood(aligned):
         results += kl_results(aligned, base, plan.prompts[: plan.kl_prompts], Plan(sampling=plan.sampling), say)
     elif plan.kl_prompts and plan.prompts:
@@ -72,7 +71,7 @@ def tax_section(base: Policy, aligned: Policy, plan: TaxPlan, *, say: Say | None
     if plan.texts and has_likelihood(base) and has_likelihood(aligned):
         bits = [_bits(p, plan.texts, say) for p in (base, aligned)]
         results += [*bits, replace(compare(bits[1], bits[0]).result, metric="text.bits_per_byte.change")]
-    flips = {r.metric: _flips(r, s) for r, s in zip(*abilities)}
+    flips = {r.metric: _flips(r, s) for r, s in zip(before, after)}
     data = {"base": base.id, "aligned": aligned.id, "items": flips}
     return Section("tax", f"Alignment tax: {aligned.id} against {base.id}", results,
                    [{"id": "flips", "type": "flips", "data": data}], notes)  # fmt: skip

@@ -110,9 +110,10 @@ def _tokens(groups: Sequence[Group], ask: Question) -> list[list[dict[str, Any] 
                 raise DataError(f"the policy reads {a.n_tokens} tokens, the reference {b.n_tokens}", where=where,
                                 how="token credits need two policies with the same tokenizer and template")  # fmt: skip
             reward = ask.beta * (a.log_prob - b.log_prob)
+            said = texts[i][k] if texts is not None else None
             row.append(
                 _credited(
-                    token_credit(a.log_probs, b.log_probs, ask.beta), reward, texts and texts[i][k], ask.beta, where
+                    token_credit(a.log_probs, b.log_probs, ask.beta), reward, said, ask.beta, where
                 )
             )
         out.append(row)

@@ -29,7 +29,7 @@ def generality_section(splits: Mapping[str, Result], *, notes: Sequence[str] = (
     for name, split in splits.items():
         if name != IID:
             tests.append(_gap(name, iid, split))
-    adjusted = stats.holm([p for *_, p in tests]) if tests else []
+    adjusted = stats.holm([p for *_, p in tests]).tolist() if tests else []
     rows = []
     for (name, gap, retained, p), corrected in zip(tests, adjusted, strict=True):
         words = [f"p = {p:.4g}, {corrected:.4g} after Holm over {len(tests)} splits"]
@@ -59,7 +59,7 @@ def _gap(name: str, iid: Result, split: Result) -> tuple[str, Result, Result, fl
         items = tuple(Item(y.id, x.cluster, float(x.score or 0) - float(y.score or 0)) for x, y in pairs)
         retained = _ratio(pairs)
     else:
-        ours, theirs = ([(i.cluster, i.score) for i in r.scored_items] for r in (iid, split))
+        ours, theirs = ([(i.cluster, float(i.score or 0)) for i in r.scored_items] for r in (iid, split))
         found = generality.unpaired_gap(
             [s for _, s in ours], [s for _, s in theirs], [c for c, _ in ours], [c for c, _ in theirs]
         )
@@ -70,9 +70,10 @@ def _gap(name: str, iid: Result, split: Result) -> tuple[str, Result, Result, fl
                  interval=interval_of(estimate, method), n=len(pairs) or split.n, items=items,
                  cluster=Cluster(iid.cluster.unit, estimate.clusters), **shape)  # fmt: skip
     meaningful = iid.unit == "share" and np.isfinite(retained.value)
+    kept_interval = _bounded(retained) if meaningful else None
     kept = Result(metric=f"generality.retained.{name}", variant="share", value=retained.value if meaningful else None,
-                  **{**shape, "unit": "share", "direction": "up"}, n=gap.n, se=retained.se if meaningful else None,
-                  interval=_bounded(retained) if meaningful else None, cluster=gap.cluster,
+                  **{**shape, "unit": "share", "direction": "up"}, n=gap.n, se=retained.se if kept_interval else None,
+                  interval=kept_interval, cluster=gap.cluster,
                   notes=() if meaningful else ("a share retained needs a score whose 0 means nothing is left",))  # fmt: skip
     return name, gap, kept, found.p
 
@@ -99,5 +100,6 @@ def _ratio(pairs: Sequence[tuple[Item, Item]]) -> stats.Estimate:
 
 
 def _bounded(e: stats.Estimate) -> Interval | None:
-    finite = e.se is not None and np.isfinite([e.low, e.high]).all()
-    return interval_of(e, "bootstrap_cluster") if finite else None
+    if e.low is None or e.high is None or not np.isfinite([e.low, e.high]).all():
+        return None
+    return interval_of(e, "bootstrap_cluster")
