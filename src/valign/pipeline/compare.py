@@ -28,7 +28,7 @@ from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
 from valign.models.credentials import hidden
-from valign.models.policy import Cost, Policy, Sampling
+from valign.models.policy import Policy, Sampling
 from valign.pipeline.account import account, trained_seconds
 from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources

@@ -33,7 +33,7 @@ from valign.pipeline.evaluate import (
 from valign.pipeline.goals import make_goal
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
-from valign.pipeline.spending import accounted, check_priced
+from valign.pipeline.spending import check_priced
 from valign.rewards.reward_model import is_reward_folder
 
 Listen = Callable[[str, Mapping[str, Any]], None]
