@@ -18,6 +18,10 @@ def report(
     before: Annotated[
         Path | None, typer.Option(help="Results of the policy before, on the same items: a before/after page.")
     ] = None,
+    with_: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="A folder that an instrument wrote (valign tax, overopt ...): a section. May be repeated."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also write numbers.csv and items.csv.")] = False,
     png: Annotated[bool, typer.Option("--png", help="Also write every figure as PNG (needs Chromium or Chrome).")] = False,
     card: Annotated[bool, typer.Option("--card", help="Also write MODEL_CARD.md for a model hub.")] = False,
@@ -35,12 +39,12 @@ def report(
         if policy is not None and not card:
             raise UsageError("--policy has no effect", where="--policy", how="it chooses whose card --card writes")
         if watch:
-            if csv or png or card or before is not None:
+            if csv or png or card or with_ or before is not None:
                 raise UsageError("a run that is followed has nothing to compare or export yet", where="--watch",
                                  how="leave --watch out when it is done")  # fmt: skip
             _follow(source, every, out, as_json)
             return
-        paths: Any = reports.draw(source, out, before=before)
+        paths: Any = reports.draw(source, out, before=before, instruments=with_ or ())
         paths = {**paths, **reports.export(paths, csv=csv, png=png, card=card, policy=policy)}
         if as_json:
             print_json({name: str(path) for name, path in paths.items()})

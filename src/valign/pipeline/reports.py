@@ -4,36 +4,60 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.results_file import read_results
+from valign.evaluation.section import FILE as SECTION
 from valign.goals.base import Goal
 from valign.models.policy import Policy
 from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
 
 
-def draw(source: Path, out: Path | None = None, *, before: Path | None = None) -> Mapping[str, Path]:
+def draw(
+    source: Path, out: Path | None = None, *, before: Path | None = None, instruments: Sequence[Path] = ()
+) -> Mapping[str, Path]:
     """The page of a report.json, of a result.json, or of the folder that holds one.
 
-    before   the results of another policy on the same items: a before/after page, compared item by item
+    before        the results of another policy on the same items: a before/after page, compared item by item
+    instruments   folders that an instrument wrote (valign tax, overopt, efficiency, generality): sections of the page
     """
     from valign.report import read_whole, redraw, write_report
 
     file = _find(source)
     content = _content(file)
     if "sections" in content:
+        if instruments:
+            raise ValignError("a report is drawn as it is", where=str(file),
+                              how="--with needs a folder that valign evaluate or an instrument wrote")  # fmt: skip
         if before is not None:
             raise ValignError("a report is drawn as it is", where=str(file),
                               how="--before needs two folders that valign evaluate or profile wrote")  # fmt: skip
         return {"json": file, "html": redraw(file)} if out is None else write_report(read_whole(file), out)
-    return write_report(_of_results(file, None if before is None else _find(before)), out or file.parent)
+    own = [file.parent] if file.with_name(SECTION).is_file() else []
+    extra = [_section(folder) for folder in (*own, *instruments)]
+    return write_report(_of_results(file, None if before is None else _find(before), extra), out or file.parent)
 
 
-def _of_results(file: Path, before: Path | None) -> dict[str, Any]:
+def _section(folder: Path) -> Mapping[str, Any]:
+    """What an instrument wrote into a folder, as a section of a report."""
+    from valign.report.from_section import section_of
+
+    file = folder / SECTION if folder.is_dir() else folder
+    if not file.is_file():
+        raise ValignError("there is no section.json", where=str(folder),
+                          how="name a folder that valign tax, overopt, efficiency or generality wrote")  # fmt: skip
+    content = _content(file)
+    try:
+        return section_of(content)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"not what an instrument writes: {error}", where=str(file)) from error
+
+
+def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The report on one file of results, or on two: the base's first."""
     from valign.report import method_report
 
@@ -49,7 +73,7 @@ def _of_results(file: Path, before: Path | None) -> dict[str, Any]:
     level = next((r.level for r in found if not r.subject.startswith("baseline")), "value")
     goal = {"id": "none", "level": level, "title": "no goal stored", "text": ""}
     title = names[0] if len(names) == 1 else f"{names[1]} against {names[0]}"
-    return method_report(subjects, goal=goal, primary=primary, title=title, created=time.strftime("%Y-%m-%d"))
+    return method_report(subjects, goal=goal, primary=primary, title=title, extra=extra, created=time.strftime("%Y-%m-%d"))
 
 
 def _stored_subject(file: Path, *, base: bool) -> Any:
@@ -59,6 +83,9 @@ def _stored_subject(file: Path, *, base: bool) -> Any:
     if not results:
         raise ValignError("the file holds no results", where=str(file))
     first = next((r for r in results if not r.subject.startswith("baseline")), results[0])
+    if file.with_name(SECTION).is_file():  # an instrument's results speak of several: the page is about one policy
+        first = next((r for r in results if " vs " not in r.subject), first)
+        results = [r for r in results if r.subject == first.subject]
     return SubjectReport(policy={"id": first.subject}, results=results, samples=_samples(file.with_name(SAMPLES)), base=base)
 
 

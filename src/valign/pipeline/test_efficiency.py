@@ -49,6 +49,23 @@ def test_golden_curve_through_the_section(golden):
     assert found(alone, "efficiency.mean_height.labels", "a").value == pytest.approx(want["mean_height"])
 
 
+def test_the_curves_are_what_the_report_draws():
+    """One panel for each cost that differs, with the heights and costs of the section."""
+    from valign.report.from_section import section_of
+    from valign.report.instruments import section
+
+    points = [point("a", n, 0.5 + n / 10, seconds=2.0 * n) for n in (1, 2, 4)] + [point("b", n, 0.6) for n in (1, 2, 4)]
+    made = efficiency_section(score(0.5), points, target=0.7)
+    row = section(section_of(made.to_json()), [])
+    labels, seconds = row["figures"][0]["data"]["panels"]
+    assert labels["log_x"] and [s["name"] for s in labels["series"]] == ["a", "b"] and len(seconds["series"]) == 1
+    (a,) = seconds["series"]
+    assert [(p["x"], p["value"]) for p in a["points"]] == [(2.0, 0.6), (4.0, 0.7), (8.0, 0.9)]
+    assert a["cost_to_target"] == pytest.approx(4.0)
+    assert a["mean_height"] == found(made, "efficiency.mean_height.seconds", "a").value
+    assert {v["label"] for v in labels["levels"]} == {"target", "before"}
+
+
 def test_what_is_not_reached_or_not_spent_is_none():
     s = efficiency_section(score(0.5), [point("a", n, v) for n, v in ((1, 0.5), (2, 0.5), (4, 0.6))], target=0.9)
     late = found(s, "efficiency.cost_to_target.labels", "a")
