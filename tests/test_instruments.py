@@ -121,18 +121,21 @@ def drawn(valign, *folders):
     return {s["id"]: {f["type"]: f["data"] for f in s["figures"]} for s in report["sections"]}, Path(paths["html"]).read_text()
 
 
-def test_what_instruments_wrote_becomes_sections_of_a_page(valign, model, situations, lines, pairs, vowels, signs, goal, tmp_path):
+def test_what_instruments_wrote_becomes_sections_of_a_page(
+    valign, model, situations, lines, pairs, vowels, signs, goal, tmp_path
+):
     """Every number of a figure is the instrument's own: tax, splits and the pushed proxy on one page."""
     tax, splits, push = (tmp_path / n for n in ("tax", "splits", "push"))
     tasks = lines(TASKS, "instructions.jsonl")
     valign("tax", model, model, "--reward", goal, "--data", situations, "--tasks", tasks, *SMALL, "--out", tax)
     valign("generality", model, "--goal", goal, "--data", situations, "--ood", pairs, *SMALL, "--out", splits)
     valign("overopt", model, "--proxy", SIGNS, "--gold", goal, "--data", situations, "--samples", 4, *SMALL, "--out", push)
-    sections, page = drawn(valign, tax, splits, push)
-    (bill,) = sections["tax"]["tax"]["policies"]
+    sections, page = drawn(valign, tax, splits, push, tax)
+    (bill,) = sections["instrument_tax"]["tax"]["policies"]
     assert [r["benchmark"] for r in bill["rows"]] and all(r["lost"] == r["won"] == 0 for r in bill["rows"])
-    assert {s["id"] for s in sections["generality"]["generality"]["splits"]} >= {"iid", "ood"}
-    best, *_ = sections["overopt"]["overoptimisation"]["panels"]
+    assert sections["instrument_tax_2"].keys() == {"tax"}, "the same instrument twice"
+    assert {s["id"] for s in sections["instrument_generality"]["generality"]["splits"]} >= {"iid", "ood"}
+    best, *_ = sections["instrument_overopt"]["overoptimisation"]["panels"]
     curve = json.loads((push / "section.json").read_text())["figures"][0]["data"]["best_of_n"]
     gold = next(s for s in best["series"] if s["name"] == "gold")
     assert [p["value"] for p in gold["points"]] == [v for v in curve["change"] if v is not None]
@@ -142,6 +145,6 @@ def test_what_instruments_wrote_becomes_sections_of_a_page(valign, model, situat
 def test_the_bench_is_a_page_of_its_own_and_wrong_folders_are_named(valign, model, tmp_path):
     valign("overopt", "worlds", "--out", tmp_path / "worlds")
     sections, _ = drawn(valign, tmp_path / "worlds")
-    panels = sections["overopt_worlds"]["overoptimisation"]["panels"]
+    panels = sections["instrument_overopt_worlds"]["overoptimisation"]["panels"]
     assert len(panels) == 8 and sum(any(m["kind"] == "alarm" for m in p["marks"]) for p in panels) == 4
     assert "no section.json" in valign.error("report", tmp_path / "worlds", "--with", tmp_path)

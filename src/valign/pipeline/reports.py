@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,23 +39,32 @@ def draw(
                               how="--before needs two folders that valign evaluate or profile wrote")  # fmt: skip
         return {"json": file, "html": redraw(file)} if out is None else write_report(read_whole(file), out)
     own = [file.parent] if file.with_name(SECTION).is_file() else []
-    extra = [_section(folder) for folder in (*own, *instruments)]
+    extra = _sections([*own, *instruments])
     return write_report(_of_results(file, None if before is None else _find(before), extra), out or file.parent)
 
 
-def _section(folder: Path) -> Mapping[str, Any]:
-    """What an instrument wrote into a folder, as a section of a report."""
+def _sections(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
+    """What instruments wrote into folders, as sections of a report."""
     from valign.report.from_section import section_of
 
+    found: list[Mapping[str, Any]] = []
+    times = Counter[str]()
+    for folder in folders:
+        content, file = _instrument(folder)
+        times[str(content.get("id"))] += 1
+        try:
+            found.append(section_of(content, times[str(content.get("id"))]))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"not what an instrument writes: {error}", where=str(file)) from error
+    return found
+
+
+def _instrument(folder: Path) -> tuple[dict[str, Any], Path]:
     file = folder / SECTION if folder.is_dir() else folder
     if not file.is_file():
         raise ValignError("there is no section.json", where=str(folder),
                           how="name a folder that valign tax, overopt, efficiency or generality wrote")  # fmt: skip
-    content = _content(file)
-    try:
-        return section_of(content)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"not what an instrument writes: {error}", where=str(file)) from error
+    return _content(file), file
 
 
 def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

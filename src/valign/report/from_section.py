@@ -29,16 +29,20 @@ TEXTS = {
 }
 
 
-def section_of(content: Mapping[str, Any]) -> Row:
-    """A section for `method_report(extra=...)` from the content of a `section.json`."""
+def section_of(content: Mapping[str, Any], index: int = 1) -> Row:
+    """A section for `method_report(extra=...)` from the content of a `section.json`.
+
+    index   of this instrument on the page: two taxes are two sections
+    """
+    own = f"instrument_{content['id']}" + (f"_{index}" if index > 1 else "")
     figures, said = [], []
     for f in content.get("figures", ()):
         if f["type"] in _FIGURES:
             kind, make = _FIGURES[f["type"]]
-            figures.append({"id": f"{content['id']}-{f['id']}", "type": kind, "data": make(f["data"], content["results"])})
+            figures.append({"id": f"{own}-{f['id']}", "type": kind, "data": make(f["data"], content["results"])})
             said.append(TEXTS[f["type"]])
     notes = [str(n) for n in content.get("notes", ())]
-    return {"id": content["id"], "title": content["title"], "text": " ".join([*said, *notes]), "results": content["results"],
+    return {"id": own, "title": content["title"], "text": " ".join([*said, *notes]), "results": content["results"],
             "figures": figures}  # fmt: skip
 
 
