@@ -71,11 +71,11 @@ pytest real: export TOKENIZERS_PARALLELISM := false
 
 pytest: setup
 	@echo "== tests"
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 10 $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 2 --durations 10 $(TESTS)
 
 real: export VALIGN_REAL := whole
 real: setup
-	@$(BIN)/python -m pytest -m real --durations 0 $(TESTS)
+	@$(BIN)/python -m pytest -m real --timeout 0 -o faulthandler_timeout=0 --durations 0 $(TESTS)
 
 capabilities: $(INSTALLED)
 	@$(BIN)/python scripts/capabilities.py

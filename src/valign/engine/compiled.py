@@ -30,6 +30,10 @@ def compiled_blocks(body: Any) -> dict[nn.Module, Callable[..., Any]]:
         raise ValignError(
             "there is no C++ compiler on this machine", where="compile", how="install one (g++), or leave compile off"
         )
+    from torch._inductor import config as inductor  # a heavy import, for those who compile
+
+    # in this process: the compiler's own pool of processes waits for ever when one of them dies
+    inductor.compile_threads = 1
     return {b: torch.compile(b._call_impl, dynamic=True) for b in blocks_of(body)}
 
 
