@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,38 @@ def energy_joules() -> float | None:
         return sum(int(c.read_text()) for c in packages) / 1e6 if packages else None
     except (OSError, ValueError):
         return None
+
+
+class Others:
+    """From here to `share()`: how much of this machine's processors other programs took, 0 to 1.
+
+    Its busy time less that of this process and of its children that ended meanwhile; None where the system tells no
+    busy time.
+    """
+
+    def __init__(self) -> None:
+        self._busy, self._own, self._began = _busy_seconds(), _own_seconds(), time.monotonic()
+
+    def share(self) -> float | None:
+        busy, whole = _busy_seconds(), (os.cpu_count() or 1) * (time.monotonic() - self._began)
+        if busy is None or self._busy is None or not whole:
+            return None
+        return round(max(0.0, busy - self._busy - (_own_seconds() - self._own)) / whole, 3)
+
+
+def _busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
+    """Seconds that the processors spent on anything but waiting, over all of them."""
+    try:
+        name, *ticks = stat.read_text(encoding="utf-8").splitlines()[0].split()
+        user, nice, system, _, _, *interrupts = map(int, ticks[:7])
+    except (OSError, ValueError, IndexError):
+        return None
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") if name == "cpu" else None
+
+
+def _own_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def _cpuinfo(file: Path) -> dict[str, str]:

@@ -198,7 +198,7 @@ class _Bench:
                     continue
                 if both:
                     checks[side.name] = answer["check"]
-                about = {"peak_bytes": answer["peak_bytes"], "versions": answer["versions"]}
+                about = {k: answer[k] for k in ("peak_bytes", "versions", "others")}
                 runs[side.name].append({**answer["time"], **about})
 
     def _run(self, side: Side, tasks: Sequence[str]) -> Answer:
@@ -213,7 +213,7 @@ class _Bench:
             "folder": str(folder), "threads": self.options.threads, "out": str(out),
         }  # fmt: skip
         job.write_text(json.dumps(content), encoding="utf-8")
-        began = time.time()
+        began, others = time.time(), hardware.Others()
         with log.open("w", encoding="utf-8") as lines:
             try:
                 subprocess.run(
@@ -224,7 +224,7 @@ class _Bench:
                 return {"error": f"no answer within {LIMIT} s"}
         if not out.exists():
             return {"error": f"the process ended without an answer:\n{_tail(log.read_text(encoding='utf-8'))}"}
-        answer: Answer = json.loads(out.read_text(encoding="utf-8"))
+        answer: Answer = {**json.loads(out.read_text(encoding="utf-8")), "others": others.share()}
         if "error" in answer:
             answer["error"] += f"\n{_tail(log.read_text(encoding='utf-8'))}"
         self.say(f"  {self.workload.name}: {side.name} {'+'.join(tasks)} {time.time() - began:.0f} s{_short(answer)}")

@@ -14,6 +14,7 @@ from benchmarks.workloads import WORKLOADS
 
 Result = Mapping[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
+DISTURBED = 0.05  # a share of the processors that other programs may take before it is told
 HEAD = "| workload | size | valign | peer | ratio | peak memory, valign / peer | target | |"
 PROTOCOL = f"""## Run it
 
@@ -64,7 +65,7 @@ def render(results: Sequence[Result]) -> str:
     parts = ["# Benchmarks", "", *_intro(results), "", HEAD, "|---|---|---|---|---|---|---|---|"]
     for result in results:
         parts += rows(result)
-    parts += [""]
+    parts += ["", *_disturbed(results)]
     for result in results:
         parts += _growth(result)
     parts += [
@@ -113,6 +114,24 @@ def rows(result: Result) -> list[str]:
             f"| {memory} | {shown} | {verdict(result, variant)} |"
         )
     return out
+
+
+def _disturbed(results: Sequence[Result]) -> list[str]:
+    """Whose runs other programs disturbed, and by how much; of earlier files it is not known."""
+    told, silent = [], []
+    for result in results:
+        runs = [run for side in result["sides"].values() for run in side["runs"]]
+        shares = [run["others"] for run in runs if run.get("others") is not None]
+        if len(shares) < len(runs):
+            silent.append(result["title"])
+        elif max(shares, default=0.0) > DISTURBED:
+            told.append(f"{result['title']} ({min(shares):.0%} to {max(shares):.0%} of the processors)")
+    lines = []
+    if told:
+        lines += [f"Other programs ran beside both sides of: {'; '.join(told)}.", ""]
+    if silent:
+        lines += [f"Whether other programs ran beside them was not recorded: {'; '.join(silent)}.", ""]
+    return lines
 
 
 def verdict(result: Result, variant: str) -> str:

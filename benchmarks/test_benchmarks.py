@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import equality, table
+from benchmarks import equality, hardware, table
 from benchmarks.__main__ import DATA
 from benchmarks.data import DataMissing, bbq_items, data_file, interleaved, persona_items, power_items, take
 from benchmarks.ratio import line_through, ratio_of_medians, spread
@@ -144,6 +146,31 @@ def test_the_page_holds_ratio_interval_memory_and_verdict():
     assert best.endswith("memory ≤ 0.50 | memory met |")
     assert "P, 2 cores (avx512_bf16), 16 GiB" in page
     assert "| 100 | TRL, defaults: 300 | 3.00 |" in page
+
+
+def test_what_ran_beside_a_workload_is_told():
+    """Shares over 5 % are told with their range, quiet runs are not mentioned, and what was not recorded is said."""
+    told = result()
+    for side in told["sides"].values():
+        for run, share in zip(side["runs"], (0.01, 0.02, 0.3)):
+            run["others"] = share
+    assert "beside both sides of: DPO, references not stored (1% to 30% of the processors)." in table.render([told])
+    for side in told["sides"].values():
+        for run in side["runs"]:
+            run["others"] = 0.05
+    page = table.render([told])
+    assert "beside both sides" not in page and "was not recorded" not in page
+    assert "was not recorded: DPO, references not stored." in table.render([result()])
+
+
+def test_own_work_is_not_another_program():
+    """One process that counts: a core is busy, and none of it is another's."""
+    others = hardware.Others()
+    before = hardware._own_seconds()
+    subprocess.run([sys.executable, "-c", "import time\nt = time.time()\nwhile time.time() < t + 0.5: pass"], check=True)
+    assert hardware._own_seconds() - before > 0.3
+    share = others.share()
+    assert share is None or 0 <= share <= 1
 
 
 def test_a_failed_equality_stands_on_the_page_without_a_ratio():
