@@ -15,6 +15,8 @@ from torch import Tensor
 
 from valign.models.policy import Sampling
 
+_BLOCK = 256  # tokens that are summed before sums are cumulated
+
 
 def sampling_law(logits: Tensor, sampling: Sampling) -> Tensor:
     """(rows, V) log-probs that tokens are drawn from; -inf outside the truncated support. Greedy: 0 at the maximum.
@@ -41,11 +43,27 @@ def sampling_law(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(law: Tensor, uniform: Tensor) -> Tensor:
-    """(rows,) token ids by the inverse of the cumulated law. uniform: (rows,) in [0, 1)."""
-    cumulated = law.double().exp().cumsum(-1)
-    # scaling by the last value keeps rounding of the sum from ever leaving the support
+    """(rows,) token ids by the inverse of the cumulated law. uniform: (rows,) in [0, 1).
+
+    First the block of the vocabulary, then the token within it: sums of blocks are cumulated in float64, and so is the
+    one block that is entered, but never the whole vocabulary.
+    """
+    width = min(_BLOCK, law.shape[1])
+    weights = law.exp()
+    if rest := -law.shape[1] % width:
+        weights = torch.nn.functional.pad(weights, (0, rest))
+    weights = weights.unflatten(1, (-1, width))
+    cumulated = weights.sum(-1).double().cumsum(-1)
     point = uniform.double()[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, point, right=True).squeeze(1).clamp_(max=law.shape[1] - 1)
+    block = torch.searchsorted(cumulated, point, right=True).clamp_(max=weights.shape[1] - 1)
+    # where the point stands in its block, as a share of it
+    end = cumulated.gather(1, block)
+    begin = torch.where(block > 0, cumulated.gather(1, (block - 1).clamp(min=0)), 0.0)
+    share = ((point - begin) / (end - begin)).clamp_(0.0, 1.0 - 2.0**-53)
+    inside = weights.gather(1, block[:, :, None].expand(-1, -1, width)).squeeze(1).double().cumsum(-1)
+    # scaling by the last value keeps rounding of the sums from ever leaving the support
+    within = torch.searchsorted(inside, share * inside[:, -1:], right=True)
+    return (block * width + within).squeeze(1).clamp_(max=law.shape[1] - 1)
 
 
 def uniforms(seed: int, key: str, sample: int, n: int) -> NDArray[np.float64]:
