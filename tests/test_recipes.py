@@ -30,7 +30,7 @@ SEVERAL = "name: x\nmethods: [{name: dpo}, {name: dpo, label: wide, beta: 0.5}, 
 # ----------------------------------------------------------------------------------------------- what it says
 
 
-@pytest.mark.parametrize("name", ["demo", "hh_harmless"])
+@pytest.mark.parametrize("name", ["demo", "families", "hh_harmless"])
 def test_the_recipes_that_ship_are_whole(name):
     from valign.methods.table import method
 
@@ -94,7 +94,7 @@ def test_data_of_the_command_line_goes_where_the_recipe_asks_for_it(recipe):
 
 
 def test_an_unknown_recipe_lists_those_that_ship():
-    with pytest.raises(ValignError, match="demo, hh_harmless"):
+    with pytest.raises(ValignError, match="demo, families, hh_harmless"):
         find_recipe("dem")
 
 

@@ -35,6 +35,7 @@ def blocks_recomputed(model: Any) -> Iterator[None]:
             where="activation_checkpointing",
             how="leave it off, and lower token_budget or train an adapter (adapter=lora)",
         )
+    was_on = bool(model.is_gradient_checkpointing)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     blocks = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
     before = [m.training for m in blocks]
@@ -46,12 +47,13 @@ def blocks_recomputed(model: Any) -> Iterator[None]:
             setattr(m, name, 0.0)
         yield
     finally:
-        _restore(model, blocks, before, drops)
+        _restore(blocks, before, drops)
+        if not was_on:  # a caller may have switched it on
+            model.gradient_checkpointing_disable()
 
 
-def _restore(model: Any, blocks: list[nn.Module], before: list[bool], drops: list[tuple[Any, str, float]]) -> None:
+def _restore(blocks: list[nn.Module], before: list[bool], drops: list[tuple[Any, str, float]]) -> None:
     for m, was in zip(blocks, before, strict=True):
         m.training = was
     for m, name, value in drops:
         setattr(m, name, value)
-    model.gradient_checkpointing_disable()

@@ -142,6 +142,9 @@ def test_activation_checkpointing_changes_no_gradient(tiny, worst, gradients, tr
     assert worst(gradients(policy.model, weighted(scored(again, forest))), plain) < 1e-12
     assert len(calls) == 2
     assert not policy.model.training and not layer.training and not policy.model.is_gradient_checkpointing
+    policy.model.gradient_checkpointing_enable()  # the caller's own switch stays as it was
+    assert worst(gradients(policy.model, weighted(scored(again, forest))), plain) < 1e-12
+    assert policy.model.is_gradient_checkpointing
 
 
 @pytest.mark.proof("E6")
