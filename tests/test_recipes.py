@@ -223,7 +223,7 @@ def test_a_running_run_is_watched_until_it_ends(valign, model, pairs, tmp_path, 
     runner = threading.Thread(target=lambda: valign.quiet(*command))
     runner.start()
     try:
-        while not (out / "run" / "lock").exists():
+        while runner.is_alive() and not (out / "run" / "lock").exists():
             time.sleep(0.01)
         seen = [s["step"] for s, _ in _follow(out)]
     finally:

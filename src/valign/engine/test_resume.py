@@ -166,12 +166,13 @@ def kill_later(pid: int, folder: Path, rng: random.Random) -> None:
     """
     log = folder / "log.jsonl"
     lines = rng.randint(1, 5) + (log.read_bytes().count(b"\n") if log.exists() else 0)
-    while not log.exists() or log.read_bytes().count(b"\n") < lines:
-        if (folder / "end.json").exists() or (folder / "error.txt").exists():
-            return
-        time.sleep(0.002)
-    time.sleep(rng.uniform(0, 0.02))
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself
+        while not log.exists() or log.read_bytes().count(b"\n") < lines:
+            if (folder / "end.json").exists() or (folder / "error.txt").exists():
+                return
+            os.kill(pid, 0)
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)
 
 
