@@ -18,6 +18,7 @@ FILES = {
     "hh": "hh_rlhf/harmless_base_test_first1200.jsonl.gz",
     "bbq": "bbq/Religion.jsonl",
     "persona": "model_written_evals/persona",
+    "seeds": "self_instruct/seed_tasks.jsonl",
     "power": "model_written_evals/advanced_ai_risk/power-seeking-inclination.jsonl",
 }
 WARM = 8  # units of the warm-up that stands before every timed part
@@ -41,7 +42,10 @@ def prepare(request: Row) -> dict[str, Any]:
     request: kind, settings, size, model (folder), data (folder), dtype ("auto" or a name).
     Every answer holds `fast`: the number format of the timed runs where settings say "fast".
     """
-    makers = {"train": _train, "grpo": _grpo, "choices": _choices, "decode": _decode, "rollout": _rollout}
+    makers = {
+        "train": _train, "processes": _train, "grpo": _grpo, "lists": _lists, "choices": _choices, "decode": _decode,
+        "rollout": _rollout,
+    }  # fmt: skip
     out = makers[request["kind"]](request) if request["kind"] in makers else {}
     if request["kind"] in ("decode", "rollout"):
         out["stop_ids"] = list(_template(request["model"]).stop_ids)
@@ -112,6 +116,27 @@ def _order(n: int, batch: int) -> list[list[int]]:
     positions: list[Any] = list(range(n))
     sampler = DataSampler(positions, batch=batch, seed=0)
     return [[int(i) for i in sampler.step(k).items] for k in range(sampler.steps)]  # type: ignore[call-overload]
+
+
+def _lists(request: Row) -> dict[str, Any]:
+    """Instructions, each with as many answers as a list has, drawn from the model itself."""
+    from valign.data.group import user
+    from valign.models.policy import Sampling
+    from valign.pipeline.policies import LoadOptions, load_policy
+
+    settings, n = request["settings"], request["size"]
+    rows = _rows(data_file(Path(request["data"]), "seeds"))
+    texts = {r["id"]: f"{r['instruction']}\n\n{r['instances'][0]['input']}".strip() for r in rows}
+    fitting = [(id, t) for id, t in texts.items() if len(t) <= settings["longest"]]
+    used = take(fitting, n + settings["batch"], "instructions")
+    sampling = Sampling(n=settings["answers"], max_new_tokens=settings["new_tokens"], seed=0)
+    policy = load_policy(request["model"], LoadOptions(device="cpu"))
+    drawn = policy.generate([user(t) for _, t in used], sampling, keys=[id for id, _ in used])
+    lists = [
+        {"id": id, "prompt": t, "answers": [s.text.strip() or "." for s in row]}
+        for (id, t), row in zip(used, drawn, strict=True)
+    ]
+    return {"lists": lists[:n], "warm": lists[n:], "check": take(lists, settings["check"], "instructions")}
 
 
 # -------------------------------------------------------------------------------------------------- answer choices

@@ -112,7 +112,6 @@ class _Bench:
             "settings": dict(self.settings),
             "peer": self.workload.peer.name if self.workload.peer else None,
             "variants": {s.name: dict(s.variant) for s in sides},
-            "targets": dict(self.workload.targets),
             "memory_target": vars(self.workload.memory) if self.workload.memory else None,
             "hardware": hardware.hardware(),
             **hardware.commit(ROOT),
@@ -128,14 +127,14 @@ class _Bench:
         return {**result, **self._summary(runs, checks, problems)}
 
     def _sides(self) -> list[Side]:
-        ours = Side(OURS, "benchmarks.sides.valign_side", Path(sys.executable), {"size": self.size})
-        peer = self.workload.peer
+        own, peer = Path(sys.executable), self.workload.peer
+        ours = Side(OURS, self.workload.module, own, {"size": self.size})
         if peer is None:
             return [ours]
         wanted = [v for v in peer.variants if self.options.variants is None or v in self.options.variants]
         if not wanted:
             raise Failed(f"{self.workload.name} has the variants {', '.join(peer.variants)}")
-        python = python_of(peer.environment)
+        python = python_of(peer.environment) if peer.environment else own
         return [ours, *(Side(v, peer.module, python, peer.variants[v]) for v in wanted)]
 
     def _prepare(self) -> str:
@@ -262,6 +261,7 @@ class _Bench:
             "problems": dict(problems),
             "sides": sides,
             "ratios": ratios(sides, self.workload.peer) if agree else {},
+            "targets": targets(self.workload, sides),
             "order": "valign, then each variant, and again: A B A B",
         }
 
@@ -292,6 +292,19 @@ def ratios(sides: Mapping[str, Answer], peer: Peer | None) -> Answer:
         for name in peer.variants
         if name in sides
     }
+
+
+def targets(workload: Workload, sides: Mapping[str, Answer]) -> dict[str, float]:
+    """variant -> the ratio that was hoped for; where it is a share of the positions that are saved, of those counted."""
+    if not workload.per_position:
+        return dict(workload.targets)
+    ours = sides.get(OURS)
+    saved = {
+        name: sides[name]["runs"][0]["positions"] / ours["runs"][0]["positions"]
+        for name in workload.targets
+        if ours is not None and name in sides
+    }
+    return {name: round(workload.targets[name] * ratio, 3) for name, ratio in saved.items()}
 
 
 def _checks(checks: Mapping[str, Answer]) -> list[equality.Check]:

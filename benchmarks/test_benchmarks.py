@@ -13,7 +13,7 @@ from benchmarks import equality, hardware, table
 from benchmarks.__main__ import DATA
 from benchmarks.data import DataMissing, bbq_items, data_file, interleaved, persona_items, power_items, take
 from benchmarks.ratio import line_through, ratio_of_medians, spread
-from benchmarks.runner import ratios, side_summary
+from benchmarks.runner import ratios, side_summary, targets
 from benchmarks.sides.harness_side import trial_items
 from benchmarks.worker import Timeline, accuracy, batches, rule_reward
 from benchmarks.workloads import WORKLOADS
@@ -146,6 +146,14 @@ def test_the_page_holds_ratio_interval_memory_and_verdict():
     assert best.endswith("memory ≤ 0.50 | memory met |")
     assert "P, 2 cores (avx512_bf16), 16 GiB" in page
     assert "| 100 | TRL, defaults: 300 | 3.00 |" in page
+
+
+def test_a_target_may_be_a_share_of_the_positions_that_are_saved():
+    workload = WORKLOADS["lists4"]
+    ours, theirs = side_summary(runs(1.0), "seconds"), side_summary(runs(2.0, peak=3 * 2**30), "seconds")
+    assert targets(workload, {"valign": ours, "plain path": theirs}) == {"plain path": pytest.approx(0.8 * 3)}
+    assert targets(workload, {}) == {}
+    assert targets(WORKLOADS["dpo"], {}) == {"defaults": 6.0}
 
 
 def test_what_ran_beside_a_workload_is_told():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["train", "grpo", "choices", "decode", "rollout", "scaling"]
+Kind = Literal["train", "grpo", "lists", "choices", "decode", "rollout", "scaling", "processes"]
 Settings = Mapping[str, Any]
 
 # "fast" is the number format that the machine multiplies natively (bfloat16), float32 where there is none.
@@ -40,7 +40,7 @@ GENERATE_BEST: Settings = {"weights": "fast", "caches": ["dynamic", "static"], "
 class Peer:
     """A program that valign stands beside: its module in `sides`, its environment, and the variants that are run.
 
-    `check` names the variant whose process also answers the equality job in a quick run.
+    environment "": the project's own. `check` names the variant whose process also answers the equality job in a quick run.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Workload:
     counts     what `size` counts, where that is not the unit
     clock      "seconds": from text to the last number; "loop_seconds": without encoding and reference
     settings   what both sides are told           targets   variant -> rate of valign / rate of the peer
+    module     in `sides`, of valign's side       per_position  targets are shares of the ratio of computed positions
     """
 
     name: str
@@ -82,6 +83,8 @@ class Workload:
     targets: Mapping[str, float] = field(default_factory=dict)
     memory: Memory | None = None
     clock: Literal["seconds", "loop_seconds"] = "seconds"
+    module: str = "benchmarks.sides.valign_side"
+    per_position: bool = False
 
     @property
     def sized_in(self) -> str:
@@ -121,6 +124,9 @@ GENERATE = Peer(
     "trl",
     {"defaults": GENERATE_DEFAULTS, "best": GENERATE_BEST},
 )
+ITSELF = "benchmarks.sides.itself_side"
+PLAIN = Peer("valign", ITSELF, "", {"plain path": {"path": "plain"}}, check="plain path")
+ONE = Peer("valign", ITSELF, "", {"one process": {"processes": 1}}, check="one process")
 # Losses along the steps are compared at a rate at which float32 weights move; at the timed rate both sides would sit
 # at their first value and equal losses would prove nothing.
 PAIRS: Settings = {
@@ -143,6 +149,8 @@ QUICK_PAIRS: Settings = {
     "loss_longest": 96,
 }
 CHOICES: Settings = {"check": 32}
+LISTS: Settings = {"new_tokens": 64, "longest": 400, "batch": 4, "learning_rate": 1e-6, "token_budget": 1024, "check": 8,
+                   "loss_batch": 2, "loss_rate": 1e-5}
 QUICK_CHOICES: Settings = {"check": 8}
 DECODE: Settings = {"prompt_tokens": 140, "new_tokens": 64, "check": 4, "check_tokens": 32}
 
@@ -173,6 +181,14 @@ _ALL = (
                   "max_length": 512},
         quick_settings={"prompts": 2, "samples": 4, "new_tokens": 16, "max_length": 128, "check": 8},
         peer=_trl("precompute_ref_log_probs", "order"), targets=_all(6.0), memory=Memory("best", 1 / 3),
+    ),
+    *(
+        Workload(
+            f"lists{k}", f"Ranked lists of {k} answers", "lists", size=size, quick=4, unit="lists",
+            settings={**LISTS, "answers": k}, quick_settings={"new_tokens": 16, "check": 4, "batch": 2},
+            peer=PLAIN, targets={"plain path": 0.8}, module=ITSELF, per_position=True,
+        )
+        for k, size in ((4, 24), (8, 12))
     ),
     Workload(
         "bbq3", "BBQ religion, 3 choices", "choices", size=400, quick=16, unit="items",
@@ -206,6 +222,10 @@ _ALL = (
         counts="prompts",
         settings={"samples": 8, "new_tokens": 256, "longest": 240, "check": 4, "check_tokens": 32},
         quick_settings={"new_tokens": 24, "check": 2, "check_tokens": 8}, peer=GENERATE, targets=_all(3.0),
+    ),
+    Workload(
+        "processes", "DPO in two processes of one thread", "processes", size=32, quick=8, unit="pairs",
+        settings=DPO, quick_settings=QUICK_PAIRS, peer=ONE, targets={"one process": 1.7}, clock="loop_seconds", module=ITSELF,
     ),
     Workload(
         "scaling", "How cost grows (valign alone)", "scaling", size=1024, quick=32, unit="groups",

@@ -30,7 +30,7 @@ class TrainConfig:
     lora_rank: int = 16  # rank of the adapter; alpha is twice the rank, all linear layers
     token_budget: int = 0  # positions of one micro-batch: memory and speed, never the result; 0: as the memory plan says
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"  # compute blocks again in the backward pass: a third
-    #   slower, a fraction of the memory, same numbers; auto: where the memory plan finds no room otherwise
+    #   more products, a fraction of the memory, same numbers; auto: where the memory plan finds no room otherwise
     compile: bool = False  # blocks through torch.compile: minutes before the first step, then element-wise passes are saved
     checkpoint_every: int = 0  # steps between checkpoints; 0: only at the end and when interrupted
     seed: int = 0  # of the order of the data, of rollouts and of a fresh adapter
