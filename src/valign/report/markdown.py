@@ -10,7 +10,7 @@ from typing import Any
 from valign.errors import unknown
 from valign.report.sections import all_results
 from valign.report.subject import Row
-from valign.report.units import interval, number
+from valign.report.units import REFERENCE, interval, number
 from valign.report.visible import markdown as md
 from valign.report.words import goal_name
 
@@ -109,6 +109,8 @@ def _methods(report: Mapping[str, Any]) -> list[str]:
 
 
 def _with_interval(cell: Mapping[str, Any], *, signed: bool = False) -> str:
+    if cell.get("reference"):
+        return REFERENCE
     text = number(cell["value"], cell["unit"], signed=signed)
     return (
         f"{text} [{interval(cell['interval'], cell['unit'], signed=signed)}]"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from valign.report import instruments, samples, values
 from valign.report.paired import dominated
-from valign.report.roles import ROLES, cell, gap, ticks
+from valign.report.roles import ROLES, cell, gap, place_cell, ticks
 from valign.report.subject import Row, curves
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _table(facts: Facts) -> Row:
         rows.append(
             {
                 "subject": s.id,
-                **{k: cell(facts.roles[s.id].get(k)) for k in ("M", "V", "T", "KL")},
+                **{k: place_cell(k, facts.roles[s.id].get(k), base=c["base"]) for k in ("M", "V", "T", "KL")},
                 "difference": _difference(facts.differences.get(s.id)),
                 "labels": s.labels,
                 "seeds": s.seeds,
@@ -185,7 +185,7 @@ def _gaps(facts: Facts) -> Row | None:
                     "subject": s.id,
                     "measured": s.id in mine,
                     **gap(role, mine.get(s.id, {})),
-                    **cell(mine.get(s.id)),
+                    **place_cell(id, mine.get(s.id), base=s.id == facts.base),
                 }
                 for s in facts.subjects
             ]
