@@ -52,7 +52,9 @@ def _parts(report: Mapping[str, Any], own: Row) -> Iterable[Sequence[str]]:
         ]
     yield [f"Primary measure: {md(report['primary'])}, fixed before the run.", ""]
     yield ["## Results", "", *_methods(report), ""]
-    yield ["Intervals are 95 %. Differences are paired, item by item. There is no total score.", ""]
+    axes = next(f["data"]["axes"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
+    rule = f" Dominated: another policy is at least as good on {', '.join(axes)} and better on one." if axes else ""
+    yield [f"Intervals are 95 %. Differences are paired, item by item.{rule} There is no total score.", ""]
     yield ["## How it was measured", "", *_measured(report, own["id"]), ""]
     yield ["## How it was made", "", *_policy(own, report["cost"].get(own["id"]) or {}), ""]
     yield ["## Data", "", *_ledger(report["ledger"]), ""]
