@@ -202,6 +202,16 @@ def explain(
         float | None,
         typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt."),
     ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--training", help="What MODEL was aligned with; default: what its run remembers. May be repeated."
+        ),
+    ] = None,
+    nearest: Annotated[
+        int | None,
+        typer.Option(help="Nearest training groups told with an answer; 0: none; default: 3 where the data are known.", min=0),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Answers per prompt.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
@@ -229,7 +239,8 @@ def explain(
         with Watch(quiet=as_json) as watch:
             section, paths = explain_from_names(
                 model, out, prompts=prompt or (), data=data or (), reference=reference, goal=goal, reward=reward, beta=beta,
-                by=by, threshold=threshold, limit=limit, force=force, on_event=watch,
+                by=by, threshold=threshold, limit=limit, training=training or (), nearest=nearest, force=force,
+                on_event=watch,
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
                 options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
             )  # fmt: skip

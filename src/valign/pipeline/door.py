@@ -34,6 +34,7 @@ from valign.pipeline.goals import make_goal
 from valign.pipeline.policies import LoadOptions, check_read, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
 from valign.pipeline.spending import check_priced
+from valign.pipeline.training_data import origin
 from valign.rewards.reward_model import is_reward_folder
 
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -88,7 +89,7 @@ def align_from_names(
     aligned = align_policy(
         policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=_lasting(reward), force=force,
         on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
-        guard=guard,
+        guard=guard, origin=origin([source(d, limit) for d in data], seed, dev) if chosen.trains else None,
     )  # fmt: skip
     if data and not chosen.trains:
         note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"

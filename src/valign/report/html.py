@@ -42,6 +42,7 @@ DRAW = {
     "efficiency": lines.panels,
     "generality": lines.splits,
     "tax": lines.taxes,
+    "nearest": lines.nearest,
 }
 
 

@@ -206,7 +206,7 @@ def test_dominance_needs_every_axis():
 
 
 def test_the_table_and_the_plane_mark_by_one_rule_that_counts_the_kl():
-    """The same M and reward at twice the distance is dominated in both; a cheap run is not better; a KL that one lacks cannot count."""
+    """The same M and reward at twice the distance is dominated in both, cheap or not; a KL that one lacks cannot count."""
 
     def one(id: str, kl: float | None, reward: float, seconds: float) -> SubjectReport:
         more = [result(id, reward, metric="reward.mean", unit="score", direction="up")]
