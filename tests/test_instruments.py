@@ -67,6 +67,40 @@ def test_generality_and_explain_write_what_they_say(valign, model, situations, p
     assert "nothing could explain" in valign.error("explain", model, "Why?", "--out", tmp_path / "x", status=2)
 
 
+def test_explain_names_the_nearest_training_groups_of_the_run(valign, model, pairs, vowels, goal, tmp_path, monkeypatch):
+    """The run remembers its data, and a digest tells whether they are the same; gone or changed data are an error."""
+    dpo = tmp_path / "dpo"
+    valign("align", model, "--method", "dpo", "--data", f"{pairs}#0:8", "--set", "max_steps=1", "--out", dpo)
+
+    def ask(out, *options, **more):
+        return valign("explain", dpo, "Question 3?", "--goal", goal, *SMALL, "--out", tmp_path / out, *options, **more)
+
+    done = ask("a")
+    (record,) = [json.loads(x) for x in (tmp_path / "a" / "explained.jsonl").read_text().splitlines()]
+    near = record["training"]["nearest"]
+    assert len(near) == 3 and record["training"]["n"] == 8 and near[0]["similarity"] >= near[1]["similarity"]
+    assert {x["prompt"] for x in near} <= {f"Question {i}?" for i in range(8)}
+    assert f"near training group {near[0]['id']}" in done.stdout
+    section = json.loads((tmp_path / "a" / "section.json").read_text())
+    assert section["figures"][0]["data"]["rows"][0]["training"] == record["training"]
+    sections, page = drawn(valign, tmp_path / "a")
+    (shown,) = sections["instrument_explain"]["nearest"]["rows"]
+    assert [x["value"] for x in shown["near"]] == [x["similarity"] for x in near] and "Nearness is no cause" in page
+    ask("b", "--nearest", 0)
+    assert "training" not in json.loads((tmp_path / "b" / "explained.jsonl").read_text())
+    ask("c", "--training", pairs, "--nearest", 2)
+    record = json.loads((tmp_path / "c" / "explained.jsonl").read_text())
+    assert record["training"]["n"] == 12 and len(record["training"]["nearest"]) == 2
+    assert "has no effect" in ask("d", "--training", pairs, "--nearest", 0, status=2).stderr
+    pairs.write_text(pairs.read_text().replace("of course", "sure"))
+    assert "other data than the policy was trained on" in ask("e", "--nearest", 1, status=1).stderr
+    pairs.unlink()
+    assert "training data are not found" in ask("e", "--nearest", 1, status=1).stderr
+    assert "no nearest training groups" in ask("f").stderr
+    said = valign.error("explain", model, "Why?", "--goal", goal, "--nearest", 1, "--out", tmp_path / "g")
+    assert "training data are not known" in said and "--training FILE" in said
+
+
 def test_overopt_samples_once_and_reads_both_laws(valign, model, situations, vowels, signs, goal, tmp_path):
     command = ("overopt", model, "--proxy", SIGNS, "--gold", goal, "--data", situations, "--samples", 8, *SMALL, "--out",
                tmp_path / "o")  # fmt: skip

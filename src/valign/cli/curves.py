@@ -22,6 +22,8 @@ from valign.cli.shared import (
     Seed,
     errors,
     print_json,
+    refuse_given,
+    refuse_loading,
     say,
     single,
 )
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def efficiency(
+    context: typer.Context,
     model: Model,
     method: Annotated[
         list[str], typer.Option("--method", help="A method, with settings: dpo,beta=0.2. At least three to compare.")
@@ -65,6 +68,9 @@ def efficiency(
         from valign.pipeline.efficiency import efficiency_from_names
         from valign.pipeline.policies import LoadOptions
 
+        if not goal:
+            refuse_given(context, ["samples"], "without a goal no responses are judged", "name one: --goal GOAL")
+        refuse_loading(context, model)
         with Watch(quiet=as_json) as watch:
             section, paths = efficiency_from_names(
                 model, method, out, data=data, test=test, sizes=_numbers(sizes), goal=single(goal), headline=headline,

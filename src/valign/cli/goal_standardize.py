@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from valign.cli.progress import Watch
-from valign.cli.shared import Device, Dtype, Json, Limit, MaxNewTokens, Seed, errors, print_json, say
+from valign.cli.shared import Device, Dtype, Json, Limit, MaxNewTokens, Seed, errors, print_json, refuse_loading, say
 
 
 def standardize(
+    context: typer.Context,
     file: Annotated[str, typer.Argument(help="A goal file of level composite.")],
     data: Annotated[str, typer.Option(help="Prompts: a file, builtin:NAME or hub:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="The goal file to write.")],
@@ -30,6 +31,7 @@ def standardize(
         from valign.pipeline.policies import LoadOptions
         from valign.pipeline.standardize import standardize_from_names
 
+        refuse_loading(context, model)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, seed=seed)
         with Watch(quiet=as_json) as watch:
             ready = standardize_from_names(

@@ -21,6 +21,8 @@ from valign.cli.shared import (
     TrustCode,
     errors,
     print_json,
+    refuse_given,
+    refuse_loading,
     result_line,
     say,
 )
@@ -29,10 +31,14 @@ from valign.errors import UsageError
 WORLDS = "worlds"
 SHOWN = 10  # records printed; all stand in the file
 Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
+# of a model that is sampled: the worlds need none
+OF_A_MODEL = ("proxy", "gold", "data", "samples", "max_new_tokens", "limit", "device", "dtype", "allow_pickle",
+              "trust_remote_code")  # fmt: skip
 Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
 
 
 def overopt(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model whose samples are judged, or: worlds (the oracle worlds).")],
     out: Out,
     proxy: Annotated[str | None, typer.Option(help=f"What would be pushed: {Judge}.")] = None,
@@ -51,20 +57,17 @@ def overopt(
 ) -> None:
     """Is PROXY worth pushing? Gold against KL under best-of-n and tilting, without training; where the alarm rings."""
     with errors(as_json):
-        from valign.evaluation.section import write_section
         from valign.models.policy import Sampling
-        from valign.pipeline.overopt import bench_section, overopt_from_names
+        from valign.pipeline.overopt import bench_in, overopt_from_names
         from valign.pipeline.policies import LoadOptions
 
         with Watch(quiet=as_json) as watch:
             if model == WORLDS:
-                if given := [n for n, v in (("--proxy", proxy), ("--gold", gold), ("--data", data)) if v]:
-                    raise UsageError(
-                        "the worlds have their own proxies and prompts", where=given[0], how="leave it out"
-                    )
-                section = bench_section(seed=seed, on_event=watch)
-                paths = write_section(section, out)
+                refuse_given(context, OF_A_MODEL, "the worlds have their own proxies, gold and prompts, and no model",
+                             "leave it out, or name a model in place of worlds")  # fmt: skip
+                section, paths = bench_in(out, seed=seed, force=force, on_event=watch)
             else:
+                refuse_loading(context, model)
                 if not (proxy and gold and data):
                     raise UsageError("a proxy, a gold judge and prompts are needed", where="--proxy, --gold, --data",
                                      how="--proxy sentiment --gold hhh_like --data builtin:dilemmas#test")  # fmt: skip
@@ -80,6 +83,7 @@ def overopt(
 
 
 def tax(
+    context: typer.Context,
     base: Annotated[str, typer.Argument(help="The checkpoint before alignment.")],
     aligned: Annotated[str, typer.Argument(help="The checkpoint after it; any model form.")],
     out: Out,
@@ -117,6 +121,10 @@ def tax(
             raise UsageError(
                 "a reward needs prompts, and prompts a reward", where="--reward, --data", how="give both or none"
             )
+        if data is None:
+            idle = ("samples", "kl_prompts") if kl_prompts else ("samples",)
+            refuse_given(context, idle, "there are no prompts to answer", "name them: --data FILE --reward JUDGE")
+        refuse_loading(context, base, aligned)
         with Watch(quiet=as_json) as watch:
             section, paths = tax_from_names(
                 base, aligned, out, data=data or (), reward=reward, tasks=tasks or TASKS, texts=text or TEXTS,
@@ -133,6 +141,7 @@ def tax(
 
 
 def generality(
+    context: typer.Context,
     model: Model,
     goal: Annotated[str, typer.Option(help="The goal that answers are judged by: a name or a YAML file.")],
     data: Data,
@@ -160,6 +169,7 @@ def generality(
         from valign.pipeline.generality import generality_from_names
         from valign.pipeline.policies import LoadOptions
 
+        refuse_loading(context, model)
         attacks = () if attack == ["none"] else tuple(attack or ATTACKS)
         with Watch(quiet=as_json) as watch:
             section, paths = generality_from_names(
@@ -171,6 +181,7 @@ def generality(
 
 
 def explain(
+    context: typer.Context,
     model: Model,
     out: Out,
     prompt: Annotated[list[str] | None, typer.Argument(help="Prompts that MODEL answers.")] = None,
@@ -191,6 +202,16 @@ def explain(
         float | None,
         typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt."),
     ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--training", help="What MODEL was aligned with; default: what its run remembers. May be repeated."
+        ),
+    ] = None,
+    nearest: Annotated[
+        int | None,
+        typer.Option(help="Nearest training groups told with an answer; 0: none; default: 3 where the data are known.", min=0),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Answers per prompt.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
@@ -208,10 +229,18 @@ def explain(
         from valign.pipeline.explain import explain_from_names, record_lines
         from valign.pipeline.policies import LoadOptions
 
+        if reference is None:
+            refuse_given(context, ["beta"], "there are no token credits to scale", "name the model before: --reference MODEL")
+        if goal is None and reward is None:
+            refuse_given(context, ["by", "threshold"], "nobody judges the answers", "name a judge: --goal or --reward")
+        if data is None:
+            refuse_given(context, ["limit"], "there are no data to cut")
+        refuse_loading(context, model, reference)
         with Watch(quiet=as_json) as watch:
             section, paths = explain_from_names(
                 model, out, prompts=prompt or (), data=data or (), reference=reference, goal=goal, reward=reward, beta=beta,
-                by=by, threshold=threshold, limit=limit, force=force, on_event=watch,
+                by=by, threshold=threshold, limit=limit, training=training or (), nearest=nearest, force=force,
+                on_event=watch,
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
                 options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
             )  # fmt: skip

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.shared import AllowPickle, Device, Dtype, Json, Limit, MaxNewTokens, Seed, errors, print_json, say
+from valign.cli.shared import (
+    AllowPickle,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    MaxNewTokens,
+    Seed,
+    errors,
+    print_json,
+    refuse_given,
+    say,
+)
 from valign.errors import UsageError, ValignError
 
 data_app = typer.Typer(help="Look into data and convert it.", no_args_is_help=True)
@@ -96,6 +108,9 @@ def models(
 ) -> None:
     """Models that can be named without a network."""
     if context.invoked_subcommand is not None:
+        with errors(as_json):
+            why = f"it belongs to the list of models, not to {context.invoked_subcommand}"
+            refuse_given(context, ["folder", "as_json"], why, f"leave it out, or write it after {context.invoked_subcommand}")
         return
     with errors(as_json):
         from valign.models.catalog import models_at_hand
@@ -173,6 +188,7 @@ def agree(
 
 
 def methods(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="One method: prints its settings with meaning and default.")
     ] = None,
@@ -185,9 +201,12 @@ def methods(
     with errors(as_json):
         from valign.methods.choose import catalogue, settings_of
         from valign.methods.table import METHODS, method
+        from valign.pipeline.goals import make_goal
 
         if name is not None:
             chosen = method(name)
+            refuse_given(context, ["model", "data", "goal"], "one method is shown with its settings",
+                         "leave the name out: the list says which methods can run")  # fmt: skip
             rows = settings_of(chosen)
             if as_json:
                 print_json({"name": name, "title": chosen.title, "paper": chosen.paper, "settings": rows})
@@ -205,6 +224,8 @@ def methods(
             from valign.pipeline.recipe import Source
 
             groups = list(read_source(Source(path=data)))
+        if goal is not None:
+            make_goal(goal)  # only that there is one counts, but a wrong name is none
         rows = catalogue(METHODS.values(), local=_is_local(model), groups=groups, has_goal=goal is not None)
         if as_json:
             print_json(rows)

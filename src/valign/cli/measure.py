@@ -28,6 +28,8 @@ from valign.cli.shared import (
     TrustCode,
     errors,
     print_json,
+    refuse_given,
+    refuse_loading,
     result_line,
     say,
     single,
@@ -36,6 +38,7 @@ from valign.errors import UsageError
 
 
 def evaluate(
+    context: typer.Context,
     model: Model,
     data: Annotated[list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")],
     out: Out,
@@ -76,6 +79,12 @@ def evaluate(
         from valign.pipeline.policies import LoadOptions
         from valign.pipeline.spending import budget_of
 
+        if reference is None:
+            idle = ("beta", "kl_prompts") if kl_prompts else ("beta",)
+            refuse_given(context, idle, "nothing is compared with a reference", "name one: --reference MODEL")
+        if not goal:
+            refuse_given(context, ["samples", "temperature"], "without a goal no responses are judged", "name one: --goal GOAL")
+        refuse_loading(context, model, reference)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         budget = budget_of(max_cost, price_read, price_generated, out, workers=workers)
         margins = differences.margins_of(margin)
@@ -119,6 +128,7 @@ def evaluate(
 
 
 def generate(
+    context: typer.Context,
     model: Model,
     prompt: Annotated[
         list[str] | None, typer.Argument(help="What to ask; none: one prompt per line of standard input.")
@@ -148,8 +158,12 @@ def generate(
         from valign.pipeline.door import reward_named
         from valign.pipeline.evaluate import progress_of
         from valign.pipeline.goals import make_goal
-        from valign.pipeline.policies import LoadOptions, load_policy
+        from valign.pipeline.policies import LoadOptions, check_read, load_policy
 
+        if raw:
+            refuse_given(context, ["system"], "a text that is continued has no turns", "leave --raw or --system out")
+        check_read(model, goal=bool(goal), reward=bool(reward))
+        refuse_loading(context, model)
         asked = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         if not asked:
             raise UsageError(

@@ -18,6 +18,8 @@ from valign.cli.shared import (
     Seed,
     errors,
     print_json,
+    refuse_given,
+    refuse_loading,
     say,
 )
 from valign.errors import UsageError
@@ -29,6 +31,7 @@ DEFAULT = "smollm2-135m-instruct"
 
 
 def profile(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model whose values are measured.")] = DEFAULT,
     against: Annotated[
         str | None, typer.Option(help="A second model: says which of the two holds which value higher, paired.")
@@ -91,6 +94,9 @@ def profile(
         from valign.pipeline.spending import budget_of
 
         forms = tuple(dict.fromkeys(form or (["dilemmas"] if data is not None else [])))
+        if instrument is not None and "dilemmas" not in forms:
+            refuse_given(context, ["limit"], "a questionnaire is asked whole, or its scales have no score")
+        refuse_loading(context, model, against)
         _refuse(forms, data, samples, max_new_tokens, items, instrument, personas, retest)
         sampling = Sampling(n=samples or 1, max_new_tokens=max_new_tokens or 64, temperature=0.7, seed=seed)
         asked = Asked(

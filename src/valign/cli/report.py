@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.shared import Json, errors, print_json, say
+from valign.cli.shared import Json, errors, print_json, refuse_given, say
 from valign.errors import UsageError
 
 
 def report(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A report.json, a result.json, or a run's folder.")],
     out: Annotated[Path | None, typer.Option(help="Where everything goes; default: beside the source.")] = None,
     before: Annotated[
@@ -38,6 +39,8 @@ def report(
 
         if policy is not None and not card:
             raise UsageError("--policy has no effect", where="--policy", how="it chooses whose card --card writes")
+        if not watch:
+            refuse_given(context, ["every"], "the run is looked at once", "follow it: --watch")
         if watch:
             if csv or png or card or with_ or before is not None:
                 raise UsageError("a run that is followed has nothing to compare or export yet", where="--watch",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BUG = 3  # exit status for an error that is ours
 INTERRUPTED = 130
+LOADING = ("device", "dtype", "allow_pickle", "trust_remote_code")  # parameters that say how a local model is loaded
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -92,6 +93,26 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
             raise UsageError(f"{key} is given twice", where="--set")
         out[key] = parse_value(value)
     return out
+
+
+def refuse_given(context: typer.Context, names: Sequence[str], why: str, how: str = "leave it out") -> None:
+    """Raise `UsageError` for the first option that was given although it would be ignored.
+
+    names   parameters of the command; a default is not given
+    why     what makes them idle here, as it ends the sentence "--limit has no effect: ..."
+    """
+    for p in context.command.params:
+        # by name: the enumeration belongs to the library inside typer
+        if p.name in names and getattr(context.get_parameter_source(p.name), "name", "") == "COMMANDLINE":
+            raise UsageError(f"{p.opts[0]} has no effect: {why}", where=p.opts[0], how=how)
+
+
+def refuse_loading(context: typer.Context, *models: str | None) -> None:
+    """Raise `UsageError` for options of loading where every model is an endpoint: nothing is loaded here."""
+    from valign.models.endpoint.address import is_endpoint
+
+    if all(is_endpoint(m) for m in models if m):
+        refuse_given(context, LOADING, "the model is an endpoint, and its server loads it")
 
 
 def single(goals: Sequence[str] | None) -> str | None:

@@ -28,6 +28,8 @@ from valign.cli.shared import (
     TrustCode,
     errors,
     print_json,
+    refuse_given,
+    refuse_loading,
     result_line,
     say,
     settings,
@@ -104,6 +106,7 @@ def _finish(done: Any, as_json: bool, seconds: float) -> None:
 
 
 def align(
+    context: typer.Context,
     model: Model,
     method: Annotated[str, typer.Option(help="A method's name: `valign methods` lists them.")],
     out: Out,
@@ -136,11 +139,15 @@ def align(
     that every --reward accepts."""
     with errors(as_json):
         from valign.engine.processes import start
+        from valign.methods.table import method as method_named
         from valign.pipeline.door import align_from_names
         from valign.pipeline.instruments import guard_named, nobody
         from valign.pipeline.policies import LoadOptions
         from valign.pipeline.trackers import trackers
 
+        if not method_named(method).trains:
+            refuse_given(context, ["limit", "seed", "track"], f"{method} trains nothing: no data are read, no steps are made")
+        refuse_loading(context, model)
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
         with start(strategy, device) as world, contextlib.ExitStack() as stack:
             listen = None
@@ -198,6 +205,7 @@ def _tell_aligned(aligned: Any, model: str, out: Path, as_json: bool) -> None:
 
 
 def compare(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model to align.")] = DEFAULT_MODEL,
     methods: Annotated[
         list[str] | None,
@@ -225,6 +233,7 @@ def compare(
         from valign.pipeline.compare import run_recipe
         from valign.pipeline.door import comparison_recipe
 
+        refuse_loading(context, model)
         recipe = comparison_recipe(
             model,
             methods or (),

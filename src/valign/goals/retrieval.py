@@ -92,9 +92,28 @@ class BM25Retriever:
     stopwords: frozenset[str] = frozenset()
 
     @cached_property
-    def _index(self) -> tuple[dict[str, Array], Array]:
-        """({word: (n_norms,) how often it stands in each}, (n_norms,) number of words)."""
-        words = [self._words(document(n, situations=self.situations)) for n in self.bank.norms]
+    def _index(self) -> WordIndex:
+        texts = [document(n, situations=self.situations) for n in self.bank.norms]
+        return WordIndex(texts, self.k1, self.b, self.stopwords)
+
+    def scores(self, queries: Sequence[str]) -> Array:
+        """See `Retriever.scores`: 0 or more."""
+        return self._index.scores(queries)
+
+
+@dataclass(frozen=True, eq=False)
+class WordIndex:
+    """Okapi BM25 of any texts: see `BM25Retriever`."""
+
+    texts: Sequence[str]
+    k1: float = 1.2
+    b: float = 0.75
+    stopwords: frozenset[str] = frozenset()
+
+    @cached_property
+    def _counts(self) -> tuple[dict[str, Array], Array]:
+        """({word: (n_texts,) how often it stands in each}, (n_texts,) number of words)."""
+        words = [self._words(text) for text in self.texts]
         found: dict[str, Array] = {}
         for i, own in enumerate(words):
             for word, n in Counter(own).items():
@@ -102,8 +121,8 @@ class BM25Retriever:
         return found, np.array([len(w) for w in words], np.float64)
 
     def scores(self, queries: Sequence[str]) -> Array:
-        """See `Retriever.scores`: 0 or more."""
-        index, lengths = self._index
+        """(n_queries, n_texts), 0 or more."""
+        index, lengths = self._counts
         spread = self.k1 * (1 - self.b + self.b * lengths / max(lengths.mean(), 1e-12))
         out = np.zeros((len(queries), len(lengths)))
         for q, query in enumerate(queries):

@@ -5,6 +5,7 @@ A method that makes a reward model leaves one in the folder instead.
 DIR/policy.json + weights   written last, whole: a folder without policy.json is not finished
 DIR/evaluation/result.json  of a reward model with a dev split: how it orders the held-out pairs
 DIR/run/request.json        what was asked for; asking for something else in the same folder is refused
+DIR/run/data.json           the names of the training data, for who asks later
 DIR/run/log.jsonl           every step; DIR/run/checkpoints while training
 
 Where several processes align together, all of them come here alike; the leading one alone owns the folder, writes and
@@ -13,6 +14,7 @@ speaks.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ from valign.methods.train_reward import train_reward
 from valign.methods.wrapped import loadable
 from valign.models.policy import Cost, LocalPolicy, Policy
 from valign.pipeline import request as asked
+from valign.pipeline import training_data
 from valign.pipeline.data import with_feedback
 from valign.pipeline.evaluate import RESULT, compared
 from valign.pipeline.meter import Spent, spent
@@ -93,6 +96,7 @@ class _Job:
     tell: Listen
     world: World
     guard: Guard | None
+    origin: Mapping[str, Any] | None = None
 
 
 def align_policy(
@@ -111,6 +115,7 @@ def align_policy(
     reload: Callable[[Path], Policy] | None = None,
     world: World = SINGLE,
     guard: Guard | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Aligned:
     """Run `method` on a copy of `policy` and leave the aligned policy in `out` (None: nothing is kept).
 
@@ -122,6 +127,7 @@ def align_policy(
     reload   how to load a finished folder; default: as `load_policy` does
     world    the processes that train together; a method that does not train is for one
     guard    what watches a method that samples: its judge, audit prompts, and what is done when the alarm rings
+    origin   where `groups` came from (`training_data.origin`), for who asks later; no part of what was asked for
     Raises `ValignError` for an option that the method would ignore, for a folder that holds another run,
     and where the disk refuses (the last checkpoint is then kept).
     """
@@ -130,7 +136,7 @@ def align_policy(
     config, note = _within_positions(config, policy, asked_for="max_length" in settings)
     tell = (on_event if world.leads else None) or (lambda event, fields: None)
     job = _Job(policy, target, method, config, groups, dev, reward_name, name or f"{method.name}({policy.id})", tell, world,
-               guard)
+               guard, origin)
     notes = (note,) if note else ()
     if out is None:
         with tempfile.TemporaryDirectory() as folder, _run_folder(Path(folder) / "run", world) as run:
@@ -152,6 +158,8 @@ def _run_in(job: _Job, out: Path, force: bool, reload: Callable[[Path], Policy])
         def begin() -> None:
             clear(out, policy=force, run=force or not _is_same(out, request))
             run.write(asked.FILE, asked.text(request))
+            if job.origin is not None and request["data"] is not None:
+                run.write(training_data.FILE, json.dumps(job.origin, indent=1, ensure_ascii=False))
 
         world.from_leader(begin)
         aligned = _run(job, run)

@@ -38,6 +38,7 @@ from valign.pipeline.goals import make_goal
 from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import MethodSpec, Recipe
+from valign.pipeline.training_data import origin
 
 BASE, RECIPE = "base", "recipe.json"
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -132,7 +133,7 @@ class _Run:
 
     def _method(self, spec: MethodSpec, chosen: Method, index: int, count: int) -> Subject:
         self._phase(spec.title, index, count)
-        groups = self.groups
+        recipe, groups = self.recipe, self.groups
         if spec.data is not None:
             groups = self._sources(spec.data, f"training ({spec.title})", self.recipe.seed)
         settings = {**({"seed": self.recipe.seed} if chosen.trains else {}), **spec.settings}
@@ -150,6 +151,7 @@ class _Run:
             force=self.force,
             on_event=self.tell,
             reload=lambda path: load_policy(path, self.options, goal=self.goal),
+            origin=origin(spec.data if spec.data is not None else recipe.data, recipe.seed) if chosen.trains else None,
         )
         cost = aligned.cost
         if chosen.trains:  # a run that was continued: its log holds the steps of every start

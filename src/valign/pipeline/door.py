@@ -31,9 +31,10 @@ from valign.pipeline.evaluate import (
     write_evaluation,
 )
 from valign.pipeline.goals import make_goal
-from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.policies import LoadOptions, check_read, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
 from valign.pipeline.spending import check_priced
+from valign.pipeline.training_data import origin
 from valign.rewards.reward_model import is_reward_folder
 
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -88,7 +89,7 @@ def align_from_names(
     aligned = align_policy(
         policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=_lasting(reward), force=force,
         on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
-        guard=guard,
+        guard=guard, origin=origin([source(d, limit) for d in data], seed, dev) if chosen.trains else None,
     )  # fmt: skip
     if data and not chosen.trains:
         note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"
@@ -124,6 +125,7 @@ def evaluate_from_names(
     made_goal = make_goal(goal) if goal else None
     if reward:
         reward_named(reward)  # a wrong name is found before anything is loaded
+        check_read(model, reward=True)
     with RunFolder(out) as run, contextlib.ExitStack() as stack:
 
         def logged(make: Callable[[], Policy], file: str) -> Any:
@@ -217,6 +219,10 @@ def comparison_recipe(
     if not data:
         data, test = ["builtin:dilemmas#train"], test or "builtin:dilemmas#test"
         goal = goal or "schwartz10:benevolence=1,universalism=1,power=-1"
+    runs = [run for m in methods for run in _seeded(method_entry(m), seed, seeds)]
+    if seeds > 1 and len(runs) == len(methods):
+        raise UsageError("no method trains with a seed that could vary: --seeds has no effect", where="--seeds",
+                         how="leave it out, or add a method that trains and names no seed")  # fmt: skip
     sources = [source(d, limit).model_dump() for d in data]
     if test is None:
         if len(sources) > 1:
@@ -233,7 +239,7 @@ def comparison_recipe(
             "model": model,
             "goal": goal,
             "data": sources,
-            "methods": [run for m in methods for run in _seeded(method_entry(m), seed, seeds)],
+            "methods": runs,
             "evaluate": {"data": [held], "tax": TAX, "margin": margin},
             "seed": seed,
             "device": device,

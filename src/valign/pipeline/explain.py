@@ -17,6 +17,7 @@ from valign.errors import UsageError, ValignError
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import sample_groups
 from valign.evaluation.measure.explain import Question, explain
+from valign.evaluation.measure.nearest import TrainingIndex, indexed
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Item, Result
 from valign.evaluation.section import Section
@@ -35,6 +36,7 @@ from valign.pipeline.instruments import (
     workplace,
 )
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.training_data import knows_its_data, training_groups
 
 FILE = "explained.jsonl"
 
@@ -79,11 +81,14 @@ def explain_from_names(
     model: str, out: Path, *, prompts: Sequence[str] = (), data: Sequence[str] = (), reference: str | None = None,
     goal: str | None = None, reward: str | None = None, beta: float = 0.1, by: Any = "sentence",
     threshold: float | None = None, sampling: Sampling, limit: int | None = None, options: LoadOptions | None = None,
-    force: bool = False, on_event: Listen | None = None,
+    training: Sequence[str] = (), nearest: int | None = None, force: bool = False, on_event: Listen | None = None,
 ) -> tuple[Section, dict[str, Path]]:  # fmt: skip
     """What `valign explain` does: answers that the data hold are explained as they are, prompts without are answered first.
 
-    Raises `ValignError` where neither a reference nor a judge could explain anything.
+    training  the data that the model was aligned with; without it those that its run remembers
+    nearest   how many training groups are told with each answer; 0: none; None: 3 where the data are known
+    Raises `ValignError` where neither a reference nor a judge could explain anything, and where training groups are asked
+    for and their data are not found.
     """
     from valign.pipeline.goals import make_goal
 
@@ -100,6 +105,7 @@ def explain_from_names(
     judge = judge_named(reward) if reward else judge_named(goal) if goal else None
     groups = [Group(id=f"p{i}", prompt=user(p)) for i, p in enumerate(prompts)]
     groups += groups_named(data, limit, tell) if data else []
+    index, notes = _index(model, training, nearest, tell)
     with workplace(out) as run:
         policy = policy_logged(model, options, out / "requests.jsonl", tell)
         base = policy_logged(reference, options, out / "reference.jsonl", tell) if reference else None
@@ -108,20 +114,48 @@ def explain_from_names(
                 raise ValignError("token credits need log-probs of given text, and an endpoint tells none", where=p.id,
                                   how="leave --reference out, or name the same weights as a local model")  # fmt: skip
         ask = Question(
-            policy if base is not None else None, base, beta, token_texts(policy), judge, made, by, threshold
+            policy if base is not None else None, base, beta, token_texts(policy), judge, made, by, threshold, index
         )
-        remember(run, request_of("explain", {"model": policy, "reference": base}, {"groups": groups}, sampling, beta=beta,
-                                 by=by, threshold=threshold, goal=made.fingerprint() if made else None,
-                                 judge=judge.fingerprint() if judge else None), force)  # fmt: skip
+        request = request_of("explain", {"model": policy, "reference": base}, {"groups": groups, **_searched(index)}, sampling,
+                             beta=beta, nearest=index.k if index else 0, by=by, threshold=threshold,
+                             goal=made.fingerprint() if made else None, judge=judge.fingerprint() if judge else None)  # fmt: skip
+        remember(run, request, force)
         say = progress_of(tell)
         groups = _answered(policy, groups, sampling, say)
         records = explain(groups, ask, say("explanations"))
         text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
         written = write_whole(out / FILE, text)
         section = explain_section(
-            records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by)
+            records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by), notes
         )
         return section, {"records": written, **finish(section, out, tell)}
+
+
+def _index(
+    model: str, training: Sequence[str], nearest: int | None, tell: Listen
+) -> tuple[TrainingIndex | None, list[str]]:
+    """The training data to search, and what the reader must be told; an error only where somebody asked for them."""
+    folder = Path(model)
+    if training and nearest == 0:
+        raise UsageError("--training has no effect: no training groups are told", where="--training", how="leave --nearest 0 out")
+    if nearest == 0 or (nearest is None and not training and not knows_its_data(folder)):
+        return None, []
+    if training:
+        groups = groups_named(training, None, tell)
+    else:
+        try:
+            groups = training_groups(folder, tell)
+        except ValignError as error:
+            if nearest is not None:
+                raise
+            return None, [f"no nearest training groups: {error.where}: {error.what} (--training FILE names the data)"]
+    tell("measuring", {"subject": model, "what": "training groups"})
+    index, note = indexed(groups, 3 if nearest is None else nearest)
+    return index, [note] if note else []
+
+
+def _searched(index: TrainingIndex | None) -> dict[str, Sequence[Group]]:
+    return {"training": index.groups} if index is not None else {}
 
 
 def _answered(policy: Any, groups: Sequence[Group], sampling: Sampling, say: Any) -> list[Group]:
@@ -130,7 +164,9 @@ def _answered(policy: Any, groups: Sequence[Group], sampling: Sampling, say: Any
     return [g if g.responses else next(answered) for g in groups]
 
 
-def explain_section(records: Sequence[dict[str, Any]], policy: Policy, about: dict[str, Any]) -> Section:
+def explain_section(
+    records: Sequence[dict[str, Any]], policy: Policy, about: dict[str, Any], notes: Sequence[str] = ()
+) -> Section:
     """How complete the explanations are, and the records as a figure's data."""
     results: list[Result] = []
     for kind, variant, level in (("implicit", "tokens", "preference"), ("reward", "removal", "preference")):
@@ -144,6 +180,7 @@ def explain_section(records: Sequence[dict[str, Any]], policy: Policy, about: di
         f"Why: {policy.id}",
         results,
         [{"id": "records", "type": "explained", "data": {"rows": list(records)}}],
+        notes,
     )
 
 
@@ -167,6 +204,10 @@ def record_lines(record: dict[str, Any], most: int = 3) -> list[str]:
     for p in sorted(record.get("principles", ()), key=lambda p: -abs(p["verdict"] or 0))[:most]:
         if p["verdict"]:
             lines.append(f"  principle {p['id']} {p['verdict']:+.2f}: {(p['quote'] or '')[:60]!r}")
+    if training := record.get("training"):
+        for near in training["nearest"]:
+            said = near["prompt"] if near["text"] is None else near["text"]
+            lines.append(f"  near training group {near['id']} {near['similarity']:.3f}: {said[:60]!r}")
     if flip := record.get("flip"):
         lines.append(
             f"  without {flip['removed'].strip()[:60]!r} it turns: {flip['before']:+.3f} to {flip['after']:+.3f}"

@@ -55,6 +55,17 @@ def overopt_from_names(
         return section, finish(section, out, tell)
 
 
+def bench_in(
+    out: Path, *, seed: int = 0, force: bool = False, on_event: Listen | None = None
+) -> tuple[Section, dict[str, Path]]:
+    """What `valign overopt worlds` does. Raises `UsageError` for a folder that holds something else."""
+    tell = on_event or nobody
+    with workplace(out) as run:
+        remember(run, request_of("overopt_worlds", {}, {}, seed=seed), force)
+        section = bench_section(seed=seed, on_event=tell)
+        return section, finish(section, out, tell)
+
+
 def bench_section(*, seed: int = 0, on_event: Listen | None = None, **settings: float) -> Section:
     """The alarm on every planted proxy of both oracle worlds, and on the gold itself (A/A).
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valign.errors import ModelError
+from valign.errors import ModelError, UsageError
 from valign.goals.base import Goal
 from valign.models.policy import Policy
 
@@ -65,6 +65,24 @@ def load_policy(
     )  # fmt: skip
     precision: Any = "auto" if options.dtype == "auto" else "full"
     return LocalPolicy(model, LocalEngine(precision=precision))
+
+
+def check_read(name: str, *, goal: bool = False, reward: bool = False) -> None:
+    """Raise `UsageError` for a goal or a reward that is given (True) and that the policy `name` would not read.
+
+    Only a policy that was wrapped with an in-context or decoding method speaks or chooses by them.
+    """
+    from valign.methods.table import method
+
+    manifest = _manifest(Path(name)) or {}
+    wrapped = manifest.get("kind") in ("context", "decoding") and isinstance(manifest.get("method"), str)
+    feedback = method(manifest["method"]).feedback if wrapped else "nothing"
+    reads = {"--goal": feedback in ("goal text", "reward"), "--reward": feedback == "reward"}
+    for option, given in (("--goal", goal), ("--reward", reward)):
+        if given and not reads[option]:
+            by = f"{manifest['method']} does not read it" if wrapped else "the model answers by its weights alone"
+            raise UsageError(f"{option} has no effect: {by}", where=option,
+                             how="leave it out, or choose by it: valign align MODEL --method best_of_n")  # fmt: skip
 
 
 def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any) -> Policy:

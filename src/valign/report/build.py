@@ -11,7 +11,7 @@ from valign.errors import require
 from valign.evaluation.result import Result
 from valign.evaluation.seeds import MIN_SEEDS
 from valign.report import sections, seeds, values
-from valign.report.paired import adjust, difference, dominated, verdict
+from valign.report.paired import adjust, difference, dominated, standing, verdict
 from valign.report.roles import Role, assign, is_baseline, primary_role
 from valign.report.subject import Row, SubjectReport, as_json, card
 from valign.report.words import best_of, goal_name, headline, verdict_text
@@ -178,7 +178,7 @@ def _facts(
         if top
         else {}
     )
-    axes = _mark_dominated(subjects, cards, roles, base)
+    axes = _mark_dominated(cards, roles, base)
     return Facts(
         subjects,
         cards,
@@ -215,7 +215,6 @@ def _pair(
 
 
 def _mark_dominated(
-    subjects: Sequence[SubjectReport],
     cards: Sequence[Row],
     roles: Mapping[str, dict[str, Row]],
     base: str | None,
@@ -223,20 +222,8 @@ def _mark_dominated(
     """Writes `dominated_by` into the cards; returns the axes that could be used."""
     if base is None:
         return []
-    points = {}
-    for s in subjects:
-        mine = roles[s.id]
-        value = {k: mine[k].get("value") for k in ("M", "V", "T") if k in mine}
-        tax = value.get("T", 0.0 if s.id == base else None)  # the base has lost nothing, by definition
-        gap = value.get("V")
-        points[s.id] = {
-            "M": value.get("M"),
-            "1 - V": None if gap is None else 1 - gap,
-            "T": tax,
-            "seconds": s.cost.get("seconds", 0.0 if s.id == base else None),
-        }
-    axes, beaten = dominated(points)
-    if not {"M", "1 - V"} & set(axes):
+    axes, beaten = dominated({id: standing(mine, base=id == base) for id, mine in roles.items()})
+    if not {"M", "1 - V", "reward"} & set(axes):
         return []  # on cost alone, doing nothing would win
     for c in cards:
         c["dominated_by"] = beaten[c["id"]] if not c["base"] else []

@@ -14,9 +14,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from valign.report.node import Node, num, span, value
-from valign.report.units import interval, number, tick
+from valign.report.units import REFERENCE, REFERENCE_TEXT, interval, number, tick
 from valign.report.visible import attribute, plain
 
+AS_REFERENCE = Markup('<span class="none" title="{}">{}</span>').format(REFERENCE_TEXT, REFERENCE)
 DASH = Markup('<span class="none" title="not recorded">–</span>')
 COLOURS = 8  # classes c0 (the base) to c7; an eighth method starts again, its number tells it apart
 
@@ -133,13 +134,13 @@ def gap_bars(data: Node, subjects: dict[str, Node]) -> Markup:
         rows = []
         for r in column.rows:
             subject, ends = subjects[str(r.subject)], (value(r.low), value(r.high))
-            spoken = (
-                f"{number(value(r.gap))}, {interval(value(r.interval))}" if r.measured else "not measured"
-            )
+            missing = REFERENCE_TEXT if r.reference else "not measured"
+            spoken = f"{number(value(r.gap))}, {interval(value(r.interval))}" if r.measured else missing
             label = f"{subject.label}: {column.title} {spoken}"
             drawing = track(label, tone(subject), (0, 1), value(r.gap), ends, bar_from=0, ticks=at)
             prefix = Markup("<small>V</small> ") if str(column.role) == "V" else Markup("")
-            rows.append(row(subject, drawing, prefix + num(r.value, r.unit) if r.measured else DASH))
+            empty = AS_REFERENCE if r.reference else DASH
+            rows.append(row(subject, drawing, prefix + num(r.value, r.unit) if r.measured else empty))
         panels.append(
             Markup(
                 '<section class="panel"><h3 class="title">{}</h3><p class="hint">{}; {}</p>'

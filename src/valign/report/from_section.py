@@ -19,12 +19,14 @@ AXES = {
     "peak_memory": ("peak memory", "bytes"),
 }
 KL: Row = {"title": "KL from the reference, nats", "unit": "bare"}
+EXPLAINED = 20  # outputs that are drawn; all stand in explained.jsonl
 GAIN: Row = {"title": "gain over the start, in each judge's unit", "unit": "score"}
 TEXTS = {
     "efficiency": "The same data in nested parts: how the score rises with what was spent. Horizontal axes are logarithmic.",
     "splits": "The same checkpoint on its own kind of prompts and on others. A gap is i.i.d. minus split: above 0 it holds less.",
     "overopt": "The proxy is pushed, gold is watched. Where gold falls while the proxy rises, the reward is gamed.",
     "overopt_bench": "Worlds whose gold reward is known: where gold peaks, and where the alarm rings.",
+    "explained": "The training groups nearest to each output: where it may have been learned. Nearness is no cause.",
     "flips": "Ability lost on items that both checkpoints answered; below 0 is ability gained.",
 }
 
@@ -37,9 +39,9 @@ def section_of(content: Mapping[str, Any], index: int = 1) -> Row:
     own = f"instrument_{content['id']}" + (f"_{index}" if index > 1 else "")
     figures, said = [], []
     for f in content.get("figures", ()):
-        if f["type"] in _FIGURES:
-            kind, make = _FIGURES[f["type"]]
-            figures.append({"id": f"{own}-{f['id']}", "type": kind, "data": make(f["data"], content["results"])})
+        kind, make = _FIGURES.get(f["type"], ("", None))
+        if make is not None and (data := make(f["data"], content["results"])) is not None:
+            figures.append({"id": f"{own}-{f['id']}", "type": kind, "data": data})
             said.append(TEXTS[f["type"]])
     notes = [str(n) for n in content.get("notes", ())]
     return {"id": own, "title": content["title"], "text": " ".join([*said, *notes]), "results": content["results"],
@@ -167,7 +169,18 @@ def _tax(data: Mapping[str, Any], results: Sequence[Row]) -> Row:
     return {"policies": [bill]}
 
 
-_FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any], Sequence[Row]], Row]]] = {
+def _explained(data: Mapping[str, Any], results: Sequence[Row]) -> Row | None:
+    """The nearest training groups of the first outputs; None where no training data were searched."""
+    known = [r for r in data["rows"] if r.get("training")][:EXPLAINED]
+    rows = [{"name": f"{r['id']}#{r['response']}", "prompt": r["prompt"], "text": r["text"],
+             "similarity": r["training"]["similarity"], "n": r["training"]["n"],
+             "near": [{"name": x["id"], "value": x["similarity"], "prompt": x["prompt"], "text": x["text"]}
+                      for x in r["training"]["nearest"]]} for r in known]  # fmt: skip
+    return {"rows": rows} if rows else None
+
+
+_FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any], Sequence[Row]], Row | None]]] = {
+    "explained": ("nearest", _explained),
     "efficiency": ("efficiency", _efficiency),
     "splits": ("generality", _generality),
     "overopt": ("overoptimisation", _overopt),

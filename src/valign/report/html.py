@@ -22,7 +22,7 @@ from valign.report import figures, items, lines, visible
 from valign.report.circle import circle
 from valign.report.node import Node, num, place, resolve, span, value
 from valign.report.plots import scatter, training
-from valign.report.units import interval, number
+from valign.report.units import REFERENCE_TEXT, interval, number
 
 MAX_BYTES = 8_000_000  # evaluation notes section 11
 SAMPLES = 12  # prompts that a reader without JavaScript sees; with it all items are listed
@@ -42,6 +42,7 @@ DRAW = {
     "efficiency": lines.panels,
     "generality": lines.splits,
     "tax": lines.taxes,
+    "nearest": lines.nearest,
 }
 
 
@@ -172,6 +173,8 @@ def environment() -> Any:
         "number": number,
         "interval": interval,
         "tone": figures.tone,
+        "as_reference": figures.AS_REFERENCE,
+        "reference_text": REFERENCE_TEXT,
     }
     return env
 

@@ -16,6 +16,9 @@ tax          {"policies": [{"subject" or "name", "rows": [row], "total": {"value
     row      {"benchmark", "value": signed t_b, "interval", "n", "base", "aligned", "lost", "won",
              "left_out": why this benchmark cannot show tax, or None}
 
+nearest      {"rows": [{"name", "prompt", "text", "similarity": what is compared, "n": groups searched, "near": [{"name",
+             "value", "prompt", "text"}]}]}
+
 Beside these every type that a report has itself may be used (scatter, table-free ones: gap, forest, ...).
 """
 
@@ -32,6 +35,7 @@ NEEDED = {
     "efficiency": ("panels",),
     "generality": ("metric", "unit", "splits"),
     "tax": ("policies",),
+    "nearest": ("rows",),
     "scatter": ("x", "y", "points", "zero"),
     "curves": ("runs",),
 }

@@ -19,6 +19,7 @@ from valign.report.visible import attribute, plain
 
 DASHES = ("none", "7 4", "2 3", "9 3 2 3", "1 4", "12 4", "4 4")
 Domain = tuple[float, float]
+NEAR = 100  # characters of a text that stand beside its bar
 
 
 def who(row: Node, subjects: Mapping[str, Node], index: int) -> tuple[Markup, str, int]:
@@ -254,6 +255,26 @@ def taxes(data: Node, subjects: dict[str, Node]) -> Markup:
                 badge, name, _bill(block), Markup("").join(drawn), foot
             )
         )
+    return Markup('<div class="splits">{}</div>').format(Markup("").join(blocks))
+
+
+def nearest(data: Node, subjects: dict[str, Node]) -> Markup:
+    """The training groups nearest to each output, as bars of their similarity."""
+    domain = (0.0, max((float(value(x.value)) for r in data.rows for x in r.near), default=1.0) or 1.0)
+    blocks = []
+    for r in data.rows:
+        drawn = []
+        for x in r.near:
+            said = x.text if value(x.text) is not None else x.prompt
+            drawing = track(f"{x.name}: {number(value(x.value), 'plain')}", 0, domain, value(x.value), bar_from=0)
+            text = Markup("<b>{}</b> <small>{}</small>").format(num(x.value, "plain"), str(said)[:NEAR])
+            drawn.append(_wide(Markup(""), str(x.name), drawing, text))
+        blocks.append(
+            Markup('<section class="panel"><h3>{}</h3><p class="hint">{}</p><p class="hint">{} of {} groups</p>'
+                   '<div class="rows">{}</div></section>').format(
+                r.name, str(r.text)[:NEAR], r.similarity, num(r.n, "count"), Markup("").join(drawn)
+            )
+        )  # fmt: skip
     return Markup('<div class="splits">{}</div>').format(Markup("").join(blocks))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from valign.errors import unknown
 from valign.report.sections import all_results
 from valign.report.subject import Row
-from valign.report.units import interval, number
+from valign.report.units import REFERENCE, interval, number
 from valign.report.visible import markdown as md
 from valign.report.words import goal_name
 
@@ -52,7 +52,9 @@ def _parts(report: Mapping[str, Any], own: Row) -> Iterable[Sequence[str]]:
         ]
     yield [f"Primary measure: {md(report['primary'])}, fixed before the run.", ""]
     yield ["## Results", "", *_methods(report), ""]
-    yield ["Intervals are 95 %. Differences are paired, item by item. There is no total score.", ""]
+    axes = next(f["data"]["axes"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
+    rule = f" Dominated: another policy is at least as good on {', '.join(axes)} and better on one." if axes else ""
+    yield [f"Intervals are 95 %. Differences are paired, item by item.{rule} There is no total score.", ""]
     yield ["## How it was measured", "", *_measured(report, own["id"]), ""]
     yield ["## How it was made", "", *_policy(own, report["cost"].get(own["id"]) or {}), ""]
     yield ["## Data", "", *_ledger(report["ledger"]), ""]
@@ -109,6 +111,8 @@ def _methods(report: Mapping[str, Any]) -> list[str]:
 
 
 def _with_interval(cell: Mapping[str, Any], *, signed: bool = False) -> str:
+    if cell.get("reference"):
+        return REFERENCE
     text = number(cell["value"], cell["unit"], signed=signed)
     return (
         f"{text} [{interval(cell['interval'], cell['unit'], signed=signed)}]"

@@ -87,6 +87,23 @@ def verdict(row: Mapping[str, Any] | None, role: Role) -> str:
     return "better" if (row["value"] < 0) == (role.better == "down") else "worse"
 
 
+def standing(roles: Mapping[str, Row], *, base: bool) -> dict[str, float | None]:
+    """{axis: value, smaller is better}: what counts where policies are ranked by dominance, in the table and on the plane.
+
+    Axes: the gaps M, 1 - V and T (evaluation notes 2.1), the reward that is missing, and the KL that it took. The base has
+    lost nothing and moved nowhere, by definition. Time and memory are no axes: they are the machine's, not the policy's.
+    """
+    mine = {k: r.get("value") for k, r in roles.items()}
+    gap, reward = mine.get("V"), mine.get("reward")
+    return {
+        "M": mine.get("M"),
+        "1 - V": None if gap is None else 1 - gap,
+        "reward": None if reward is None else -reward,
+        "T": mine.get("T", 0.0 if base else None),
+        "KL": mine.get("KL", 0.0 if base else None),
+    }
+
+
 def dominated(points: Mapping[str, Mapping[str, float | None]]) -> tuple[list[str], dict[str, list[str]]]:
     """(axes used, {id: ids that dominate it}): at least as good on every axis, better on one.
 

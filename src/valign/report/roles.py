@@ -84,6 +84,7 @@ ROLES = {
         ),
     )
 }
+COMPARED = ("T", "KL")  # numbers of a policy against the base
 PRIMARY = {"order": "M", "components": "M", "profile": "V", "distribution": "V", "structure": "V"}
 
 
@@ -146,6 +147,14 @@ def cell(result: Mapping[str, Any] | None) -> Row:
         "variant": result.get("variant"),
         "notes": list(result.get("notes") or ()),
     }
+
+
+def place_cell(role: str, result: Mapping[str, Any] | None, *, base: bool) -> Row:
+    """`cell`, and with "reference" whether the policy is what others are compared with, so that no such number exists.
+
+    A Result without a value is no reference: it was measured, and is unscored.
+    """
+    return {**cell(result), "reference": base and result is None and role in COMPARED}
 
 
 def gap(role: Role, result: Mapping[str, Any]) -> Row:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from valign.report import instruments, samples, values
-from valign.report.paired import dominated
-from valign.report.roles import ROLES, cell, gap, ticks
+from valign.report.roles import ROLES, cell, gap, place_cell, ticks
 from valign.report.subject import Row, curves
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def _table(facts: Facts) -> Row:
         rows.append(
             {
                 "subject": s.id,
-                **{k: cell(facts.roles[s.id].get(k)) for k in ("M", "V", "T", "KL")},
+                **{k: place_cell(k, facts.roles[s.id].get(k), base=c["base"]) for k in ("M", "V", "T", "KL")},
                 "difference": _difference(facts.differences.get(s.id)),
                 "labels": s.labels,
                 "seeds": s.seeds,
@@ -185,7 +184,7 @@ def _gaps(facts: Facts) -> Row | None:
                     "subject": s.id,
                     "measured": s.id in mine,
                     **gap(role, mine.get(s.id, {})),
-                    **cell(mine.get(s.id)),
+                    **place_cell(id, mine.get(s.id), base=s.id == facts.base),
                 }
                 for s in facts.subjects
             ]
@@ -285,12 +284,15 @@ def _frontier(facts: Facts, frontier: Mapping[str, Any] | None) -> Row | None:
     rewarded = [k for k in with_kl if "reward" in facts.roles[k]]
     found = [_stand(facts, k, bool(rewarded)) for k in rewarded or with_kl]
     points = [p for p in found if p is not None and p["x"]["value"] is not None and p["y"]["value"] is not None]
-    beaten = dominated({p["subject"]: _on_the_plane(p) for p in points})[1]
-    for p in points:  # on the plane itself: nearer to the base, more reward, no more tax
+    beaten = {c["id"]: c["dominated_by"] for c in facts.cards}
+    for p in points:  # by the rule of the methods' table
         p["dominated"] = bool(beaten[p["subject"]])
     title = "reward" if rewarded else f"improvement of {facts.role.title}"
     unit = facts.roles[rewarded[0]]["reward"]["unit"] if rewarded else "share"
-    return _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
+    figure = _scatter("reward_kl", "KL from the base", "nats", title, unit, points, frontier, zero=("x",))
+    if figure is not None:
+        figure["data"]["axes"] = list(facts.axes)
+    return figure
 
 
 def _stand(facts: Facts, subject: str, rewarded: bool) -> Row | None:
@@ -301,11 +303,6 @@ def _stand(facts: Facts, subject: str, rewarded: bool) -> Row | None:
         return None
     tax = _span(mine["T"]) if "T" in mine else None
     return {"subject": subject, "x": _span(mine["KL"]), "y": y, "n": mine["KL"].get("n"), "tax": tax}
-
-
-def _on_the_plane(point: Row) -> dict[str, float | None]:
-    tax = point["tax"] or {"value": None}
-    return {"KL": point["x"]["value"], "less reward": -point["y"]["value"], "T": tax["value"]}
 
 
 def _scatter(

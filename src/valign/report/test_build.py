@@ -10,6 +10,7 @@ import pytest
 
 from valign.errors import ValignError
 from valign.report.build import SubjectReport, method_report
+from valign.report.html import render
 from valign.report.paired import difference, dominated, verdict
 from valign.report.roles import ROLES, assign, gap
 from valign.report.samples import rows
@@ -202,6 +203,34 @@ def test_dominance_needs_every_axis():
     axes, beaten = dominated({"a": {"M": 0.1, "s": None}, "b": {"M": 0.2, "s": 1.0}})
     assert axes == ["M"] and beaten["b"] == ["a"]
     assert dominated({"a": {"M": 0.1}, "b": {"M": 0.1}})[1] == {"a": [], "b": []}
+
+
+def test_the_table_and_the_plane_mark_by_one_rule_that_counts_the_kl():
+    """The same M and reward at twice the distance is dominated in both, cheap or not; a KL that one lacks cannot count."""
+
+    def one(id: str, kl: float | None, reward: float, seconds: float) -> SubjectReport:
+        more = [result(id, reward, metric="reward.mean", unit="score", direction="up")]
+        more += [] if kl is None else [result(id, kl, metric="kl.policy_reference", level="cost", unit="nats")]
+        whole = subject(id, BETTER, cost={"seconds": seconds})
+        return replace(whole, results=[*whole.results, *more])
+
+    def marks(*subjects: SubjectReport) -> tuple[list[str], dict[str, list[str]], dict[str, bool], str]:
+        base = replace(subject("base", WORSE, base=True), results=[result("base", 0.52, WORSE),
+                       result("base", 0.0, metric="reward.mean", unit="score", direction="up")])  # fmt: skip
+        report = method_report([base, *subjects], goal=GOAL)
+        data = {f["id"]: f["data"] for s in report["sections"] for f in s["figures"]}
+        plane = data.get("reward_kl", {"points": [], "axes": data["methods"]["axes"]})
+        assert plane["axes"] == data["methods"]["axes"]
+        table = {r["subject"]: r["dominated_by"] for r in data["methods"]["rows"]}
+        return plane["axes"], table, {p["subject"]: p["dominated"] for p in plane["points"]}, render(report)
+
+    axes, table, plane, page = marks(one("near", 1.0, 0.5, 900), one("far", 2.0, 0.5, 10), one("gain", 3.0, 0.6, 10))
+    assert axes == ["M", "reward", "KL"]
+    assert table == {"base": [], "near": [], "far": ["near"], "gain": []}
+    assert plane == {"near": False, "far": True, "gain": False}
+    assert page.count("at least as good on M, reward, KL and better on one") == 2
+    axes, table, plane, _ = marks(one("near", None, 0.5, 900), one("far", 2.0, 0.5, 10), one("gain", 3.0, 0.6, 10))
+    assert axes == ["M", "reward"] and table["far"] == ["gain"] and plane == {"far": True, "gain": False}
 
 
 @pytest.mark.parametrize(

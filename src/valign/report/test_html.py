@@ -12,6 +12,7 @@ import pytest
 from valign.errors import ValignError
 from valign.report import SubjectReport, method_report
 from valign.report.html import MAX_BYTES, PREVIEW, render, script, script_hash
+from valign.report.markdown import model_card
 from valign.report.node import Node, resolve, value
 from valign.report.sections import all_results
 
@@ -235,6 +236,39 @@ def test_thin_reports_are_drawn(report_of: Any, subjects: list[SubjectReport]):
     assert "unscored" in render(
         method_report([SubjectReport(policy={"id": "a"}, results=[no_interval])], goal={"id": "g"})
     )
+
+
+TAX = {
+    "metric": "tax.T", "variant": "clip_last", "level": "capability", "unit": "share", "direction": "down", "n": 0,
+    "n_unscored": {}, "interval": None, "cluster": {"unit": "item", "count": 0}, "items": [], "notes": [],
+}  # fmt: skip
+
+
+def test_the_base_is_the_reference_of_the_tax_and_an_unscored_tax_stays_unscored():
+    """The base has no tax, for others are taxed against it; a tax that was measured without a score is no reference."""
+
+    def two(*, of_base: bool) -> dict[str, Any]:
+        rows = [{**TAX, "subject": "a vs b", "value": 0.2}]
+        base = [{**TAX, "subject": "b", "value": None, "n_unscored": {"refusal": 4}}] if of_base else []
+        return method_report([SubjectReport(policy={"id": "b"}, results=base, base=True),
+                              SubjectReport(policy={"id": "a"}, results=rows)], goal={"id": "g"})  # fmt: skip
+
+    def card(report: dict[str, Any]) -> str:
+        html = render(json.loads(json.dumps(report)))
+        return " ".join(Page(html[html.index('class="cards"') :].split("How to read")[0]).text)
+
+    plain = two(of_base=False)
+    assert "reference: others are compared with it" in card(plain) and "unscored" not in card(plain)
+    table = methods_of(plain)
+    assert [r["T"]["reference"] for r in table["rows"]] == [True, False] and not table["rows"][0]["M"]["reference"]
+    assert "reference" in model_card(plain, "b").split("## Results")[1].split("##")[0]
+    measured = two(of_base=True)
+    assert "unscored" in card(measured) and "reference: others" not in card(measured)
+    assert not any(r["T"]["reference"] for r in methods_of(measured)["rows"])
+
+
+def methods_of(report: dict[str, Any]) -> dict[str, Any]:
+    return next(f["data"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
 
 
 def test_large_reports_stay_below_the_limit():

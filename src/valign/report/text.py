@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from valign.report.units import interval, number
+from valign.report.units import REFERENCE, interval, number
 from valign.report.visible import plain
 
 if TYPE_CHECKING:
@@ -61,11 +61,7 @@ def methods_table(report: Mapping[str, Any]) -> Table:
         own = cards[r["subject"]]
         row = [_t(own["label"], "bold" if r["subject"] == report["sentences"]["best"] else "")]
         row += [
-            _t(
-                number(r[k]["value"], "bare" if k == "KL" else r[k]["unit"])
-                if r[k]["value"] is not None or not own["base"]
-                else "–"
-            )
+            _t(REFERENCE, "dim") if r[k].get("reference") else _t(number(r[k]["value"], "bare" if k == "KL" else r[k]["unit"]))
             for k in data["columns"]
         ]
         if many:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 UNSCORED = "unscored"  # undefined is said in words; it is never 0 and never an empty cell
+REFERENCE = "reference"  # what the others are compared with has no number of the comparison
+REFERENCE_TEXT = "reference: others are compared with it"
 MINUS = "−"
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from valign.data.group import Group, Response
 from valign.errors import DataError, require, unknown
 from valign.evaluation.measure.common import score_each
+from valign.evaluation.measure.nearest import TrainingIndex
 from valign.evaluation.metrics.credit import completeness_residual, token_credit
 from valign.goals.base import Goal, ResponseScorer
 from valign.goals.principle import PrincipleGoal
@@ -40,6 +41,7 @@ class Question:
 
     policy, reference, beta   give token credits (both or none)       token_texts  what each scored token says
     judge       gives the reward that segments are credited with      goal  gives values or verdicts, with their segments
+    training    the policy's training groups: each response is told with those nearest to it
     by          sentence or word        threshold  the decision: score >= threshold; None: against the group's best other
     """
 
@@ -51,6 +53,7 @@ class Question:
     goal: Goal | None = None
     by: By = "sentence"
     threshold: float | None = None
+    training: TrainingIndex | None = None
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "beta", self.beta, "a positive number")
@@ -78,6 +81,9 @@ def explain(groups: Sequence[Group], ask: Question, progress: Progress | None = 
             if scores is not None:
                 record["reward"] = _removal(ask.judge, response.text, scores[k], ask.by)
                 record["flip"] = _flip(group, k, scores, ask)
+            if ask.training is not None:
+                near = ask.training.nearest(group.prompt_text, response.text)
+                record["training"] = {"similarity": ask.training.law, "n": len(ask.training.groups), "nearest": near}
             out.append({**record, **parts[k]})
         if progress is not None:
             progress(i + 1, len(groups))

@@ -1,0 +1,65 @@
+"""Where the training data of an aligned policy came from: remembered by its run, read again when somebody asks.
+
+DIR/run/data.json holds the names of the sources, not their content; DIR/run/request.json the digest that tells whether what
+is read now is what was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from valign.data.group import Group
+from valign.errors import ValignError
+from valign.pipeline import request as asked
+from valign.pipeline.data import read_sources
+from valign.pipeline.recipe import Source
+
+FILE = "data.json"
+HOW = "name the data themselves: --training FILE"
+
+
+def origin(sources: Sequence[Source], seed: int, dev: float = 0.0) -> dict[str, Any]:
+    """What a run remembers of its sources. Files are remembered by their whole path.
+
+    dev   share that was held out, by `seed`
+    """
+    rows = [s.model_dump() for s in sources]
+    for row in rows:
+        file = Path(row["path"]).expanduser()
+        row["path"] = str(file.resolve()) if file.exists() else row["path"]
+    return {"sources": rows, "seed": seed, "dev": dev}
+
+
+def knows_its_data(folder: Path) -> bool:
+    """Whether the run in a policy's folder remembers its sources."""
+    return (folder / "run" / FILE).is_file()
+
+
+def training_groups(folder: Path, tell: Callable[[str, Mapping[str, Any]], None] | None = None) -> list[Group]:
+    """The groups that the policy in `folder` was trained on.
+
+    Raises `ValignError` where the run remembers none, where a source is gone, and where it holds something else by now.
+    """
+    from valign.data import split
+
+    if not knows_its_data(folder):
+        raise ValignError("its training data are not known", where=str(folder), how=HOW)
+    try:
+        kept = json.loads((folder / "run" / FILE).read_text(encoding="utf-8"))
+        wanted = json.loads((folder / "run" / asked.FILE).read_text(encoding="utf-8"))["data"]
+        sources, seed, dev = [Source(**row) for row in kept["sources"]], kept["seed"], kept["dev"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValignError(f"cannot be read: {error}", where=str(folder / "run" / FILE), how=HOW) from error
+    try:
+        groups, _ = read_sources(sources, seed, tell)
+    except ValignError as error:
+        raise ValignError(f"its training data are not found: {error.what}", where=error.where or str(folder), how=HOW) from error
+    if dev:
+        groups = list(split(groups, dev, seed)[0])
+    if asked.digest(groups) != wanted:
+        names = ", ".join(s.path for s in sources)
+        raise ValignError("holds other data than the policy was trained on", where=names, how=HOW)
+    return groups
