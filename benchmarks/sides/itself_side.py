@@ -61,7 +61,8 @@ def _fitted(job: Job, policy: Any, lists: Sequence[Row], folder: Path, told: Map
     sampler = DataSampler(items, batch=config.batch_size, seed=0)
     objective = Objective(by_mean_log_prob, {}, "group")
     with RunFolder(folder) as run_folder:
-        train(_scorer(job, policy, model), sampler, objective, config, run_folder, on_event=_listener(line))
+        train(_scorer(job, policy, model), sampler, objective, config, run_folder, on_event=_listener(line),
+              stop_ids=policy.model.template.stop_ids)  # fmt: skip
     return line
 
 
