@@ -21,18 +21,22 @@ from valign.cli.shared import (
     TrustCode,
     errors,
     print_json,
+    refuse_unused,
     result_line,
     say,
 )
 from valign.errors import UsageError
 
 WORLDS = "worlds"
+OF_MODELS = ("proxy", "gold", "data", "samples", "max_new_tokens", "limit", "device", "dtype", "allow_pickle",
+             "trust_remote_code")  # fmt: skip # options of overopt that say nothing to the worlds
 SHOWN = 10  # records printed; all stand in the file
 Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
 Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
 
 
 def overopt(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model whose samples are judged, or: worlds (the oracle worlds).")],
     out: Out,
     proxy: Annotated[str | None, typer.Option(help=f"What would be pushed: {Judge}.")] = None,
@@ -58,10 +62,7 @@ def overopt(
 
         with Watch(quiet=as_json) as watch:
             if model == WORLDS:
-                if given := [n for n, v in (("--proxy", proxy), ("--gold", gold), ("--data", data)) if v]:
-                    raise UsageError(
-                        "the worlds have their own proxies and prompts", where=given[0], how="leave it out"
-                    )
+                refuse_unused(context, OF_MODELS, "the worlds have their own proxies and prompts, and no model", "leave it out")
                 section = bench_section(seed=seed, on_event=watch)
                 paths = write_section(section, out)
             else:
@@ -80,6 +81,7 @@ def overopt(
 
 
 def tax(
+    context: typer.Context,
     base: Annotated[str, typer.Argument(help="The checkpoint before alignment.")],
     aligned: Annotated[str, typer.Argument(help="The checkpoint after it; any model form.")],
     out: Out,
@@ -117,6 +119,8 @@ def tax(
             raise UsageError(
                 "a reward needs prompts, and prompts a reward", where="--reward, --data", how="give both or none"
             )
+        if reward is None:
+            refuse_unused(context, ("samples", "kl_prompts"), "no prompts are answered", "add --reward and --data")
         with Watch(quiet=as_json) as watch:
             section, paths = tax_from_names(
                 base, aligned, out, data=data or (), reward=reward, tasks=tasks or TASKS, texts=text or TEXTS,
@@ -171,6 +175,7 @@ def generality(
 
 
 def explain(
+    context: typer.Context,
     model: Model,
     out: Out,
     prompt: Annotated[list[str] | None, typer.Argument(help="Prompts that MODEL answers.")] = None,
@@ -208,6 +213,10 @@ def explain(
         from valign.pipeline.explain import explain_from_names, record_lines
         from valign.pipeline.policies import LoadOptions
 
+        if reference is None:
+            refuse_unused(context, ("beta",), "token credits need the model before alignment", "add --reference MODEL")
+        if reward is None and goal is None:
+            refuse_unused(context, ("by", "threshold"), "no judge scores the answer", "add --reward or --goal")
         with Watch(quiet=as_json) as watch:
             section, paths = explain_from_names(
                 model, out, prompts=prompt or (), data=data or (), reference=reference, goal=goal, reward=reward, beta=beta,
@@ -227,8 +236,9 @@ def show(section: Any, paths: Any, as_json: bool) -> None:
         print_json(section.to_json())
         return
     say(section.title)
+    several = len({r.subject for r in section.results}) > 1
     for r in section.results:
-        say(result_line(r))
+        say(result_line(r, of=r.subject if several else ""))
         for note in r.notes:
             say(f"    {note}")
     for name, path in paths.items():

@@ -28,6 +28,7 @@ from valign.cli.shared import (
     TrustCode,
     errors,
     print_json,
+    refuse_unused,
     result_line,
     say,
     single,
@@ -36,6 +37,7 @@ from valign.errors import UsageError
 
 
 def evaluate(
+    context: typer.Context,
     model: Model,
     data: Annotated[list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")],
     out: Out,
@@ -82,7 +84,11 @@ def evaluate(
         if margins and against is None:
             raise UsageError("a margin belongs to a comparison", where="--margin", how="--against FOLDER")
         if against is not None:
-            differences.document(against)  # a wrong name is found before anything is computed
+            differences.check_margins(against, margins)  # a wrong name is found before anything is computed
+        if reference is None:
+            refuse_unused(context, ("beta", "kl_prompts"), "there is no model to compare with", "add --reference MODEL")
+        if goal is None:
+            refuse_unused(context, ("samples", "temperature"), "no goal judges answers", "add --goal")
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget)
         with Watch(quiet=as_json) as watch:
             measured, paths = evaluate_from_names(
@@ -119,6 +125,7 @@ def evaluate(
 
 
 def generate(
+    context: typer.Context,
     model: Model,
     prompt: Annotated[
         list[str] | None, typer.Argument(help="What to ask; none: one prompt per line of standard input.")
@@ -148,13 +155,15 @@ def generate(
         from valign.pipeline.door import reward_named
         from valign.pipeline.evaluate import progress_of
         from valign.pipeline.goals import make_goal
-        from valign.pipeline.policies import LoadOptions, load_policy
+        from valign.pipeline.policies import WRAPPED, LoadOptions, load_policy
 
         asked = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         if not asked:
             raise UsageError(
                 "there is no prompt", where="PROMPT", how='for example: valign generate MODEL "How are you?"'
             )
+        if raw:
+            refuse_unused(context, ("system",), "a raw text has no turns", "leave --raw or --system out")
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code)
         sampling = Sampling(
             n=n, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
@@ -165,6 +174,8 @@ def generate(
             watch("loading", {"name": model})
             policy = load_policy(model, options, goal=make_goal(named) if named else None,
                                  reward=reward_named(reward) if reward else None)  # fmt: skip
+            if policy.kind not in WRAPPED:
+                refuse_unused(context, ("goal",), f"{model} was made without a goal", "leave it out")
             rows = policy.generate(prompts, sampling, progress=progress_of(watch)("responses"))
         if as_json:
             print_json(

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.shared import Json, errors, print_json, say
+from valign.cli.shared import Json, errors, print_json, refuse_unused, say
 from valign.errors import UsageError
 
 
 def report(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A report.json, a result.json, or a run's folder.")],
     out: Annotated[Path | None, typer.Option(help="Where everything goes; default: beside the source.")] = None,
     before: Annotated[
@@ -44,6 +45,7 @@ def report(
                                  how="leave --watch out when it is done")  # fmt: skip
             _follow(source, every, out, as_json)
             return
+        refuse_unused(context, ("every",), "nothing is followed", "add --watch")
         paths: Any = reports.draw(source, out, before=before, instruments=with_ or ())
         paths = {**paths, **reports.export(paths, csv=csv, png=png, card=card, policy=policy)}
         if as_json:

@@ -94,6 +94,17 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     return out
 
 
+def refuse_unused(context: typer.Context, names: Sequence[str], why: str, how: str) -> None:
+    """Raise `UsageError` where one of these options was given: it would be ignored.
+
+    names   parameters of the command        why   what makes them have no effect
+    """
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not None and source.name != "DEFAULT":
+            raise UsageError(f"it has no effect: {why}", where=option.opts[0], how=how)
+
+
 def single(goals: Sequence[str] | None) -> str | None:
     """The one goal that was named. A second one is an error, not a silent winner."""
     if goals and len(goals) > 1:
@@ -181,9 +192,10 @@ def plain(text: str) -> str:
     return escape(text)
 
 
-def result_line(r: Any) -> str:
-    """metric, value, interval, n, direction: the complete number on one line."""
+def result_line(r: Any, *, of: str = "") -> str:
+    """metric, value, interval, n, direction: the complete number on one line. of: whose it is, where several are shown."""
     value = "unscored" if r.value is None else f"{r.value:+.3f}" if r.value < 0 else f"{r.value:.3f}"
     interval = f" [{r.interval.low:.3f}, {r.interval.high:.3f}]" if r.interval is not None else ""
     unscored = f", {sum(r.n_unscored.values())} unscored" if r.n_unscored else ""
-    return f"{r.metric} ({r.variant})  {value}{interval}  {r.unit}, n={r.n}{unscored}, better: {r.direction}"
+    whose = f" of {of}" if of else ""
+    return f"{r.metric} ({r.variant}){whose}  {value}{interval}  {r.unit}, n={r.n}{unscored}, better: {r.direction}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valign.errors import ModelError
+from valign.errors import ModelError, UsageError
 from valign.goals.base import Goal
 from valign.models.policy import Policy
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from valign.models.endpoint import Budget
 
 MANIFEST = "policy.json"
+WRAPPED = ("context", "decoding")  # kinds of policies that a method wrapped around another one: a goal or reward may steer them
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ def load_policy(
     from valign.models.policy import LocalPolicy
 
     options = options or LoadOptions()
+    manifest = None if is_endpoint(name) else _manifest(Path(name))
+    if reward is not None and (manifest is None or manifest.get("kind") not in WRAPPED):
+        raise UsageError(f"it has no effect: {name} chooses its responses by no reward", where="--reward",
+                         how="leave it out; --goal judges responses")  # fmt: skip
     if is_endpoint(name):
         return EndpointPolicy.named(str(name), options.budget)
-    manifest = _manifest(Path(name))
     if manifest is not None and manifest.get("kind") == "endpoint":
         return EndpointPolicy.named(str(manifest.get("base")), options.budget)
-    if manifest is not None and manifest.get("kind") in ("context", "decoding"):
+    if manifest is not None and manifest.get("kind") in WRAPPED:
         return _wrapped(Path(name), manifest, options, goal, reward)
     if manifest is None and (Path(name) / "run" / "request.json").exists():
         raise ModelError("the run in this folder is not finished: there is no policy yet", where=str(name),
