@@ -408,3 +408,77 @@ def test_a_full_disk_while_evaluating_is_one_error_and_nothing_half(
     assert not (out / "result.json").exists()
     whole(out)
     assert valign.json(*command)["results"]
+
+
+# ---------------------------------------------------------------------------------------- options and output folders
+
+UNUSED = [
+    ("evaluate {m} --data {p} --out {o} --beta 0.3", "--beta", "--reference"),
+    ("evaluate {m} --data {p} --out {o} --kl-prompts 3", "--kl-prompts", "--reference"),
+    ("evaluate {m} --data {p} --out {o} --samples 3", "--samples", "--goal"),
+    ("evaluate {m} --data {p} --out {o} --reward length", "--reward", "--goal"),
+    ("generate {m} Hi --goal core", "--goal", "leave it out"),
+    ("generate {m} Hi --reward length", "--reward", "leave it out"),
+    ("generate {m} Hi --raw --system Hello", "--system", "--raw"),
+    ("tax {m} {m} --out {o} --samples 3", "--samples", "--reward"),
+    ("explain {m} Hi --out {o} --reward length --beta 0.3", "--beta", "--reference"),
+    ("explain {m} Hi --out {o} --reference {m} --by word", "--by", "--goal"),
+    ("overopt worlds --out {o} --limit 3", "--limit", "leave it out"),
+    ("report {m} --every 3", "--every", "--watch"),
+    ("methods dpo --data {p}", "--data", "leave the name out"),
+    ("plan-eval --accuracy 0.7 --correlation 0.5 --difference 0.04 --samples 4", "--samples", "--noise"),
+    ("plan-eval --win-rate 0.6 --icc 0.3", "--icc", "--votes"),
+]
+
+
+@pytest.mark.parametrize(("line", "option", "mend"), UNUSED, ids=[line.split(" --")[0] + o for line, o, _ in UNUSED])
+def test_an_option_without_effect_is_refused(valign, model, pairs, tmp_path, line, option, mend):
+    out = tmp_path / "out"
+    said = valign.error(*line.format(m=model, p=pairs, o=out).split(), status=2)
+    assert f"{option}: it has no effect" in said
+    assert mend in said
+    assert not (out / "result.json").exists()
+
+
+WRONG = [
+    ("overopt {m} --proxy sentimen --gold length --data {p} --out {o}", 2, "unknown reward or goal 'sentimen'", "sentiment?"),
+    ("tax {m} {m} --tasks {p} --out {o}", 1, "no group has checks or answer choices", "builtin:instructions#test"),
+    ("efficiency {m} --method urial --sizes 2,4,8 --data {p} --test {p} --out {o}", 2, "urial learns from no data",
+     "valign compare"),
+    ("plan-eval --accuracy 0.7 --correlation 0.5 --difference 3", 2, "two shares cannot differ by 3", "--difference"),
+    ("models --folder {o}", 2, "there is no such folder", "--out"),
+    ("report {o}", 1, "there is no such file or folder", "report.json"),
+    ("data convert {p} {p}", 2, "this is the file that is read", "another file"),
+    ("data convert builtin:demonstrations {o} --to pairs", 2, "nothing in builtin:demonstrations becomes pairs", "rankings"),
+    ("diff {p} {p}", 1, "not JSON", "name a folder of valign evaluate"),
+    ("compare {p}9 --method dpo --data {p} --out {o}", 1, "there is no model", "known"),
+]
+
+
+@pytest.mark.parametrize(("line", "status", "what", "mend"), WRONG, ids=[line.split(" {")[0] for line, *_ in WRONG])
+def test_a_wrong_name_is_one_error_and_nothing_is_written(valign, model, pairs, tmp_path, line, status, what, mend):
+    out, before = tmp_path / "out", pairs.read_text()
+    said = valign(*line.format(m=model, p=pairs, o=out).split(), status=status).stderr
+    assert what in said
+    assert mend in said
+    assert "Traceback" not in said
+    assert not out.exists()
+    assert pairs.read_text() == before
+
+
+def test_a_margin_of_an_unknown_metric_is_found_before_anything_is_computed(valign, model, pairs, tmp_path):
+    valign("evaluate", model, "--data", pairs, "--out", tmp_path / "a")
+    said = valign.error("evaluate", model, "--data", pairs, "--out", tmp_path / "b", "--against", tmp_path / "a", "--margin",
+                        "misalignment.N=0.02", status=2)  # fmt: skip
+    assert "does not have misalignment.N" in said
+    assert "misalignment.M" in said
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_profile_does_not_write_over_results_of_something_else(valign, model, pairs, tmp_path):
+    valign("evaluate", model, "--data", pairs, "--out", tmp_path / "a")
+    before = (tmp_path / "a" / "result.json").read_bytes()
+    said = valign.error("profile", model, "--limit", 1, "--no-retest", "--out", tmp_path / "a")
+    assert "the folder holds a run with other settings" in said
+    assert "--force" in said
+    assert (tmp_path / "a" / "result.json").read_bytes() == before

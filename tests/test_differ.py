@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
@@ -67,3 +68,21 @@ def test_wrong_comparisons_are_refused_before_anything_is_computed(valign, model
     assert not (tmp_path / "e").exists()
     (tmp_path / "x.json").write_text("[]")
     assert "neither a report nor" in valign.error("diff", tmp_path / "x.json", tmp_path / "x.json")
+
+
+def test_no_number_is_cut_in_a_narrow_terminal():
+    """A cut p of 5.7e-06 would read 5.7."""
+    from rich.console import Console
+
+    from valign.report.diff import Change
+    from valign.report.text import diff_table
+
+    fields = dict.fromkeys(Change.__dataclass_fields__)
+    one = {**fields, "subject": "tiny0 → runs/sft", "metric": "preference.implicit_reward", "variant": "preference_accuracy",
+           "unit": "share", "before": 0.125, "after": 1.0, "difference": 0.875, "interval": {"low": 0.732, "high": 1.018},
+           "p_adjusted": 5.7e-06, "kind": "better", "in_a": True, "in_b": True}  # fmt: skip
+    with Console(width=80, file=io.StringIO()) as screen:
+        screen.print(diff_table([Change(**one)]))
+        said = screen.file.getvalue()
+    for part in ("tiny0 → runs/sft", "5.7e-06", "0.125", "better", "+1.018]"):
+        assert part in said

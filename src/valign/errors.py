@@ -64,7 +64,7 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UsageError:
     """The error for a name that is not known, with the nearest known ones."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = nearest(name, names)
     how = [f"did you mean: {', '.join(near)}?"] if near else []
     return UsageError(f"unknown {kind} {name!r}", where=where, how=[*how, f"known: {', '.join(names)}"])

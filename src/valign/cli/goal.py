@@ -204,7 +204,7 @@ def _rescored(results: list[Path], new: Any, old: Any) -> Any:
 
 
 def _print_entry(entry: Mapping[str, Any]) -> None:
-    say(f"{entry['id']}  ({entry['kind']})  {entry.get('title', '')}")
+    say(f"{entry['id']}  ({entry['kind']})  {entry.get('title', '')}".rstrip())
     for key, value in entry.items():
         if key in ("id", "kind", "title") or value in (None, "", [], {}):
             continue
@@ -217,7 +217,8 @@ def _print_entry(entry: Mapping[str, Any]) -> None:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    head, *rest = [str(v) for v in row.values() if v not in ("", None, [], {})]
+    """Texts as they are, numbers with their names."""
+    head, *rest = [f"{k} {v:g}" if isinstance(v, int | float) else str(v) for k, v in row.items() if v not in ("", None, [], {})]
     return f"{head:<20} {'  '.join(rest)}"
 
 

@@ -256,8 +256,9 @@ def show(section: Any, paths: Any, as_json: bool) -> None:
         print_json(section.to_json())
         return
     say(section.title)
+    several = len({r.subject for r in section.results}) > 1
     for r in section.results:
-        say(result_line(r))
+        say(result_line(r, of=r.subject if several else ""))
         for note in r.notes:
             say(f"    {note}")
     for name, path in paths.items():

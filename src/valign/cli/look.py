@@ -25,6 +25,7 @@ from valign.errors import UsageError, ValignError
 data_app = typer.Typer(help="Look into data and convert it.", no_args_is_help=True)
 models_app = typer.Typer(help="Models at hand; merge adapters; compare a server with its weights.", invoke_without_command=True)
 
+RUNS = Path("runs")  # where examples put what they make; it need not exist
 Format = Annotated[str | None, typer.Option(help="The file's format; default: recognised by its content.")]
 
 
@@ -71,7 +72,7 @@ def convert(
 ) -> None:
     """Write FILE as groups, valign's own format; feedback may change its kind, counts are kept."""
     with errors(as_json):
-        from valign.data import pairs_to_unpaired, ranking_to_pairs, scores_to_pairs, write
+        from valign.data import Comparison, Verdict, pairs_to_unpaired, ranking_to_pairs, scores_to_pairs, write
         from valign.errors import unknown
         from valign.pipeline.data import read_source
         from valign.pipeline.recipe import Source
@@ -81,10 +82,16 @@ def convert(
             "pairs": lambda g: scores_to_pairs(ranking_to_pairs(g)),
             "unpaired": pairs_to_unpaired,
         }
+        wanted: dict[str, Any] = {"pairs": Comparison, "unpaired": Verdict}
         if to not in change:
             raise unknown("target", to, change, where="--to")
+        if out.exists() and Path(file).exists() and out.samefile(file):
+            raise UsageError("this is the file that is read", where=str(out), how="name another file to write")
         data = read_source(Source(path=file, format=format, limit=limit))
         groups = [change[to](g) for g in data]
+        if to in wanted and not any(any(g.of(wanted[to])) for g in groups):
+            raise UsageError(f"nothing in {file} becomes {to}", where=f"--to {to}",
+                             how="pairs come from rankings or scores, thumbs from pairs: valign data inspect FILE")  # fmt: skip
         write(groups, out)
         counts = {
             "read": len(data),
@@ -103,7 +110,7 @@ def convert(
 @models_app.callback()
 def models(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option(help="Where policies are looked for.")] = Path("runs"),
+    folder: Annotated[Path, typer.Option(help="Where policies are looked for.")] = RUNS,
     as_json: Json = False,
 ) -> None:
     """Models that can be named without a network."""
@@ -115,6 +122,9 @@ def models(
     with errors(as_json):
         from valign.models.catalog import models_at_hand
 
+        if not folder.is_dir() and folder != RUNS:
+            raise UsageError("there is no such folder", where=str(folder),
+                             how="name the folder that --out was given, or one above it")  # fmt: skip
         found = models_at_hand(folder)
         if as_json:
             print_json(
@@ -232,7 +242,7 @@ def methods(
             return
         for row in rows:
             mark = "" if row["can_run"] is None else "yes  " if row["can_run"] else "no   "
-            say(f"{mark}{row['name']:<18} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}")
+            say(f"{mark}{row['name']:<20} {row['family']:<14} learns from {row['feedback']:<15} {row['title']}")
             if row["reason"]:
                 say(f"     {row['reason']}")
 

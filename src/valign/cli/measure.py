@@ -91,7 +91,7 @@ def evaluate(
         if margins and against is None:
             raise UsageError("a margin belongs to a comparison", where="--margin", how="--against FOLDER")
         if against is not None:
-            differences.document(against)  # a wrong name is found before anything is computed
+            differences.check_margins(against, margins)  # a wrong name is found before anything is computed
         options = LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget)
         with Watch(quiet=as_json) as watch:
             measured, paths = evaluate_from_names(

@@ -11,6 +11,7 @@ from valign.cli.progress import Watch
 from valign.cli.shared import (
     Device,
     Dtype,
+    Force,
     Json,
     MaxCost,
     PriceGenerated,
@@ -84,6 +85,7 @@ def profile(
     max_cost: MaxCost = None,
     price_read: PriceRead = None,
     price_generated: PriceGenerated = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """What does MODEL value? A profile with intervals, and whether it can be trusted."""
@@ -97,6 +99,8 @@ def profile(
         if instrument is not None and "dilemmas" not in forms:
             refuse_given(context, ["limit"], "a questionnaire is asked whole, or its scales have no score")
         refuse_loading(context, model, against)
+        if force and out is None:
+            raise UsageError("nothing is written that could be started again", where="--force", how="add --out FOLDER")
         _refuse(forms, data, samples, max_new_tokens, items, instrument, personas, retest)
         sampling = Sampling(n=samples or 1, max_new_tokens=max_new_tokens or 64, temperature=0.7, seed=seed)
         asked = Asked(
@@ -104,7 +108,9 @@ def profile(
         )
         options = LoadOptions(device, dtype, budget=budget_of(max_cost, price_read, price_generated, out))
         with Watch(quiet=as_json) as watch:
-            found = profile_from_names(model, asked, against=against, out=out, options=options, on_event=watch)
+            found = profile_from_names(
+                model, asked, against=against, out=out, options=options, force=force, on_event=watch
+            )
         if as_json:
             print_json({"schema": 1, "results": [r.to_json() for r in found.results]})
             return

@@ -202,9 +202,10 @@ def plain(text: str) -> str:
     return escape(text)
 
 
-def result_line(r: Any) -> str:
-    """metric, value, interval, n, direction: the complete number on one line."""
+def result_line(r: Any, *, of: str = "") -> str:
+    """metric, value, interval, n, direction: the complete number on one line. of: whose it is, where several are shown."""
     value = "unscored" if r.value is None else f"{r.value:+.3f}" if r.value < 0 else f"{r.value:.3f}"
     interval = f" [{r.interval.low:.3f}, {r.interval.high:.3f}]" if r.interval is not None else ""
     unscored = f", {sum(r.n_unscored.values())} unscored" if r.n_unscored else ""
-    return f"{r.metric} ({r.variant})  {value}{interval}  {r.unit}, n={r.n}{unscored}, better: {r.direction}"
+    whose = f" of {of}" if of else ""
+    return f"{r.metric} ({r.variant}){whose}  {value}{interval}  {r.unit}, n={r.n}{unscored}, better: {r.direction}"

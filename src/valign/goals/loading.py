@@ -121,14 +121,17 @@ def _value(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     target, target_id = _target(r, theory)
     weights = r.raw("weights", "named")
     evaluator, scoring = scorers.take(r, "value", theory=theory.id)
+    distance = cast(Distance, r.choice("distance", DISTANCES, default=DEFAULT_DISTANCE[theory.target]))
+    id = r.text("id", default="")
+    r.done()  # a misspelt "target" is named, not missed
     return ValueGoal(
         theory=theory,
         target=target,
         weights=weights,
-        distance=cast(Distance, r.choice("distance", DISTANCES, default=DEFAULT_DISTANCE[theory.target])),
+        distance=distance,
         evaluator=evaluator,
         scoring=scoring,
-        id=r.text("id", default=""),
+        id=id,
         target_id=target_id,
         **common,
     )
@@ -152,7 +155,11 @@ def _target(r: Reader, theory: Theory) -> tuple[dict[str, float], str]:
         if double := {n for n in names if names.count(n) > 1}:
             r.fail("target", f"{sorted(double)[0]!r} is ranked twice")
         return ranking_target(names), ""
-    return r.number_map("target", default={}), ""
+    numbers = r.number_map("target", default={})
+    for name in numbers:
+        with r.placed(f"target.{name}"):
+            theory.index(name)
+    return numbers, ""
 
 
 def _angle(r: Reader, spec: Any, theory: Theory) -> tuple[dict[str, float], str]:

@@ -97,14 +97,14 @@ class _Run:
                 raise ValignError(f"{chosen.name} makes a reward model: it cannot be compared with policies",
                                   where=f"methods.{spec.title}", how=USE_REWARD)  # fmt: skip
         self.goal = make_goal(self.recipe.goal) if self.recipe.goal is not None else None
+        self._read()
+        self._phase(BASE, 0, len(specs) + 1)
+        self.tell("loading", {"name": self.recipe.model})
+        self.base = load_policy(self.recipe.model, self.options)  # what cannot be read leaves no folder behind
         with RunFolder(self.out) as run:
             stored = json.dumps(hidden(self.recipe.model_dump()), indent=1, ensure_ascii=False)
             if not (self.out / RECIPE).exists():
                 run.write(RECIPE, stored)
-            self._read()
-            self._phase(BASE, 0, len(specs) + 1)
-            self.tell("loading", {"name": self.recipe.model})
-            self.base = load_policy(self.recipe.model, self.options)
             subjects = [self._measure(BASE, self.base, None, Spent())]
             for i, (spec, chosen) in enumerate(specs):
                 subjects.append(self._method(spec, chosen, i + 1, len(specs) + 1))

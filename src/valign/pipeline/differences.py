@@ -15,6 +15,7 @@ from valign.report.diff import Change, diff
 
 RESULT, REPORT = "result.json", "report.json"
 FILE = "differences.json"
+HOW = "name a folder of valign evaluate, a result.json or a report.json"
 
 
 def differences(before: Path, after: Path, margins: Mapping[str, float] | None = None) -> list[Change]:
@@ -23,10 +24,20 @@ def differences(before: Path, after: Path, margins: Mapping[str, float] | None =
     Raises `DataError` for other files, `UsageError` for a margin of a metric that neither has.
     """
     found = diff(document(before), document(after), margins)
-    known = {c.metric for c in found}
-    if missing := sorted(set(margins or {}) - known):
-        raise UsageError(f"neither has {', '.join(missing)}", where="--margin", how=f"both have: {', '.join(sorted(known))}")
+    _known_margins(found, margins or {}, "neither has")
     return found
+
+
+def check_margins(before: Path, margins: Mapping[str, float]) -> None:
+    """Raise `ValignError` where `before` is no evaluation or lacks the metric of a margin: nothing was computed yet."""
+    content = document(before)
+    _known_margins(diff(content, content), margins, f"{before} does not have")
+
+
+def _known_margins(found: Sequence[Change], margins: Mapping[str, float], what: str) -> None:
+    known = {c.metric for c in found}
+    if missing := sorted(set(margins) - known):
+        raise UsageError(f"{what} {', '.join(missing)}", where="--margin", how=f"known: {', '.join(sorted(known))}")
 
 
 def document(path: Path) -> dict[str, Any]:
@@ -37,12 +48,11 @@ def document(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        how = "a folder of valign evaluate, a result.json or a report.json"
-        raise DataError("no such file", where=str(file), how=how) from error
+        raise DataError("no such file", where=str(file), how=HOW) from error
     except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=str(file)) from error
+        raise DataError(f"not JSON: {error}", where=str(file), how=HOW) from error
     if not isinstance(content, dict):
-        raise DataError("neither a report nor a file of results", where=str(file))
+        raise DataError("neither a report nor a file of results", where=str(file), how=HOW)
     if "sections" in content:
         return content
     return {"results": [r.to_json() for r in read_results(file)]}

@@ -77,6 +77,9 @@ class Sweep:
         for title, method, settings in self.methods:
             if method.makes_reward:
                 raise UsageError(f"{title} makes a reward model, and curves are of policies", where="--method")
+            if not method.trains:
+                raise UsageError(f"{title} learns from no data: a size of the data says nothing to it", where="--method",
+                                 how="compare it in valign compare")  # fmt: skip
             method.configure(settings)
 
 

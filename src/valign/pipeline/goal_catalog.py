@@ -56,7 +56,7 @@ def _other(name: str) -> dict[str, Any]:
         if "level" not in content and "principles" in content:
             return _set_entry(load_principles(path))
     elif ":" not in name and name not in GOALS:
-        raise unknown("goal", name, (*principle_sets(), *theories(), *named_targets(), *GOALS))
+        raise unknown("goal", name, {*principle_sets(), *theories(), *named_targets(), *GOALS})
     return {"kind": "goal", **examine(make_goal(name))}
 
 
@@ -100,5 +100,6 @@ def _theory_entry(t: Theory) -> dict[str, Any]:
 
 
 def _target_entry(t: Target) -> dict[str, Any]:
-    values = [{"dimension": d, "value": f"{x:+.4f}"} for d, x in t.values.items()]
+    names = {d.id: d.name for d in load_theory(t.theory).dimensions}
+    values = [{"dimension": d, "name": names[d], "value": f"{x:+.4f}"} for d, x in t.values.items()]
     return {"id": t.id, "kind": "target", "theory": t.theory, "source": t.source, "licence": t.licence, "values": values}

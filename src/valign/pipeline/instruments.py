@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from valign.data.group import Group
 from valign.engine.run import RunFolder
-from valign.errors import UsageError
+from valign.errors import UsageError, unknown
 from valign.evaluation.section import FILE, Section, write_section
 from valign.goals.base import ResponseScorer
 from valign.methods.guard import Guard
@@ -34,6 +34,7 @@ def nobody(event: str, fields: Mapping[str, Any]) -> None:
 
 def judge_named(name: str) -> ResponseScorer:
     """A judge of responses by name: a reward (`sentiment`, a reward model's folder, python:module.function) or a goal."""
+    from valign.goals.loading import goal_names
     from valign.pipeline.goals import make_goal
     from valign.rewards.base import PREFIX, from_goal
     from valign.rewards.registry import REWARDS, make
@@ -41,7 +42,12 @@ def judge_named(name: str) -> ResponseScorer:
 
     if name in REWARDS or name.startswith(PREFIX) or is_reward_folder(Path(name).expanduser()):
         return make(name)
-    return from_goal(make_goal(name))
+    try:
+        return from_goal(make_goal(name))
+    except UsageError as error:
+        if error.what != unknown("goal", name, ()).what:
+            raise
+        raise unknown("reward or goal", name, (*REWARDS, *goal_names())) from error
 
 
 def groups_named(names: Sequence[str], limit: int | None, tell: Listen) -> list[Group]:

@@ -67,6 +67,12 @@ def plan_evaluation(asked: Asked) -> dict[str, Any]:
     if asked.votes is not None:
         raise UsageError("--votes belongs to --win-rate", where="--votes", how="--win-rate 0.6 --votes 3 --icc 0.3")
     spread = _spread(asked)
+    if asked.samples > 1 and not spread.noise:
+        raise UsageError("it has no effect: how much one sample varies is not known", where="--samples",
+                         how="give --variance with --noise, or a pilot with several samples per item")  # fmt: skip
+    if asked.accuracy is not None and asked.difference is not None and asked.difference >= 1:
+        raise UsageError(f"two shares cannot differ by {asked.difference:g}", where="--difference",
+                         how="a share below 1: 0.04 is four percentage points")  # fmt: skip
     if asked.difference is None and asked.n is None:
         raise UsageError("say what to plan", where="plan-eval",
                          how=("--difference D: how many items a difference of D needs",
@@ -171,7 +177,7 @@ def _named(path: Path, metric: str | None) -> Result:
     found = [r for r in results if metric in (r.metric, f"{r.metric}/{r.variant}")] if metric else results
     if len(found) == 1:
         return found[0]
-    what = "say which number to plan for" if metric is None else f"{metric!r} names {len(found)} numbers of this file"
+    what = "say which number to plan for" if metric is None else f"{metric!r} names {len(found) or 'no'} numbers of {file}"
     raise UsageError(what, where="--metric", how=[f"--metric {names[0]}" if names else "the file holds no items", *names[1:8]])
 
 
@@ -189,6 +195,8 @@ def _votes(asked: Asked) -> dict[str, Any]:
         raise UsageError(f"a win rate of {p:g} cannot be told from one half", where="--win-rate", how="for example 0.6")
     if votes < 1 or not 0 <= icc <= 1:
         raise UsageError("--votes is at least 1 and --icc in [0, 1]", where="--votes", how="--votes 3 --icc 0.3")
+    if asked.icc is not None and votes == 1:
+        raise UsageError("it has no effect: one vote on an item agrees with no other", where="--icc", how="add --votes 3")
     needed, items = votes_needed(p, votes, icc, alpha=o.level, power=o.power)
     lines = [f"To tell a win rate of {p:g} from a coin in {o.power:.0%} of studies (two-sided level {o.alpha:g}): "
              f"{math.ceil(needed)} independent votes."]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Result
 from valign.models.endpoint import is_endpoint
 from valign.models.policy import Policy, Sampling, has_likelihood
+from valign.pipeline import request as request_file
 from valign.pipeline.data import read_sources
 from valign.pipeline.door import Listen, source
-from valign.pipeline.evaluate import Measured, Plan, judge, progress_of, write_evaluation
+from valign.pipeline.evaluate import RESULT, Measured, Plan, judge, progress_of, write_evaluation
 from valign.pipeline.goals import make_goal
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.spending import accounted, check_priced
@@ -85,11 +86,13 @@ def profile_from_names(
     against: str | None = None,
     out: Path | None = None,
     options: LoadOptions | None = None,
+    force: bool = False,
     on_event: Listen | None = None,
 ) -> Outcome:
     """Profile a model, or two of them paired. With `out`, answers are logged there and an interrupted profile goes on.
 
     Names, goal and items are checked before a model is loaded.
+    Raises `ValignError` when `out` holds results of something else, unless `force` starts again there.
     """
     goal = make_goal(asked.goal or GOAL)
     if goal.level != "value":
@@ -119,7 +122,14 @@ def profile_from_names(
 
     if out is None:
         return run(None)
-    with RunFolder(out):
+    request = {"profile": names, "goal": goal.fingerprint(), "items": inventory.sha256,
+               "settings": {k: str(v) for k, v in asdict(asked).items() if k not in ("goal", "items")}}  # fmt: skip
+    with RunFolder(out) as owned:
+        remembered, finished = out / request_file.FILE, (out / RESULT).exists()
+        if finished and not force and not remembered.exists():
+            raise ValignError("the folder holds results of something else", where=str(out / RESULT), how=request_file.HOW)
+        request_file.is_repeated(out, remembered, request, force=force, lost=finished)
+        owned.write(request_file.FILE, request_file.text(request))
         return run(out)
 
 
@@ -259,13 +269,21 @@ def _page(outcome: Outcome, goal: Any, folder: Path) -> Mapping[str, Path]:
         results = [r for r in m.measured.results if not r.subject.startswith("baseline")]
         differences = [s.result for shifts in outcome.shifts.values() for s in shifts] if k == 0 else []
         subjects.append(
-            SubjectReport(policy=m.card, results=results, samples=m.measured.samples, profile=profile,
+            SubjectReport(policy=m.card, results=results, samples=list(map(_shown, m.measured.samples)), profile=profile,
                           differences=differences, notes=m.measured.notes, base=len(outcome.models) > 1 and k == 1)
         )  # fmt: skip
     names = " and ".join(m.id for m in outcome.models)
     report = method_report(subjects, goal=goal_json(goal), primary="profile", title=f"values of {names}",
                            created=time.strftime("%Y-%m-%d"))  # fmt: skip
     return write_report(report, folder)
+
+
+def _shown(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample as the page shows it: an item's options stand in one line with their shares; a rating is no merit."""
+    if not sample["id"].startswith(("likelihood:", "generation:")):
+        return sample
+    said = ", ".join(f"{r['text']} {r['score']:.0%}" for r in sample["responses"])
+    return {**sample, "responses": [said] if said else [], "judged": False}
 
 
 def _circle(profile: Profile) -> dict[str, Any] | None:

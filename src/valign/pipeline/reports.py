@@ -15,7 +15,7 @@ from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
 from valign.goals.base import Goal
 from valign.models.policy import Policy
-from valign.pipeline.evaluate import RESULT, SAMPLES, Measured
+from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, Measured
 
 
 def draw(
@@ -69,6 +69,7 @@ def _instrument(folder: Path) -> tuple[dict[str, Any], Path]:
 
 def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The report on one file of results, or on two: the base's first."""
+    from valign.pipeline.compare import goal_json
     from valign.report import method_report
 
     subjects = [_stored_subject(f, base=before is not None and i == 0)
@@ -81,9 +82,23 @@ def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, An
     # the primary is what was measured: an order where there is one, else the profile
     primary = "profile" if not metrics & {"misalignment.M", "misalignment.components"} and "value.V" in metrics else "order"
     level = next((r.level for r in found if not r.subject.startswith("baseline")), "value")
-    goal = {"id": "none", "level": level, "title": "no goal stored", "text": ""}
+    goal = _stored_goal(file) or ({"id": "none", "level": level, "text": ""} if level != "preference" else goal_json(None))
     title = names[0] if len(names) == 1 else f"{names[1]} against {names[0]}"
+    if len(names) == 1 and file.with_name(SECTION).is_file():
+        title = str(_content(file.with_name(SECTION)).get("title") or title)
     return method_report(subjects, goal=goal, primary=primary, title=title, extra=extra, created=time.strftime("%Y-%m-%d"))
+
+
+def _stored_goal(file: Path) -> dict[str, Any] | None:
+    """The goal that judged the results of a file, as a report reads it; None where none is stored."""
+    from valign.pipeline.compare import goal_json
+    from valign.pipeline.policies import stored_goal
+
+    place = file.with_name(GOAL)
+    if not place.is_file():
+        return None
+    content = _content(place).get("goal")
+    return goal_json(stored_goal(content)) if isinstance(content, Mapping) else None
 
 
 def _stored_subject(file: Path, *, base: bool) -> Any:
@@ -172,6 +187,9 @@ def _subject(card: Mapping[str, Any], results: Any, samples: Any, profile: Any =
 
 
 def _find(source: Path) -> Path:
+    if not source.exists():
+        raise ValignError("there is no such file or folder", where=str(source),
+                          how="name a report.json, a result.json or a run's folder")  # fmt: skip
     for name in ("", "report.json", RESULT, f"evaluation/{RESULT}"):
         file = source / name if name else source
         if file.is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
+from valign.errors import DataError
 from valign.evaluation import measure
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import cluster_of, sample_groups, score_each, unanswered
@@ -143,6 +144,10 @@ def tax_from_names(
     tell = on_event or nobody
     judge = judge_named(reward) if reward else None
     named = {_short(t, i): groups_named([t], limit, tell) for i, t in enumerate(tasks)}
+    for task, groups in zip(tasks, named.values()):
+        if not any(g.choices or g.meta.get("checks") for g in groups):
+            raise DataError("no group has checks or answer choices: no answer to it is right or wrong",
+                            where=f"--tasks {task}", how="name tasks, such as builtin:instructions#test")  # fmt: skip
     plan = TaxPlan(named, groups_named(data, limit, tell) if data else (), judge,
                    groups_named(texts, limit, tell) if texts else (), sampling, kl_prompts)  # fmt: skip
     with workplace(out) as run:

@@ -229,7 +229,7 @@ def _difference_text(r: Node, better: str) -> Markup:
         )
     else:
         small.append(Markup("n {}").format(num(r.n, "count")))
-    if value(r.mde) is not None:
+    if value(r.mde):  # 0 where all differences are equal: such a sample says nothing about what it could have found
         small.append(Markup("detects {}").format(num(r.mde, r.unit)))
     return parts[0] + Markup("<small>{}</small>").format(Markup(" · ").join(small))
 
@@ -246,7 +246,7 @@ def benchmarks(data: Node, subjects: dict[str, Node]) -> Markup:
             low, high, marks = steps[0], steps[-1], [(x, tick(x)) for x in steps]
         else:
             high = 1.0 if unit == "share" else max(ends, default=1.0)
-            marks = [(0.0, "0"), (high, f"{high:g}")] + ([(chance, "chance")] if chance else [])
+            marks = [(0.0, "0"), (high, tick(float(f"{high:.3g}")))] + ([(chance, "chance")] if chance else [])
         rows = []
         for r in group.rows:
             subject = subjects.get(str(r.subject))

@@ -62,7 +62,9 @@ def _samples(report: Mapping[str, Any]) -> tuple[Row | None, dict[str, list[Row]
                 prompts = {visible.plain(row["id"]): _turns(row["prompt"]) for row in figure["data"]["rows"]}
                 at = f"/sections/{i}/figures/{k}/data/rows"
                 level = report["goal"].get("level") or "value"
-                return {"name": "responses", "level": level, "direction": "up", "unit": "score", "at": at,
+                judged = all(row.get("judged", True) for row in figure["data"]["rows"])
+                name = "responses" if judged else "answers to items, with the mean rating"
+                return {"name": name, "level": level, "direction": "up", "unit": "score", "at": at,
                         "rows": rows}, prompts  # fmt: skip
     return None, {}
 

@@ -19,6 +19,7 @@ def rows(subjects: Sequence[SubjectReport], base: str | None) -> list[Row]:
     outcome  won, lost or same against the base's score of the same prompt, unscored where one has none, base
              (the base itself, or the only policy)
     change   largest |delta|; rows are sorted by it, then by id
+    judged   False where a sample says so: its score is an answer (a rating), and more of it is neither better nor worse
     """
     table: dict[str, Row] = {}
     for subject in subjects:
@@ -29,10 +30,14 @@ def rows(subjects: Sequence[SubjectReport], base: str | None) -> list[Row]:
             )
             row["flags"] += [f for f in sample.get("flags") or () if f not in row["flags"]]
             row["answers"].append(_answer(subject.id, sample))
+            if not sample.get("judged", True):
+                row["judged"] = False
     for row in table.values():
         reference = next((a["score"] for a in row["answers"] if a["subject"] == base), None)
         for answer in row["answers"]:
             answer |= _outcome(answer, reference, base)
+            if not row.get("judged", True) and answer["delta"] is not None:
+                answer["outcome"] = "base"
         row["change"] = max((abs(a["delta"]) for a in row["answers"] if a["delta"] is not None), default=0.0)
     return sorted(table.values(), key=lambda r: (-r["change"], r["id"]))
 

@@ -88,12 +88,16 @@ def _change(difference: Mapping[str, Any] | None, own: Mapping[str, Any]) -> lis
 
 def diff_table(changes: Sequence[Change]) -> Table:
     """Metrics of two reports side by side, changed ones first."""
-    table = _new_table("policy", "metric", "variant", "before", "after", "difference", "p", "")
+    policies = {c.subject for c in changes}
+    heads = ("policy", "metric", "variant", "before", "after", "difference", "p", "")
+    table = _new_table(*heads[len(policies) == 1 :], whole=("before", "after", "p"))
+    if len(policies) == 1:  # said once above the table: the width is needed for numbers
+        table.title, table.title_justify = _t(policies.pop()), "left"
     for c in sorted(changes, key=lambda c: (c.kind == "same", c.metric)):
         style = {"better": "green", "worse": "red", "same": "dim"}.get(c.kind, "")
         ends = f" [{interval(c.interval, c.unit, signed=True)}]" if c.interval else ""
         difference = "" if c.difference is None else number(c.difference, c.unit, signed=True) + ends
-        table.add_row(
+        row = [
             _t(c.subject),
             _t(c.metric),
             _t(c.variant),
@@ -102,7 +106,11 @@ def diff_table(changes: Sequence[Change]) -> Table:
             _t(difference),
             _t("" if c.p_adjusted is None else f"{c.p_adjusted:.2g}"),
             _t(_kind_text(c), style),
-        )
+        ]
+        table.add_row(*row[-len(table.columns) :])
+    for column in table.columns:
+        if column.no_wrap:  # rich would cut these as well where the others cannot give enough
+            column.min_width = max(len(str(cell)) for cell in (column.header, *column.cells))
     return table
 
 
@@ -153,13 +161,14 @@ def blocks(series: Sequence[float | None], width: int = 40) -> str:
     return "".join(" " if m is None else BLOCKS[round((m - low) * scale)] for m in means)
 
 
-def _new_table(*heads: str) -> Table:
+def _new_table(*heads: str, whole: Sequence[str] | None = None) -> Table:
+    """An empty table. whole: heads of columns that never take a second line; default: all but those with intervals."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in heads:  # in a narrow terminal an interval takes a second line; names and numbers stay whole
-        table.add_column(_t(head), overflow="fold", no_wrap="[" not in head)
+    for head in heads:  # a column that may not take a second line is cut in a narrow terminal when the others are at their end
+        table.add_column(_t(head), overflow="fold", no_wrap="[" not in head if whole is None else head in whole)
     return table
 
 

@@ -26,7 +26,8 @@ def goal_name(goal: Mapping[str, Any]) -> str:
         ]
         if named:
             return ", ".join(named)
-    return str(goal.get("text") or goal.get("id") or "the goal")
+    id = goal.get("id") if goal.get("id") != "none" else None
+    return str(goal.get("text") or id or "the goal")
 
 
 def change(row: Mapping[str, Any], role: Role) -> str:
@@ -92,13 +93,17 @@ def best_of(tried: Sequence[Row], role: Role, differences: Mapping[str, Row | No
 
 def _alone(subject: Row, goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> str:
     row = facts["values"].get(subject["id"])
+    aimless = goal.get("id") == "none" and not goal.get("title")
+    who = subject["label"] if aimless else f"{subject['label']}, measured against “{goal_name(goal)}”"
     if row is None or row.get("value") is None:
-        return f"{subject['label']}, measured against “{goal_name(goal)}”: {role.title} is unscored."
+        if aimless:
+            return f"{who}: the numbers below were measured, {role.title} was not."
+        return f"{who}: {role.title} is unscored."
     ends = row.get("interval")
     where = f" (95 % interval {interval(ends, row['unit'])})" if ends else " (no interval)"
     meaning = role.meaning[0].upper() + role.meaning[1:]
     return (
-        f"{subject['label']}, measured against “{goal_name(goal)}”: {role.title} is "
+        f"{who}: {role.title} is "
         f"{number(row['value'], row['unit'])}{where}, n = {row['n']}. {meaning}."
     )
 
@@ -208,7 +213,9 @@ def _nothing(
     moved = f"{role.title} changed by {change(known[top['id']], role)}"
     if len(tried) > 1:
         best = f"With the best, {top['label']}, {moved}."
-        return f"None of {_methods(tried)} methods moved {base['label']} measurably toward {name}. {best}"
+        count = _methods(tried)
+        who = f"None of {count} methods" if count > 1 else f"None of {len(tried)} training runs"
+        return f"{who} moved {base['label']} measurably toward {name}. {best}"
     if top["verdict"]["kind"] == "worse":
         return f"{top['label']} moved {base['label']} away from {name}: {moved}."
     return f"{top['label']} did not move {base['label']} measurably toward {name}: {moved}."

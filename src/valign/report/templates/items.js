@@ -160,7 +160,7 @@
     data = whole; made.clear(); samples = null; quarrels = null; at = 0;
     const levels = new Map();
     data.measures.forEach((m, i) => {
-      const name = m.rows ? "responses, with the goal's utility" : `${m.metric} (${m.variant})`;
+      const name = m.rows ? (m.name === "responses" ? "responses, with the goal's utility" : m.name) : `${m.metric} (${m.variant})`;
       if (!levels.has(m.level)) levels.set(m.level, make("optgroup", { label: `level: ${m.level}` }));
       levels.get(m.level).append(make("option", { value: String(i) }, name));
     });
