@@ -159,6 +159,17 @@ def test_moral_stories_and_delphi_rows(tmp_path):
     assert bank.norms[0].text == "it's good feeding a cat" and bank.dropped[0][1] == "class_label"
 
 
+def test_statements_of_delphi_are_rules_that_people_share_or_reject(tmp_path):
+    """An answer of yes or no is about a rule that the input states; a rejected one never counts in a goal."""
+    file = tmp_path / "delphi.tsv"
+    rows = ["It's rude to shout at a nurse.\t1\tyes, it is rude", "You should cheat at cards\t-1\tNo, you should not"]
+    file.write_text("input_sequence\tclass_label\ttext_label\n" + "\n".join(rows) + "\n")
+    shared, rejected = load_norms(file).norms
+    assert shared.text == "It's rude to shout at a nurse" and shared.judgement == "It's rude to"
+    assert rejected.text == "You should cheat at cards" and rejected.principle().weight == 0
+    assert shared.principle().weight == 1 and shared.principle().kind == "dont"
+
+
 @pytest.mark.parametrize(
     "rule, parts",
     [
