@@ -293,6 +293,14 @@ def test_a_condorcet_winner_wins_and_without_one_borda_decides():
     assert np.allclose(social(cycle, "condorcet"), 0.5)
 
 
+@pytest.mark.parametrize("rule", ["borda", "condorcet"])
+def test_a_rank_needs_another_response(rule):
+    """One response has no rank: 0 would put every policy that is asked for one response on the same level in silence."""
+    assert np.isnan(social(np.array([[1.0], [2.0]]), rule)).all()
+    assert np.isnan(social(np.array([[1.0, np.nan], [2.0, 0.0]]), rule)).all()
+    assert social(np.array([[1.0, 0.0], [2.0, 0.0]]), rule)[0] > 0.9
+
+
 def test_weights_are_people_and_the_unknown_stays_unknown():
     u = np.array([[1.0, 0.0, np.nan], [0.0, 1.0, 1.0]])
     assert social(u, "mean", np.array([3.0, 1.0]))[:2].tolist() == [0.75, 0.25]
