@@ -97,6 +97,11 @@ def test_check_finds_doubtful_places(valign, tmp_path):
     assert "a and c" in found.replace("reads like the opposite of", "and") and "no negation" in found and "b, c" in found
     assert "opposed" in valign("goal", "check", "schwartz10:power=1,universalism=1").stdout
     assert not valign.json("goal", "check", "core")["findings"]
+    path.write_text("level: principle\nset: asimov3\nid: robots\n")
+    assert "does not use them" in valign("goal", "check", path).stdout
+    path.write_text("level: principle\nset: asimov3\nid: robots\nconflict: lexicographic\n")
+    found = valign.json("goal", "check", path)
+    assert found["conflict"] == "lexicographic" and not found["findings"]
 
 
 def test_check_with_stored_outputs_measures_the_parts(valign, run, tmp_path):

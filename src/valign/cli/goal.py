@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from valign.cli.goal_quality import SITUATIONS, show_quality
+from valign.cli.progress import Watch
 from valign.cli.shared import Json, Limit, errors, print_json, result_line, say
 from valign.errors import UsageError
 
@@ -67,6 +69,12 @@ def check(
     ] = None,
     data: Annotated[str | None, typer.Option(help="The same on the responses of a file or builtin:NAME.")] = None,
     limit: Limit = None,
+    judge: Annotated[
+        list[str] | None, typer.Option(help="A model or endpoint that judges the quality of the principles. May be repeated.")
+    ] = None,
+    situations: Annotated[
+        int | None, typer.Option(min=1, help="With --judge: how many situations it is asked about (60).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Is GOAL whole? Its level, parts, scorers, doubtful places, fingerprint; errors name file, line and field."""
@@ -74,11 +82,19 @@ def check(
         from valign.pipeline.goal_check import examine
         from valign.pipeline.goals import make_goal
 
-        found = examine(*_with_responses(make_goal(goal), run, data, limit))
+        made = make_goal(goal)
+        if situations is not None and not judge:
+            raise UsageError("nobody is asked about situations", where="--situations", how="use it with --judge MODEL")
+        qualities = _qualities(made, judge, situations or SITUATIONS, as_json) if judge else {}
+        found = examine(*_with_responses(made, run, data, limit))
+        if judge:
+            found["quality"] = {name: q.to_json() for name, q in qualities.items()}
         if as_json:
             print_json(found)
             return
         _print_check(found)
+        for q in qualities.values():
+            show_quality(q)
 
 
 @goal_app.command("diff")
@@ -190,6 +206,20 @@ def _with_responses(goal: Any, run: Path | None, data: str | None, limit: int | 
     return goal, None
 
 
+def _qualities(goal: Any, judges: list[str], situations: int, quiet: bool) -> dict[str, Any]:
+    """Comprehensiveness, precision and compatibility of the principles in a goal, by the goal or part they stand in."""
+    from dataclasses import replace
+
+    from valign.pipeline.goal_check import principles_of
+    from valign.pipeline.quality import quality_from_names
+
+    with Watch(quiet=quiet) as watch:
+        return {
+            name: replace(quality_from_names(rules, judges, situations=situations, on_event=watch), set=name)
+            for name, rules in principles_of(goal).items()
+        }
+
+
 def _rescored(results: list[Path], new: Any, old: Any) -> Any:
     from valign.pipeline.rescore import old_goal
     from valign.pipeline.rescore import rescore as judge_again
@@ -229,7 +259,7 @@ def _print_check(found: Mapping[str, Any]) -> None:
         say("  " + _row(part))
     for row in found["scorers"]:
         say(f"scorer of {row['goal']} ({row['level']}): {row['scorer'] or 'none: only labels in the data can be read'}")
-    if "conflict" in found:
+    if "standard" in found:
         standard = found["standard"]
         say("standard: " + (f"{standard}" if standard is not None else "not measured; use --run or --data with responses"))
     for c in found.get("conflicts", ()):

@@ -11,6 +11,7 @@ from valign.cli.progress import Watch
 from valign.cli.shared import Json, Seed, errors, print_json, say
 
 SHOWN = 5
+SITUATIONS = 60  # of the bank's 300, unless the user says how many: three of each theme
 
 
 def quality(
@@ -19,7 +20,9 @@ def quality(
         list[str] | None,
         typer.Option(help="A model or endpoint that judges. May be repeated; fewer than three are asked in three wordings."),
     ] = None,
-    situations: Annotated[int, typer.Option(min=1, help="How many of the bank's situations, evenly over its themes.")] = 60,
+    situations: Annotated[
+        int, typer.Option(min=1, help="How many of the bank's situations, evenly over its themes.")
+    ] = SITUATIONS,
     bank: Annotated[str, typer.Option(help="A bank of situations: `assistant`, or a YAML file.")] = "assistant",
     orders: Annotated[int, typer.Option(min=1, max=2, help="2: ask for and against; 1: for only, at half the cost.")] = 2,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write.")] = None,
@@ -43,10 +46,12 @@ def quality(
         if as_json:
             print_json(content)
             return
-        _show(found)
+        show_quality(found)
 
 
-def _show(q: Any) -> None:
+def show_quality(q: Any) -> None:
+    """Print what was found about a set of principles."""
+
     def three(x: tuple[float, float, float]) -> str:
         return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
 

@@ -21,7 +21,7 @@ from valign.goals.base import LEVELS, Array, Goal, Level, Style, check_style, sh
 from valign.goals.causal import check_relation, measured_relation
 from valign.goals.constraints import Constraint, Fitted, fit_multipliers
 from valign.goals.context import ContextReader, active
-from valign.goals.joining import lexicographic
+from valign.goals.joining import EPSILON, lexicographic
 from valign.goals.welfare import WELFARES, Welfare
 from valign.goals.words import listed, sentence
 
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 Rule = Literal["weighted", "lexicographic", "constrained", "contextual", "causal", "social"]
 By = Literal["utility", "labels"]
 RULES: tuple[str, ...] = get_args(Rule)
-EPSILON = (
-    0.1  # sd: below this difference a higher class leaves the choice to the next; goals notes section 5
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,8 @@ class CompositeGoal:
 
     weighted       r = Σ w_k z_k
     lexicographic  priority classes; the first decides unless it is (almost) even
-    constrained    as weighted, minus λ_k (cost_k - limit_k) for every constraint: most utility with E cost_k <= limit_k
+    constrained    as weighted, minus λ_k (cost_k - limit_k) for every constraint: most utility with E cost_k <= limit_k;
+                   any other rule but weighted takes constraints in the same way
     contextual     the parts whose conditions hold for the prompt and whose exceptions do not; among them as lexicographic
     causal         r = Σ u_k z_k, u the pushes whose total effect through `relation` is the weights
     social         parts are people; `social` names the rule
@@ -72,7 +70,7 @@ class CompositeGoal:
     standard     (mean, sd) of each part on reference samples, by the part's goal id; "raw" takes the parts as
                  they are; None = not measured yet, so no utility: see `standardized`
     epsilon      lexicographic, contextual: width of "even" in sd of the class score
-    constraints  costs with their limits (constrained)         beta  KL strength their multipliers were fitted for
+    constraints  costs with their limits                        beta  KL strength their multipliers were fitted for
     relation     causal: (K, K) how pushing part k moves part j; None: measured by `standardized`
     reader       says which conditions hold (contextual); None: those that `context` can decide
     """
@@ -115,13 +113,15 @@ class CompositeGoal:
         if self.conflict not in ("contextual",) and (found := [p.name for p in self.parts if p.conditions or p.exceptions]):
             raise UsageError(f"part {found[0]!r} has conditions, which {self.conflict} does not read", where=where,
                              how="conflict: contextual")  # fmt: skip
-        if (self.conflict == "constrained") != bool(self.constraints):
+        if (self.conflict == "constrained" and not self.constraints) or (self.conflict == "weighted" and self.constraints):
             what = "needs constraints" if not self.constraints else "does not read constraints"
             raise UsageError(f"{self.conflict} {what}", where=where, how="conflict: constrained, constraints: [...]")
         if self.social not in WELFARES:
             raise unknown("social rule", self.social, WELFARES, where=where)
         if self.social != "mean" and self.conflict != "social":
             raise UsageError(f"{self.conflict} does not read social", where=where, how="conflict: social")
+        if self.epsilon != EPSILON and self.conflict not in ("lexicographic", "contextual"):
+            raise UsageError(f"{self.conflict} does not read epsilon", where=where, how="conflict: lexicographic")
         if self.relation is not None:
             if self.conflict != "causal":
                 raise UsageError(f"{self.conflict} does not read relation", where=where, how="conflict: causal")
@@ -154,7 +154,7 @@ class CompositeGoal:
 
     def fitted(self, groups: Sequence[Group], *, by: By = "utility") -> Fitted:
         """The multipliers that meet the limits under the target of `beta`, with the costs that they give."""
-        rows = [np.asarray(sum(joining.weighted(self.parts, z).values())) for z in self._z(groups, by)]
+        rows = [np.asarray(sum(parts.values())) for parts in self._main(groups, by)]
         costs = [np.stack([c.sign * x for c, x in zip(self.constraints, row)], axis=1)
                  for row in zip(*(getattr(c.goal, by)(groups) for c in self.constraints))]  # fmt: skip
         known = [~(np.isnan(r) | np.isnan(c).any(1)) for r, c in zip(rows, costs, strict=True)]
@@ -186,10 +186,10 @@ class CompositeGoal:
         return self._z(groups, "utility")
 
     def decided_by(self, group: Group, a: int, b: int) -> str:
-        """Which part puts one response above the other: the first class that differs (lexicographic, contextual), else
-        the part with the largest difference in that direction; "" when nothing does.
+        """Which part puts one response above the other: the first class that differs (lexicographic, contextual, where no
+        cost takes part), else the part with the largest difference in that direction; "" when nothing does.
         """
-        if self.conflict in ("lexicographic", "contextual"):
+        if self.conflict in ("lexicographic", "contextual") and not self.constraints:
             (z,) = self.standard_scores([group])
             parts = self.active_parts([group])[0]
             return joining.deciding_class(joining.classes(parts, z), self.epsilon, a, b) if parts else ""
@@ -222,17 +222,20 @@ class CompositeGoal:
             columns.append([(x - mean) / sd for x in getattr(part.goal, by)(groups)])
         return [dict(zip((p.name for p in self.parts), row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def _joined(self, groups: Sequence[Group], by: By) -> list[dict[str, Array]]:
+    def _main(self, groups: Sequence[Group], by: By) -> list[dict[str, Array]]:
+        """Parts of the utility by the rule alone, before any cost."""
         rows = self._z(groups, by)
         match self.conflict:
             case "lexicographic" | "contextual":
-                out = [self._lexical(parts, z) for parts, z in zip(self.active_parts(groups), rows, strict=True)]
+                return [self._lexical(parts, z) for parts, z in zip(self.active_parts(groups), rows, strict=True)]
             case "causal":
-                out = [joining.causal(self.parts, z, self._relation()) for z in rows]
+                return [joining.causal(self.parts, z, self._relation()) for z in rows]
             case "social":
-                out = [joining.social(self.parts, z, self.social) for z in rows]
-            case _:
-                out = [joining.weighted(self.parts, z) for z in rows]
+                return [joining.social(self.parts, z, self.social) for z in rows]
+        return [joining.weighted(self.parts, z) for z in rows]
+
+    def _joined(self, groups: Sequence[Group], by: By) -> list[dict[str, Array]]:
+        out = self._main(groups, by)
         for c in self.constraints:
             for row, x in zip(out, getattr(c.goal, by)(groups), strict=True):
                 row[f"cost {c.id}"] = -self._multiplier(c) * (c.sign * x - c.limit)

@@ -8,9 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from valign.goals.base import Goal
-from valign.goals.composite import EPSILON, RULES, CompositeGoal, Part, Rule
+from valign.goals.composite import RULES, CompositeGoal, Part, Rule
 from valign.goals.constraints import Constraint
 from valign.goals.files import Reader
+from valign.goals.joining import EPSILON
 from valign.goals.value import ValueGoal
 from valign.goals.welfare import WELFARES, Welfare
 

@@ -15,6 +15,8 @@ from valign.goals.base import Array
 from valign.goals.causal import pushes_for
 from valign.goals.welfare import welfare_parts
 
+EPSILON = 0.1  # of a class score: below this difference a higher class leaves the choice to the next; goals notes section 5
+
 
 class Weighed(Protocol):
     """A part as the rules see it."""
@@ -62,15 +64,15 @@ def lexicographic(classes: Mapping[str, Array], epsilon: float) -> dict[str, Arr
     """Additive form of "the first class decides, the next only where it is even": a part per class.
 
     A class score is cut down to steps of ε, and what the lower classes give is squeezed into one step:
-    u_c = ε·(⌊s_c/ε⌋ + σ(u_{c+1})), u of the last class = its score. So a lower class never outweighs a
-    difference of ε or more in a higher one, and u is one number per response that does not depend on the
-    others. classes: scores by class name, first class first.
+    u_c = ε·(⌊s_c/ε⌋ + σ(u_{c+1}) - ½), u of the last class = its score. So a lower class never outweighs a
+    difference of ε or more in a higher one, u is one number per response that does not depend on the
+    others, and it is 0 where every class score is 0. classes: scores by class name, first class first.
     """
     names = list(classes)
     below = np.array(classes[names[-1]], dtype=np.float64)
     values = {names[-1]: below}
     for name in reversed(names[:-1]):
-        step = epsilon * (np.floor(classes[name] / epsilon) + 0.5)
+        step = epsilon * np.floor(classes[name] / epsilon)
         inside = epsilon * np.tanh(below / 2) / 2  # ε·(σ - ½)
         limit = np.full_like(below, epsilon / 4)  # σ'(0) = 1/4
         slope = np.divide(inside, below, out=limit, where=below != 0)

@@ -17,8 +17,17 @@ from valign.goals.base import LEVELS, Goal, PrincipleScorer, ResponseScorer, Val
 from valign.goals.composite_file import read_composite
 from valign.goals.files import Reader, plain, read_yaml
 from valign.goals.instruction import CREDITS, Credit, InstructionGoal
+from valign.goals.joining import EPSILON
 from valign.goals.preference import FEEDBACK, WORDS, Feedback, PreferenceGoal
-from valign.goals.principle import Principle, PrincipleGoal, load_principles, principle_sets, read_principle
+from valign.goals.principle import (
+    PRINCIPLE_RULES,
+    Principle,
+    PrincipleGoal,
+    PrincipleRule,
+    load_principles,
+    principle_sets,
+    read_principle,
+)
 from valign.goals.ranking import ranking_target
 from valign.goals.survey import is_survey, survey_target
 from valign.goals.svo import direction
@@ -191,7 +200,9 @@ def _principle(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
         r.fail("principles", f"is missing: write principles, or set: one of {', '.join(principle_sets())}")
     id = r.text("id", default=name or "principles")
     scorer, scoring = scorers.take(r, "principle")
-    return PrincipleGoal(tuple(principles), scorer, id=id, scoring=scoring, **common)
+    rule = cast(PrincipleRule, r.choice("conflict", PRINCIPLE_RULES, default="weighted"))
+    epsilon = r.number("epsilon", default=EPSILON)
+    return PrincipleGoal(tuple(principles), scorer, id=id, scoring=scoring, conflict=rule, epsilon=epsilon, **common)
 
 
 def _preference(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
@@ -205,6 +216,7 @@ def _preference(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
         reward_model=str(Path(folder).expanduser().absolute()) if folder else "",
         feedback=cast(Feedback, r.choice("feedback", FEEDBACK, default="auto")),
         aspect=r.text("aspect", default=""),
+        split=r.text("split", default=""),
         text=text,
         id=r.text("id", default="preference"),
         **common,

@@ -27,6 +27,7 @@ JUDGEMENT = re.compile(
     r"(?:should(?: not|n't)?|shouldn't|must(?: not)?|need to|can|don't have to)(?: always| never)?)\s+(.+)$",
     re.IGNORECASE,
 )
+YES_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)  # how Delphi's answers to statements begin
 BAD = re.compile(r"\b(wrong|rude|mean|bad|unfair|disrespectful|selfish|immoral|not|shouldn't|never|unacceptable|n't)\b", re.I)
 
 
@@ -164,6 +165,9 @@ def _delphi(row: Row) -> Norm:
     if label not in (-1, 0, 1):
         raise Drop("class_label", f"is {f.get('class_label')!r}, not -1, 0 or 1")
     judgement = str(f.get("text_label") or {-1: "it's wrong", 0: "it's ok", 1: "it's good"}[int(label)])
+    if YES_NO.match(judgement):  # the input is a rule already, and the label says whether people share it
+        said, rest = split_rule(action)
+        return Norm(str(f.get("id") or f"line-{row.line}"), said, rest, action.strip(), agreement=None if label > 0 else 0.0)
     return Norm(str(f.get("id") or f"line-{row.line}"), judgement, re.sub(r"^\[\w+\]:\s*", "", action.strip()), action.strip())
 
 

@@ -43,6 +43,7 @@ class PreferenceGoal:
     feedback   which labels to read: "comparisons" (rankings and edits included), "scores", "thumbs" (verdicts
                on
                "good"), or "auto": the first of these that a group has
+    split      which part of the data the preferences stand in (`group.split`), such as "helpful"; "" = all of them
     aspect     of scores: which one; "" = "overall" if present, else the mean of all
     text       what people like, in words, for `describe`
     scoring    how the goal's file describes the reward, None where it does not
@@ -52,6 +53,7 @@ class PreferenceGoal:
     reward: ResponseScorer | None = None
     feedback: Feedback = "auto"
     aspect: str = ""
+    split: str = ""
     text: str = ""
     reward_model: str = ""
     id: str = "preference"
@@ -79,6 +81,8 @@ class PreferenceGoal:
         return [{"preference": u} for u in self.utility(groups)]
 
     def _labelled(self, group: Group) -> Array:
+        if self.split and group.split != self.split:
+            return np.full(len(group.responses), np.nan)
         readers = {
             "comparisons": win_rates,
             "scores": lambda g: mean_scores(g, self.aspect),
@@ -114,7 +118,7 @@ class PreferenceGoal:
             "level": "preference",
             "feedback": self.feedback,
         }
-        for name in ("aspect", "text", "reward_model", "notes"):
+        for name in ("aspect", "split", "text", "reward_model", "notes"):
             out |= {name: value} if (value := getattr(self, name)) else {}
         return out | ({"reward": dict(self.scoring)} if self.scoring else {})
 

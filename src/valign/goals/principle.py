@@ -1,15 +1,15 @@
 """PrincipleGoal: level 3, explicit rules with reasons, and the sets of them that ship as data.
 
-Always true here: r = Σ_k w_k s_k with s_k in [-1, 1]: 1 kept, -1 broken, 0 not touched. Verdicts come from a
-scorer that is passed in (classifier, judge, rule), or from the `Verdict`s in the data. A response of a judged
-group that carries no verdict on a principle does not touch it; in a group without any verdict nothing is
-known.
+Always true here: s_k lies in [-1, 1]: 1 kept, -1 broken, 0 not touched; r = Σ_k w_k s_k, unless the goal settles conflicts
+by priority or by context; the words of a goal claim an order only where its numbers have one. Verdicts come from a scorer
+that is passed in (classifier, judge, rule), or from the `Verdict`s in the data. A response of a judged group that carries
+no verdict on a principle does not touch it; in a group without any verdict nothing is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -31,11 +31,15 @@ from valign.goals.base import (
     weighted_mean,
     without_scoring,
 )
+from valign.goals.context import ContextReader, active
 from valign.goals.files import DATA, Reader, builtin_names, read_yaml
+from valign.goals.joining import EPSILON, classes, lexicographic
 from valign.goals.words import listed, sentence
 
 Kind = Literal["do", "dont", "prefer"]
 KINDS: tuple[str, ...] = get_args(Kind)
+PrincipleRule = Literal["weighted", "lexicographic", "contextual"]
+PRINCIPLE_RULES: tuple[str, ...] = get_args(PrincipleRule)
 OPO = "opo:"
 THUMB = "good"  # the principle name of a plain thumb up or down: a preference, not a principle
 
@@ -71,6 +75,10 @@ class Principle:
         require(bool(self.text.strip()), "text", self.text, f"the words of principle {self.id}")
         require(self.priority >= 1, f"{self.id}.priority", self.priority, "1 (first) or more")
         require(0 <= self.weight < float("inf"), f"{self.id}.weight", self.weight, "0 or more")
+
+    @property
+    def name(self) -> str:
+        return self.id
 
     def words(self) -> str:
         """Text with conditions and exceptions."""
@@ -189,11 +197,17 @@ def read_principle(r: Reader, defaults: Mapping[str, str] | None = None) -> Prin
 
 @dataclass(frozen=True)
 class PrincipleGoal:
-    """r(x, y) = Σ_k w_k s_k(x, y).
+    """r(x, y) from the verdicts s_k(x, y) on K principles, by one of three rules.
+
+    weighted       r = Σ_k w_k s_k
+    lexicographic  priority classes, s = Σ w_k s_k / Σ w_k in each; the first decides unless it is even within epsilon
+    contextual     as lexicographic, among the principles whose conditions hold for the prompt and whose exceptions do not
 
     principles   at least one, each id once
     scorer       gives s_k; None leaves `labels` only
     scoring      how the goal's file describes the scorer, None where it does not
+    epsilon      lexicographic, contextual: width of "even", on the scale of a verdict
+    reader       says which conditions hold (contextual); None: those that `context` can decide
     """
 
     principles: tuple[Principle, ...]
@@ -202,10 +216,19 @@ class PrincipleGoal:
     version: int = 1
     notes: str = ""
     scoring: Mapping[str, Any] | None = None
+    conflict: PrincipleRule = "weighted"
+    epsilon: float = EPSILON
+    reader: ContextReader | None = None
     level: Level = field(default="principle", init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "principles", tuple(self.principles))
+        if self.conflict not in PRINCIPLE_RULES:
+            raise unknown("conflict rule", self.conflict, PRINCIPLE_RULES, where=f"goal {self.id}")
+        require(0 < self.epsilon < float("inf"), f"{self.id}.epsilon", self.epsilon, "above 0")
+        if self.conflict == "weighted" and (self.epsilon != EPSILON or self.reader is not None):
+            what = "epsilon" if self.reader is None else "a reader of conditions"
+            raise UsageError(f"weighted does not read {what}", where=f"goal {self.id}", how="conflict: contextual")
         if not self.principles:
             raise UsageError("a principle goal needs at least one principle", where=f"goal {self.id}")
         _check_ids(self.principles, f"goal {self.id}")
@@ -239,17 +262,45 @@ class PrincipleGoal:
         """(n_responses, K) from the `Verdict`s in the data, averaged by weight; NaN in groups without any."""
         return [self._labelled(group) for group in groups]
 
+    def with_reader(self, reader: ContextReader) -> PrincipleGoal:
+        """The same goal with someone who says which conditions hold."""
+        return replace(self, reader=reader)
+
     def utility(self, groups: Sequence[Group]) -> list[Array]:
-        """See `Goal.utility`: in [-Σw, Σw]."""
-        return [np.asarray((v * self.w).sum(-1)) for v in self.verdicts(groups)]
+        """See `Goal.utility`: weighted in [-Σw, Σw], else in about [-1, 1]."""
+        return self._totals(groups, self.verdicts(groups))
 
     def labels(self, groups: Sequence[Group]) -> list[Array]:
         """See `Goal.labels`."""
-        return [np.asarray((v * self.w).sum(-1)) for v in self.label_verdicts(groups)]
+        return self._totals(groups, self.label_verdicts(groups))
 
     def explain(self, groups: Sequence[Group]) -> list[dict[str, Array]]:
-        """See `Goal.explain`: w_k s_k per principle id."""
-        return [dict(zip(self.ids, (v * self.w).T, strict=True)) for v in self.verdicts(groups)]
+        """See `Goal.explain`: w_k s_k per principle id, or a part per priority class, "1: harm + law"."""
+        return self._parts(groups, self.verdicts(groups))
+
+    def active_principles(self, groups: Sequence[Group]) -> list[tuple[Principle, ...]]:
+        """The principles that count for each group's prompt: all of weight above 0 but for a contextual goal."""
+        counted = [p for p in self.principles if p.weight > 0]
+        if self.conflict != "contextual":
+            return [tuple(counted) for _ in groups]
+        flags = [active(groups, p.conditions, p.exceptions, self.reader) for p in counted]
+        return [tuple(p for p, f in zip(counted, flags, strict=True) if f[i]) for i in range(len(groups))]
+
+    def _totals(self, groups: Sequence[Group], verdicts: Sequence[Array]) -> list[Array]:
+        if self.conflict == "weighted":
+            return [np.asarray((v * self.w).sum(-1)) for v in verdicts]
+        return [np.asarray(sum(parts.values())) for parts in self._parts(groups, verdicts)]
+
+    def _parts(self, groups: Sequence[Group], verdicts: Sequence[Array]) -> list[dict[str, Array]]:
+        if self.conflict == "weighted":
+            return [dict(zip(self.ids, (v * self.w).T, strict=True)) for v in verdicts]
+        rows = zip(self.active_principles(groups), verdicts, strict=True)
+        return [self._ordered(counted, dict(zip(self.ids, v.T, strict=True)), len(v)) for counted, v in rows]
+
+    def _ordered(self, counted: Sequence[Principle], by_id: Mapping[str, Array], n: int) -> dict[str, Array]:
+        if not counted:  # nothing is asked of this prompt: every response is as good
+            return {"no principle holds here": np.zeros(n)}
+        return lexicographic(classes(counted, by_id), self.epsilon)
 
     def _labelled(self, group: Group) -> Array:
         verdicts = [f for f in group.of(Verdict) if f.principle != THUMB]
@@ -274,16 +325,15 @@ class PrincipleGoal:
         if style == "short":
             return f"principles: {', '.join(p.id for p in ranked)}"
         lines = "\n".join(f"- {sentence(p.words())}." for p in ranked)
-        order = (
-            " The earlier ones go first where two conflict." if len({p.priority for p in ranked}) > 1 else ""
-        )
+        ordered = self.conflict != "weighted" and len({p.priority for p in ranked}) > 1
+        order = " The earlier ones go first where two conflict." if ordered else ""
         opening = "You are an assistant who keeps to" if style == "system" else "When you answer, keep to"
         return f"{opening} these principles.{order}\n{lines}"
 
     def fingerprint(self) -> str:
         """See `Goal.fingerprint`."""
         content = without_scoring(self.to_json(), "scorer", self.scorer)
-        return sha256([content, scorer_identity(self.scorer)])
+        return sha256([content, scorer_identity(self.scorer), *([self.reader.id] if self.reader else [])])
 
     def to_json(self) -> dict[str, Any]:
         """See `Goal.to_json`: the texts themselves, so that a stored goal does not change with the set it
@@ -291,6 +341,7 @@ class PrincipleGoal:
         """
         out: dict[str, Any] = {"id": self.id, "version": self.version, "level": "principle"}
         out["principles"] = [p.to_json() for p in self.principles]
+        out |= {"conflict": self.conflict, "epsilon": self.epsilon} if self.conflict != "weighted" else {}
         out |= {"scorer": dict(self.scoring)} if self.scoring else {}
         return out | ({"notes": self.notes} if self.notes else {})
 

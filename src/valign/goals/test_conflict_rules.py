@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,27 @@ def test_a_constrained_goal_meets_its_limit_and_reports_its_multiplier():
     assert load_goal(ready.to_json()).constraints[0].multiplier == constraint.multiplier
     with pytest.raises(DataError, match="above its limit"):
         fit_multipliers([np.zeros(3)], [np.ones((3, 1))], np.array([0.0]), 0.1)
+
+
+@pytest.mark.capability("G10")
+@pytest.mark.parametrize("rule", ["lexicographic", "contextual", "causal", "social"])
+def test_a_limit_is_met_under_every_rule(rule):
+    """The rule says what is best, the limit what may not be paid for it: λ is fitted to the rule's own utility, the target
+    meets the limit, and the order of the rule stands among responses of the same cost.
+    """
+    rng = np.random.default_rng(2)
+    groups = [group(*rng.normal(size=(60, 3)).round(3).tolist()) for _ in range(8)]
+    parts = (Part(goal("a", 0), priority=1), Part(goal("b", 1), priority=2))
+    made = CompositeGoal(parts, rule, constraints=(Constraint(goal("c", 2), limit=-0.3),), beta=0.5).standardized(groups)
+    assert made.constraints[0].multiplier > 0
+    law = [np.exp(u / 0.5) / np.exp(u / 0.5).sum() for u in made.utility(groups)]
+    costs = [-np.array([float(r.text.split()[2]) for r in g.responses]) for g in groups]
+    assert np.mean([p @ c for p, c in zip(law, costs)]) == pytest.approx(-0.3, abs=0.01)
+    even = group((1.0, -1.0, 0.5), (-1.0, 2.0, 0.5))
+    free = replace(made, constraints=())
+    assert np.argmax(made.utility([even])[0]) == np.argmax(free.utility([even])[0])
+    costly = group((0.3, 0.0, -9.0), (0.2, 0.0, 9.0))
+    assert best(made, costly) == 1 and made.decided_by(costly, 1, 0) == "cost c"
 
 
 # ---------------------------------------------------------------------------------------------------- contextual
@@ -270,6 +293,14 @@ def test_a_condorcet_winner_wins_and_without_one_borda_decides():
     assert np.allclose(social(cycle, "condorcet"), 0.5)
 
 
+@pytest.mark.parametrize("rule", ["borda", "condorcet"])
+def test_a_rank_needs_another_response(rule):
+    """One response has no rank: 0 would put every policy that is asked for one response on the same level in silence."""
+    assert np.isnan(social(np.array([[1.0], [2.0]]), rule)).all()
+    assert np.isnan(social(np.array([[1.0, np.nan], [2.0, 0.0]]), rule)).all()
+    assert social(np.array([[1.0, 0.0], [2.0, 0.0]]), rule)[0] > 0.9
+
+
 def test_weights_are_people_and_the_unknown_stays_unknown():
     u = np.array([[1.0, 0.0, np.nan], [0.0, 1.0, 1.0]])
     assert social(u, "mean", np.array([3.0, 1.0]))[:2].tolist() == [0.75, 0.25]
@@ -301,6 +332,7 @@ def test_a_file_with_every_rule_comes_back_the_same():
         ({"conflict": "constrained"}, "needs constraints"),
         ({"constraints": [{"cost": "hhh", "limit": 1}]}, "does not read constraints"),
         ({"social": "nash"}, "does not read social"),
+        ({"epsilon": 0.2}, "weighted does not read epsilon"),
         ({"conflict": "social", "social": "nsh"}, "did you mean: nash"),
         ({"relation": [[1, 0], [0, 1]]}, "does not read relation"),
         ({"conflict": "causal", "relation": [[1, 0]]}, "2 rows of 2"),

@@ -283,6 +283,80 @@ def test_principle_words_follow_priority():
     assert rule.words() == "name the source when it holds a number, unless asked not to"
 
 
+# --------------------------------------------------------------------------- conflicts between principles
+
+
+SAFE = {"id": "safe", "text": "do no harm", "kind": "dont"}
+KIND = {"id": "kind", "text": "be of help"}
+AGAINST = ([0.2, -1], [-0.2, 1])  # the first answer is a little safer, the second helps much more
+
+
+def ruled(rule: str, first=SAFE, second=KIND, verdicts=AGAINST, **rest):
+    spec = {"level": "principle", "conflict": rule, "principles": [{**first, "priority": 1}, {**second, "priority": 2}]}
+    return load_goal({**spec, **rest}, scorers=FakeVerdicts(*verdicts))
+
+
+@pytest.mark.capability("G10")
+def test_reversed_priorities_of_principles_reverse_the_choice():
+    """By priority the small lead in safety decides, turned round the help does; words, parts and labels follow the numbers."""
+    labels = [Verdict(response=i, principle=p, value=v) for i, row in enumerate(AGAINST) for p, v in zip(("safe", "kind"), row)]
+    for first, second, verdicts, best in ((SAFE, KIND, AGAINST, 0), (KIND, SAFE, [r[::-1] for r in AGAINST], 1)):
+        g = ruled("lexicographic", first, second, verdicts)
+        (u,), (parts,) = g.utility([group(n=2)]), g.explain([group(n=2)])
+        assert np.argmax(u) == best and np.allclose(sum(parts.values()), u)
+        assert list(parts) == [f"1: {first['id']}", f"2: {second['id']}"]
+        assert g.labels([group(*labels, n=2)])[0] == pytest.approx(u)
+        words = g.describe()
+        assert words.index(first["text"][1:]) < words.index(second["text"][1:]) and "earlier ones go first" in words
+        again = load_goal(g.to_json())
+        assert again.conflict == "lexicographic" and again.to_json() == g.to_json()
+    weighed = ruled("weighted")
+    assert np.argmax(weighed.utility([group(n=2)])[0]) == 1  # the sum has no order, and the words claim none
+    assert "earlier ones go first" not in weighed.describe() + load_goal("core").describe()
+    assert weighed.fingerprint() != ruled("lexicographic").fingerprint()
+
+
+@pytest.mark.capability("G10")
+def test_an_exception_of_a_principle_flips_the_choice_only_where_it_holds():
+    g = ruled("contextual", {**SAFE, "exceptions": ["mentions: stage fight"]})
+    prompts = {"a": "How do I fall?", "b": "How do I fall in a stage fight?"}
+    asked = [Group(i, user(p), group(n=2).responses) for i, p in prompts.items()]
+    assert [int(np.argmax(u)) for u in g.utility(asked)] == [0, 1]
+    assert list(g.explain(asked)[1]) == ["2: kind"]
+    alone = load_goal(
+        {"level": "principle", "conflict": "contextual", "principles": [{**SAFE, "conditions": ["mentions: knife"]}]},
+        scorers=FakeVerdicts([1.0], [-1.0]),
+    )
+    assert alone.utility(asked)[0].tolist() == [0, 0]
+    with pytest.raises(UsageError, match="nothing here can tell"):
+        ruled("contextual", {**SAFE, "conditions": ["at night"]}).utility(asked)
+
+    class Reader:
+        id = "reader"
+
+        def holds(self, groups, conditions):
+            return [np.array([g.id == "a" for _ in conditions]) for g in groups]
+
+    heard = ruled("contextual", {**SAFE, "conditions": ["at night"]})
+    assert [int(np.argmax(u)) for u in heard.with_reader(Reader()).utility(asked)] == [0, 1]
+    assert heard.with_reader(Reader()).fingerprint() != heard.fingerprint()
+
+
+def test_a_response_that_touches_no_principle_stands_at_zero_under_every_rule():
+    for rule in ("weighted", "lexicographic", "contextual"):
+        assert ruled(rule, verdicts=([0, 0], [0, 0])).utility([group(n=2)])[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [({"conflict": "causal"}, "lexicographic"), ({"epsilon": 0.2}, "does not read epsilon"),
+     ({"conflict": "lexicographic", "epsilon": 0}, "above 0")],
+)  # fmt: skip
+def test_rules_between_principles_are_read_strictly(rest, words):
+    with pytest.raises(ValignError, match=words):
+        load_goal({"level": "principle", "set": "core", **rest})
+
+
 @pytest.mark.parametrize(
     ("principles", "words"),
     [
@@ -338,6 +412,15 @@ def test_preference_reads_the_first_kind_of_feedback_a_group_has():
     assert PreferenceGoal().labels([up])[0][:2].tolist() == [1, 0]
     with pytest.raises(UsageError, match="feedback"):
         PreferenceGoal(feedback="likes")
+
+
+def test_preferences_of_one_part_of_the_data():
+    """`split: helpful` reads the labels that stand in that part, and no others; the reward model scores everything."""
+    g = load_goal({"level": "preference", "split": "helpful"}, scorers=FakeReward(1, 2, 3))
+    told = [replace(group(Comparison(chosen=0, rejected=1)), split=s) for s in ("helpful", "harmless")]
+    first, second = g.labels(told)
+    assert first[0] == 1 and np.isnan(second).all() and len(g.utility(told)) == 2
+    assert load_goal(g.to_json()).split == "helpful" and g.fingerprint() != load_goal("preference").fingerprint()
 
 
 def test_preference_utility_is_the_reward():

@@ -56,6 +56,32 @@ def test_the_annotated_rule_is_found_more_often_by_meaning_than_by_words(bank):
 
 
 @needs_embedder
+@pytest.mark.capability("G05")
+def test_annotated_items_of_real_dialogues_are_found_more_often_by_meaning_than_by_words(shared):
+    """Real annotations: every twentieth of 1,000 FULCRA dialogues and the value items that people named for it, as a bank of
+    short norms ("be honest"). They are items of values, not rules of thumb: no bank of rules lies beside the project. The
+    share of a dialogue's items in the top 5 is larger by embeddings than by BM25 in more dialogues; exact sign test.
+    """
+    from valign.models.embedder import default_embedder
+
+    text = (shared / "data/fulcra/trustworthy_data_first1000.jsonl").read_text(encoding="utf-8")
+    read = [json.loads(line) for line in text.splitlines()]
+    rows = [(r["dialogue"], sorted({v.split(":")[0].strip().lower() for v in r["value_items"]})) for r in read]
+    items = sorted({i for _, own in rows for i in own if " " in i})
+    order = np.random.default_rng(0).permutation(len(items))  # BM25 ties most of them, and ties keep the order of the bank
+    bank = NormBank("items", tuple(Norm(items[k], "", items[k]) for k in order))
+    asked = [(" ".join(said.split()[:60]), own) for said, own in rows[::20] if set(own) & set(items)]
+    found = {}
+    for name, retriever in (("meaning", EmbeddingRetriever(bank, default_embedder())), ("words", BM25Retriever(bank))):
+        best = np.argsort(-retriever.scores([q for q, _ in asked]), axis=1, kind="stable")[:, :5]
+        top5 = [{bank.norms[k].id for k in row} for row in best]
+        found[name] = np.array([np.mean([i in t for i in own if i in items]) for t, (_, own) in zip(top5, asked)])
+    more, less = int((found["meaning"] > found["words"]).sum()), int((found["meaning"] < found["words"]).sum())
+    assert len(asked) >= 45 and found["meaning"].mean() > found["words"].mean() + 0.1
+    assert binomtest(more, more + less, alternative="greater").pvalue < 1e-3
+
+
+@needs_embedder
 def test_embedded_texts_are_unit_vectors_however_they_are_batched():
     from valign.models.embedder import default_embedder
 
@@ -157,6 +183,17 @@ def test_moral_stories_and_delphi_rows(tmp_path):
     file.write_text("input_sequence\tclass_label\ttext_label\n[moral_single]: feeding a cat\t1\tit's good\nx\t5\ty\n")
     bank = load_norms(file)
     assert bank.norms[0].text == "it's good feeding a cat" and bank.dropped[0][1] == "class_label"
+
+
+def test_statements_of_delphi_are_rules_that_people_share_or_reject(tmp_path):
+    """An answer of yes or no is about a rule that the input states; a rejected one never counts in a goal."""
+    file = tmp_path / "delphi.tsv"
+    rows = ["It's rude to shout at a nurse.\t1\tyes, it is rude", "You should cheat at cards\t-1\tNo, you should not"]
+    file.write_text("input_sequence\tclass_label\ttext_label\n" + "\n".join(rows) + "\n")
+    shared, rejected = load_norms(file).norms
+    assert shared.text == "It's rude to shout at a nurse" and shared.judgement == "It's rude to"
+    assert rejected.text == "You should cheat at cards" and rejected.principle().weight == 0
+    assert shared.principle().weight == 1 and shared.principle().kind == "dont"
 
 
 @pytest.mark.parametrize(

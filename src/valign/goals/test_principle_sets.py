@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import combinations
 
 import pytest
@@ -72,6 +73,16 @@ def test_salmon_weights():
     harmless = [p.weight for p in principles if p.theme == "harmless"]
     assert sorted(harmless) == [1] * 5 + [4] * 4 + [5, 10]
     assert sum(p.theme.startswith("training") for p in principles) == 11
+
+
+def test_sparrow_rules_stand_in_the_groups_of_the_paper():
+    """2 on stereotypes, 5 on hate, 4 on what it says about itself, 7 on misinformation, 1 on harm of any kind, 4 on helping;
+    identity and life history are one rule, and repetition is a rule.
+    """
+    themes = Counter(p.theme for p in load_principles("sparrow23").principles)
+    assert list(themes.values()) == [2, 5, 4, 7, 1, 4]
+    ids = {p.id for p in load_principles("sparrow23").principles}
+    assert {"general-harm", "make-sense", "no-repetition", "human-identity"} <= ids and "life-history" not in ids
 
 
 def test_core_is_the_set_of_the_notes():

@@ -3,7 +3,7 @@
 Always true here: utilities are (n_people, n_responses) on a common scale (standardized), and what comes back is one
 row of parts per person, (n_people, n_responses), that sums to the social utility of each response. `mean`, `maxmin`,
 `nash` and `approval` score a response by itself; `borda` and `condorcet` by its rank among the responses to the same
-prompt, so their numbers compare responses of one prompt only.
+prompt, so their numbers compare responses of one prompt only: a response without another beside it is unscored.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _approval(u: Array, w: Array) -> Array:
 
 def _borda(u: Array, w: Array) -> Array:
     n = u.shape[1]
-    return np.asarray(w * (_beats(u).sum(2) / (n - 1) if n > 1 else np.zeros_like(u)))
+    return np.asarray(w * (_beats(u).sum(2) / (n - 1) if n > 1 else np.full_like(u, np.nan)))
 
 
 def _condorcet(u: Array, w: Array) -> Array:

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from valign.data.group import Group
-from valign.errors import ValignError
+from valign.errors import UsageError, ValignError
 from valign.goals.base import Goal
 from valign.goals.composite import CompositeGoal
 from valign.goals.conflict import conflicts
 from valign.goals.preference import PreferenceGoal
-from valign.goals.principle import PrincipleGoal
+from valign.goals.principle import Principle, PrincipleGoal, principle_sets
 from valign.goals.value import ValueGoal
 from valign.goals.words import overlap
 
 ALIKE = 0.5  # share of words in common from which two rules may be one; no two rules of the shipped sets reach it
+ORDERED = ("lexicographic", "contextual")  # the rules that read priorities
 OPPOSED = -0.5  # similarity of two value dimensions below which wanting both is a tension
 SCORER = {"value": "evaluator", "principle": "scorer", "preference": "reward", "instruction": "checker"}
 
@@ -33,8 +34,10 @@ def examine(goal: Goal, groups: Sequence[Group] | None = None) -> dict[str, Any]
     """
     out: dict[str, Any] = {"id": goal.id, "version": getattr(goal, "version", 1), "level": goal.level}
     out |= {"parts": _parts(goal), "scorers": _scorers(goal), "findings": _findings(goal)}
+    if isinstance(goal, CompositeGoal | PrincipleGoal):
+        out["conflict"] = goal.conflict
     if isinstance(goal, CompositeGoal):
-        out |= {"conflict": goal.conflict, "standard": _standard(goal, groups)}
+        out["standard"] = _standard(goal, groups)
     if groups:
         judged = goal.standardized(groups) if isinstance(goal, CompositeGoal) and goal.standard is None else goal
         out["conflicts"] = [
@@ -79,8 +82,8 @@ def _standard(goal: CompositeGoal, groups: Sequence[Group] | None) -> Any:
 def _findings(goal: Goal) -> list[str]:
     if isinstance(goal, CompositeGoal):
         found = [f"{p.goal.id}: {text}" for p in goal.parts for text in _findings(p.goal)]
-        if goal.conflict == "weighted" and len({p.priority for p in goal.parts}) > 1:
-            found.append("priorities are written, but conflict: weighted does not use them")
+        if goal.conflict not in ORDERED and len({p.priority for p in goal.parts}) > 1:
+            found.append(f"priorities are written, but conflict: {goal.conflict} does not use them")
         return found
     if isinstance(goal, PrincipleGoal):
         return _of_principles(goal)
@@ -97,6 +100,8 @@ def _of_principles(goal: PrincipleGoal) -> list[str]:
             found.append(f"{a.id} reads like the opposite of {b.id}: a contradiction?")
     if idle := [p.id for p in goal.principles if p.weight == 0]:
         found.append(f"weight 0, never counted: {', '.join(idle)}")
+    if goal.conflict == "weighted" and goal.id not in principle_sets() and len({p.priority for p in goal.principles}) > 1:
+        found.append("priorities are written, but conflict: weighted does not use them")
     return found
 
 
@@ -114,6 +119,19 @@ def _of_values(goal: ValueGoal) -> list[str]:
         found += [f"distance basealign never counts a target of 0: {', '.join(idle)}"] if idle else []
     if goal.distance == "profile" and not np.any(t):
         found.append("a target of zeros asks for texts without values")
+    return found
+
+
+def principles_of(goal: Goal) -> dict[str, tuple[Principle, ...]]:
+    """The principles of a goal, or of each part of a composite that has some, by the id of the goal they stand in. Raises
+    `UsageError` where there are none.
+    """
+    inner = [goal]
+    if isinstance(goal, CompositeGoal):
+        inner = [*(p.goal for p in goal.parts), *(c.goal for c in goal.constraints)]
+    found = {g.id: g.principles for g in inner if isinstance(g, PrincipleGoal)}
+    if not found:
+        raise UsageError("there are no principles whose quality could be judged", where=f"goal {goal.id}")
     return found
 
 

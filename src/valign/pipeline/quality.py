@@ -113,10 +113,12 @@ def principle_quality(
 
 
 def quality_from_names(
-    principles: str, models: Sequence[str], *, situations: int | None = None, bank: str = "assistant", orders: int = 2,
-    seed: int = 0, on_event: Listen | None = None,
+    principles: str | Sequence[Principle], models: Sequence[str], *, situations: int | None = None, bank: str = "assistant",
+    orders: int = 2, seed: int = 0, on_event: Listen | None = None,
 ) -> Quality:  # fmt: skip
-    """What `valign goal quality` does: each model judges; fewer than three are asked in all three wordings."""
+    """What `valign goal quality` and `valign goal check --judge` do: each model judges; fewer than three are asked in all
+    three wordings.
+    """
     from valign.rewards.judge import KEPT
     from valign.rewards.scorers import judge
 

@@ -174,6 +174,29 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert run.invoke(app, ["goal", "quality", "core", "--judges", "x"]).exit_code == 2
 
 
+def test_check_with_a_judge_tells_the_quality_of_every_part_that_has_principles(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from valign.cli import app
+
+    made = []
+    monkeypatch.setattr("valign.rewards.scorers.judge", lambda *a: made.append(a) or Planted(len(made)))
+    file = tmp_path / "goal.yaml"
+    file.write_text(
+        "id: two\nlevel: composite\nparts:\n  - goal: {id: safe, level: principle, set: core, only: [harm, law, private]}\n"
+        "  - goal: uk\n"
+    )
+    run = CliRunner()
+    done = run.invoke(app, ["goal", "check", str(file), "--judge", "m", "--situations", "40", "--json"])
+    assert done.exit_code == 0, done.output
+    (name, quality), = json.loads(done.stdout)["quality"].items()
+    assert name == quality["set"] == "safe" and quality["situations"] == 40 and "ambiguous" in quality["gaps"]
+    text = run.invoke(app, ["goal", "check", str(file), "--judge", "m"]).stdout
+    assert "fingerprint" in text and "gap: ambiguous" in text and "safe: 3 principles, 60 situations, 3 judges" in text
+    assert run.invoke(app, ["goal", "check", "uk", "--judge", "m"]).exit_code == 2  # it has no principles
+    assert run.invoke(app, ["goal", "check", "core", "--situations", "9"]).exit_code == 2
+
+
 def test_judges_that_never_answer_are_an_error():
     class Silent(Planted):
         def applies(self, groups, principles):

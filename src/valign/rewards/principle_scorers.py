@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from valign.data.group import Group
 from valign.errors import UsageError, require
@@ -88,6 +89,31 @@ class RewardVerdicts:
     def fingerprint(self) -> str:
         """sha256 over the rewards and their ends."""
         return sha256([[k, s.reward.fingerprint(), s.low, s.high] for k, s in sorted(self.rewards.items())])
+
+
+@dataclass(frozen=True)
+class ViolationOfSet:
+    """One cost model or classifier for a set of principles as a whole: P(violation) = σ(cost), above ½ for an unsafe response.
+
+    It does not say which principle is broken, so all of them share it: Σ_k w_k s_k = -P(violation) for weights that sum to
+    1 or more.
+    """
+
+    cost: ResponseScorer
+
+    @property
+    def id(self) -> str:
+        return f"violation by {self.cost.id}"
+
+    def verdicts(self, groups: Sequence[Group], principles: Sequence[Any]) -> list[Array]:
+        """(n_responses, n_principles) per group in [-1, 0]; NaN where the cost model leaves a response unscored."""
+        shared = max(1.0, float(sum(p.weight for p in principles)))
+        rows = per_response(self.cost.score(groups), groups, self.cost.id)
+        return [np.repeat(-expit(row)[:, None] / shared, len(principles), axis=1) for row in rows]
+
+    def fingerprint(self) -> str:
+        """sha256 over the cost model."""
+        return sha256(["violation", self.cost.fingerprint()])
 
 
 # -------------------------------------------------------------------------------------------------------- planted

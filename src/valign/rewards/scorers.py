@@ -25,7 +25,9 @@ from valign.rewards.principle_scorers import (
     RewardVerdicts,
     RuleVerdicts,
     Scaled,
+    ViolationOfSet,
 )
+from valign.rewards.reward_model import LazyReward
 from valign.rewards.value_evaluator import DEFAULT_MODEL, THEORY, LazyEvaluator, ValueEvaluator
 from valign.rewards.verdict_scorer import LazyVerdicts, VerdictScorer
 
@@ -133,7 +135,12 @@ def _rules(checks: Mapping[str, Any]) -> RuleVerdicts:
     return RuleVerdicts({k: list(v) for k, v in checks.items()})
 
 
-def _classifier(rewards: Mapping[str, Any], where: str) -> RewardVerdicts:
+def _classifier(where: str, rewards: Mapping[str, Any] | None = None, path: str = "") -> RewardVerdicts | ViolationOfSet:
+    """A reward per principle, or the folder of one cost model for all of them."""
+    if (rewards is None) == (not path):
+        raise DataError("needs rewards (principle: {reward, low, high}), or path: the folder of a cost model", where=where)
+    if rewards is None:
+        return ViolationOfSet(LazyReward(path))
     out = {}
     for name, spec in rewards.items():
         if not isinstance(spec, Mapping) or not {"reward"} <= set(spec) <= {"reward", "low", "high"}:

@@ -7,13 +7,20 @@ import pytest
 
 from valign.data.group import Group, Response, user
 from valign.errors import DataError, UsageError, ValignError
-from valign.goals import Principle, load_goal
+from valign.goals import Principle, PrincipleGoal, load_goal
 from valign.goals.theory import load_theory
 from valign.models.policy import Cost, Sample, Scored
 from valign.rewards import default_scorers
 from valign.rewards.base import FunctionReward, from_callable
 from valign.rewards.judge import CONCERNED, KEPT, SHOWN, JudgeReward, JudgeValues, PolicyJudge
-from valign.rewards.principle_scorers import PlantedVerdicts, RewardVerdicts, RuleVerdicts, Scaled, cue_score
+from valign.rewards.principle_scorers import (
+    PlantedVerdicts,
+    RewardVerdicts,
+    RuleVerdicts,
+    Scaled,
+    ViolationOfSet,
+    cue_score,
+)
 from valign.rewards.scorers import KINDS, make_scorer
 from valign.rewards.verdict import fenced, nonce, read_verdict
 
@@ -169,6 +176,65 @@ def test_classifiers_as_verdicts():
     scorer = RewardVerdicts({"brief": Scaled(count, low=4, high=0)})
     rows = scorer.verdicts([group("calm", "hey!", "hey!!!!!", "")], RULES[1:])[0][:, 0]
     assert rows[:3].tolist() == [1, 0.5, -1] and np.isnan(rows[3])
+
+
+def test_one_cost_model_for_a_whole_set():
+    """-P(violation), shared by the principles; a limit on the cost is a limit on the mean P."""
+    marks = from_callable(lambda prompt, response: float("inf" if not response else response.count("!") - 2), "marks")
+    kept = from_callable(lambda prompt, response: float(response.count("!") - 2), "marks")
+    (row,) = ViolationOfSet(kept).verdicts([group("calm", "hey!!", "hey!!!!!")], RULES)
+    assert row.shape == (3, len(RULES)) and (row <= 0).all()
+    goal = PrincipleGoal(tuple(RULES), ViolationOfSet(kept))
+    assert goal.utility([group("hey!!")])[0] == pytest.approx([-0.5])
+    with pytest.raises(DataError, match="infinite"):
+        ViolationOfSet(marks).verdicts([group("")], RULES)
+
+
+EXAMPLE = """
+id: careful-assistant
+version: 1
+level: composite
+conflict: lexicographic
+parts:
+  - goal: {level: principle, set: core, only: [harm, law, private], scorer: {kind: judge, model: default, orders: 2}}
+    priority: 1
+  - goal: {level: preference, reward_model: runs/rm-hh, split: helpful}
+    priority: 2
+    weight: 1.0
+  - goal:
+      level: value
+      theory: schwartz10
+      target: {benevolence: 1, universalism: 1, power: -1}
+      weights: abs_target
+      distance: profile
+      evaluator: default
+    priority: 2
+    weight: 0.5
+constraints:
+  - {cost: harm14, scorer: {kind: classifier, path: runs/cost}, limit: 0.02}
+notes: who chose this, when, and why
+"""
+
+
+def test_the_goal_file_of_the_notes_loads_with_every_scorer_that_it_names(tmp_path, monkeypatch):
+    """Goals notes section 6, to the letter: priorities and a limit in one file; nothing is loaded before it scores."""
+    manifest = {"digest": "d", "mean": 0.0}  # stands for the two folders of trained models that the file names
+    monkeypatch.setattr("valign.models.loading.reward_manifest", lambda folder: manifest)
+    path = tmp_path / "goal.yaml"
+    path.write_text(EXAMPLE)
+    goal = load_goal(path, scorers=default_scorers())
+    scorers = [goal.parts[0].goal.scorer, goal.parts[1].goal.reward, goal.parts[2].goal.evaluator]
+    assert isinstance(scorers[0], PolicyJudge) and all(s is not None for s in scorers)
+    assert goal.parts[1].goal.split == "helpful" and isinstance(goal.constraints[0].goal.scorer, ViolationOfSet)
+    words = goal.describe()
+    assert words.index("hurt people") < words.index("cruelty to animals") and "what stands first goes first" in words
+    assert load_goal(goal.to_json()).to_json() == goal.to_json()
+
+
+@pytest.mark.parametrize("spec", [{"kind": "classifier"}, {"kind": "classifier", "path": "x", "rewards": {}}])
+def test_a_classifier_is_one_model_or_one_per_principle(spec):
+    with pytest.raises(DataError, match="rewards .*or path"):
+        load_goal({"level": "principle", "set": "hhh", "scorer": spec}, scorers=default_scorers())
 
 
 def test_planted_words_are_the_truth():
