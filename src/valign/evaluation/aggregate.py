@@ -19,6 +19,7 @@ from valign.evaluation.statistics import Array, Estimate
 
 SMALL = 100  # below this many 0/1 items, or
 RARE = 10  # with fewer successes or failures than this, a t interval misleads: Wilson
+NO_WIDTH = "everything scored alike: the interval has no width and says nothing about other items"
 
 
 def summarize(
@@ -65,9 +66,13 @@ def summarize(
         return Result(
             **common, value=None, cluster=Cluster(cluster_unit, 0), notes=(*notes, "nothing was scored")
         )
-    estimate, method = estimate_items(scored, statistic, bootstrap)
+    estimate, method = estimate_items(
+        scored, statistic, bootstrap, None if direction.startswith("target:") else anchors.span
+    )
     value = None if np.isnan(estimate.value) else estimate.value
     more = cluster_notes(estimate.clusters)
+    if estimate.low is not None and estimate.low == estimate.high:
+        more.append(NO_WIDTH)
     if value is None:
         estimate, more = (
             Estimate(estimate.value, None, None, None, estimate.clusters),
@@ -86,9 +91,16 @@ def summarize(
 
 
 def estimate_items(
-    scored: Sequence[Item], statistic: ItemStatistic | None = None, bootstrap: bool = False
+    scored: Sequence[Item],
+    statistic: ItemStatistic | None = None,
+    bootstrap: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> tuple[Estimate, str]:
-    """(estimate, name of the interval's method) of scored items, by table 1.2."""
+    """(estimate, name of the interval's method) of scored items, by table 1.2.
+
+    span   lowest and highest score there can be: where all clusters are alike the t interval would have no width, and
+           the exact end for clusters that were not seen takes its place (0/1 scores need no span)
+    """
     clusters = [i.cluster for i in scored]
     scores = np.array([i.score for i in scored], float)
     weights = np.array([i.weight for i in scored], float)
@@ -118,6 +130,10 @@ def bounds(scored: Sequence[Item], unscored: int, anchors: Anchors) -> tuple[flo
     total = sum(i.weight * (i.score or 0.0) for i in scored)
     mass = sum(i.weight for i in scored) + unscored
     ends = [(total + unscored * end) / mass for end in (anchors.worst, anchors.best)]
+    ends = (0.0, 1.0) if np.isin(scores, (0.0, 1.0)).all() else span
+    if ends is not None and ends[0] <= scores.min() and scores.max() <= ends[1] and stats.is_alike(estimate, scores):
+        low, high = stats.alike_interval(estimate.value, *ends, estimate.clusters)
+        return estimate._replace(low=low, high=high), "exact"
     return min(ends), max(ends)
 
 

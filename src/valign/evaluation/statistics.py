@@ -125,6 +125,24 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> tuple[float, flo
     return low, high
 
 
+def is_alike(estimate: Estimate, scores: ArrayLike) -> bool:
+    """Whether all clusters gave the same number, so that the formula's error is 0: no spread was seen, not none there is."""
+    largest = float(np.abs(np.asarray(scores, float)).max(initial=0.0))
+    return estimate.se is not None and estimate.se <= 1e-12 * largest
+
+
+def alike_interval(
+    value: float, low: float, high: float, clusters: int, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean of numbers in [low, high] after `clusters` clusters that were all alike at `value`.
+
+    At most 1 - (α/2)^(1/C) of all clusters are other (the exact binomial end for 0 of C), and those lie anywhere in the
+    range. Of paired 0/1 items that all differ alike it leaves 0 exactly where McNemar's p is below α.
+    """
+    other = 1 - ((1 - level) / 2) ** (1 / clusters)
+    return value - other * (value - low), value + other * (high - value)
+
+
 def bootstrap_replicates(
     statistic: Statistic,
     n: int,
