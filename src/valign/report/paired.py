@@ -10,6 +10,7 @@ from typing import Any
 
 from valign.errors import ValignError
 from valign.evaluation.conclusion import conclude, smallest_detectable
+from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.result import Interval, Result, compare
 from valign.evaluation.statistics import holm
 from valign.report.roles import Role
@@ -25,7 +26,7 @@ def difference(
 
     given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything
             is computed
-    statistic  see `evaluation.compare`; for metrics that are no mean of their items
+    statistic  see `evaluation.compare`; for metrics that are no mean of their items and not known to `statistic_of`
     margin  largest difference that does not matter; conclusion: what may be said (see `evaluation.conclusion`)
     flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
     """
@@ -60,10 +61,11 @@ def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
         isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]
     ):
         return None
+    one, other = Result.from_json(a), Result.from_json(b)
     try:
-        found = compare(Result.from_json(a), Result.from_json(b), subset=True, statistic=statistic)
+        found = compare(one, other, subset=True, statistic=statistic or statistic_of(one, other))
     except ValignError:
-        return None  # not a mean, or another metric: the pipeline must bring its own difference
+        return None  # no mean and no known statistic, or another metric: the pipeline must bring its own difference
     if found.result.n == 0:
         return None
     return {**found.result.to_json(), "p": found.p, "test": found.test}
