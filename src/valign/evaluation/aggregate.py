@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from valign.evaluation import statistics as stats
-from valign.evaluation.metrics.scale import component
+from valign.evaluation.metrics.scale import component, noise_floor
 from valign.evaluation.record import Anchors, Cluster, Item, ItemStatistic, Result, cluster_notes, interval_of
 from valign.evaluation.statistics import Array, Estimate
 
@@ -78,16 +78,28 @@ def summarize(
             Estimate(estimate.value, None, None, None, estimate.clusters),
             [*more, "undefined on these items"],
         )
+    placed = place(value, direction, anchors) if scaled and value is not None else None
+    if placed is not None and direction.startswith("target:"):
+        more += folded_notes(estimate, float(direction.removeprefix("target:")))
     return Result(
         **common,
         value=value,
         se=estimate.se,
         interval=interval_of(estimate, method),
-        scaled=place(value, direction, anchors) if scaled and value is not None else None,
+        scaled=placed,
         cluster=Cluster(cluster_unit, estimate.clusters),
         bounds=bounds(scored, sum(unscored.values()), anchors) if statistic is None else None,
         notes=(*notes, *more),
     )
+
+
+def folded_notes(estimate: Estimate, fold: float) -> list[str]:
+    """What must be read beside a distance from `fold`: it is never 0 by luck, and an interval over the fold shows no bias."""
+    if estimate.se is None or estimate.low is None or estimate.high is None:
+        return []
+    floor = f"without any bias its distance from {fold:g} would be {noise_floor(estimate.se):.3g} on average"
+    covers = estimate.low <= fold <= estimate.high
+    return [floor + (f"; the interval covers {fold:g}: no bias is shown" if covers else "")]
 
 
 def estimate_items(
@@ -118,6 +130,10 @@ def estimate_items(
     if _is_small_share(scores, weights) and len(scores) > 1 and estimate.clusters == len(scores):
         low, high = stats.wilson(float(scores.sum()), len(scores))
         return estimate._replace(low=low, high=high), "wilson"
+    ends = (0.0, 1.0) if np.isin(scores, (0.0, 1.0)).all() else span
+    if ends is not None and ends[0] <= scores.min() and scores.max() <= ends[1] and stats.is_alike(estimate, scores):
+        low, high = stats.alike_interval(estimate.value, *ends, estimate.clusters)
+        return estimate._replace(low=low, high=high), "exact"
     return estimate, "t_cluster"
 
 
@@ -130,10 +146,6 @@ def bounds(scored: Sequence[Item], unscored: int, anchors: Anchors) -> tuple[flo
     total = sum(i.weight * (i.score or 0.0) for i in scored)
     mass = sum(i.weight for i in scored) + unscored
     ends = [(total + unscored * end) / mass for end in (anchors.worst, anchors.best)]
-    ends = (0.0, 1.0) if np.isin(scores, (0.0, 1.0)).all() else span
-    if ends is not None and ends[0] <= scores.min() and scores.max() <= ends[1] and stats.is_alike(estimate, scores):
-        low, high = stats.alike_interval(estimate.value, *ends, estimate.clusters)
-        return estimate._replace(low=low, high=high), "exact"
     return min(ends), max(ends)
 
 
