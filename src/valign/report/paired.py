@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valign.errors import ValignError
+from valign.evaluation.comparisons import CORRECTIONS, Adjustment
 from valign.evaluation.conclusion import conclude, smallest_detectable
 from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.result import Interval, Result, compare
-from valign.evaluation.statistics import holm
 from valign.report.roles import Role
 from valign.report.subject import Row
 
@@ -71,11 +71,11 @@ def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
     return {**found.result.to_json(), "p": found.p, "test": found.test}
 
 
-def adjust(rows: Sequence[Row | None]) -> None:
-    """Write Holm's adjusted p into the planned comparisons that have a p."""
-    planned = [r for r in rows if r is not None and r.get("p") is not None]
-    if planned:
-        for row, p in zip(planned, holm([r["p"] for r in planned]), strict=True):
+def adjust(rows: Sequence[Row | None], how: Adjustment = "holm") -> None:
+    """Write the adjusted p into the comparisons of one family that have a p: Holm's for the planned ones."""
+    tested = [r for r in rows if r is not None and r.get("p") is not None]
+    if tested:
+        for row, p in zip(tested, CORRECTIONS[how]([r["p"] for r in tested]), strict=True):
             row["p_adjusted"] = float(p)
 
 
