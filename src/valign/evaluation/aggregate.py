@@ -19,6 +19,7 @@ from valign.evaluation.statistics import Array, Estimate
 
 SMALL = 100  # below this many 0/1 items, or
 RARE = 10  # with fewer successes or failures than this, a t interval misleads: Wilson
+SHARES = {"up": Anchors(1.0, 0.0), "down": Anchors(0.0, 1.0)}
 NO_WIDTH = "everything scored alike: the interval has no width and says nothing about other items"
 
 
@@ -31,7 +32,7 @@ def summarize(
     level: str,
     unit: str = "share",
     direction: str = "up",
-    anchors: Anchors = Anchors(1.0, 0.0, None),  # noqa: B008
+    anchors: Anchors | None = None,
     cluster_unit: str = "item",
     statistic: ItemStatistic | None = None,
     bootstrap: bool = False,
@@ -41,11 +42,14 @@ def summarize(
 ) -> Result:
     """The Result of a list of items.
 
+    anchors     None: 0 and 1 for a share, open ends for any other unit, whose best and worst nobody said
     statistic   None: the weighted mean of the scores. Otherwise its value at weights 1; nan means undefined
     bootstrap   resample although the metric is a mean (τ: its items are no plain shares)
     scaled      also place the value between the anchors (where both exist)
     The order of the items changes nothing; no scored item gives value None.
     """
+    if anchors is None:
+        anchors = SHARES.get(direction, Anchors()) if unit == "share" else Anchors()
     kept = sorted(items, key=lambda i: i.id)
     scored = [i for i in kept if i.score is not None]
     unscored = Counter(i.reason for i in kept if i.reason is not None)

@@ -166,6 +166,17 @@ def test_place_on_the_gap_axis():
     assert result([3.0, 4.0], unit="nats", direction="down", anchors=Anchors(best=0.0)).scaled is None
 
 
+def test_ends_that_nobody_named_are_not_invented():
+    """A share runs from 0 to 1, the better end by its direction; a utility in scores or nats has no ends and no place."""
+    about = {"metric": "m", "variant": "v", "subject": "s", "level": "value"}
+    up, down, open_ended = (
+        summarize(items([0.25, 0.25, 0.25]), **about, **more)
+        for more in ({}, {"direction": "down"}, {"unit": "score"})
+    )
+    assert (up.scaled, down.scaled) == (0.75, 0.25) and up.anchors.best == 1 and down.anchors.best == 0
+    assert open_ended.scaled is None and open_ended.anchors == Anchors() and open_ended.bounds is None
+
+
 def test_weights_count():
     rows = [Item("a", "a", 1.0, weight=3.0), Item("b", "b", 0.0, weight=1.0)]
     r = summarize(rows, metric="m", variant="v", subject="s", level="value")
