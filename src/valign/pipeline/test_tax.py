@@ -76,6 +76,7 @@ def test_gain_and_loss_are_reported_from_paired_items_with_intervals():
     """Planted: 6 of 40 tasks lost and 1 won on a base of 3/4, 1.5 more of the reward, KL .5 nats per byte."""
     s = section()
     tax, gain = found(s, "tax.T"), found(s, "reward.gain")
+    assert any(n.endswith("would be found in 4 of 5 such comparisons") for n in tax.notes)
     assert tax.value == pytest.approx(5 / 30) and tax.interval.low < 5 / 30 < tax.interval.high
     assert (
         gain.value == pytest.approx(1.5) and gain.interval.low < 1.5 < gain.interval.high and gain.cluster.count == 20

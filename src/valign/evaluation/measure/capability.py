@@ -11,6 +11,7 @@ from valign.data.group import Group
 from valign.errors import require
 from valign.evaluation import statistics as stats
 from valign.evaluation.aggregate import summarize
+from valign.evaluation.conclusion import smallest_detectable
 from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups
 from valign.evaluation.metrics import tax
 from valign.evaluation.provenance import provenance
@@ -111,7 +112,12 @@ def measure_tax(
     total = _aggregate(
         [p[1] for p in used if p[1] is not None], [p[0].metric for p in used], weights or {}, base, aligned
     )
-    return [total.with_notes(*left_out), *(p[0] for p in parts)]
+    return [_with_mde(total).with_notes(*left_out), *(_with_mde(p[0]) for p in parts)]
+
+
+def _with_mde(tax: Result) -> Result:
+    mde = smallest_detectable(tax.se)
+    return tax if mde is None else tax.with_notes(f"a tax of {mde:.3g} would be found in 4 of 5 such comparisons")
 
 
 class Paired(NamedTuple):
