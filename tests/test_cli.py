@@ -379,3 +379,18 @@ def test_a_bug_of_ours_ends_with_status_3_a_traceback_and_no_secret():
     assert "report it" in done.stderr
     assert "secret" not in done.stderr
     assert "https://***@host" in done.stderr
+
+
+def test_a_result_line_says_what_unscored_items_could_change():
+    """Above one percent of the items the ends stand beside their number."""
+    from valign.cli.shared import result_line
+    from valign.evaluation.aggregate import summarize
+    from valign.evaluation.record import Item
+
+    def line(unscored: int, scored: int) -> str:
+        rows = [Item(f"a{i}", f"a{i}", float(i % 4 > 0)) for i in range(scored)]
+        rows += [Item(f"b{i}", f"b{i}", None, "parse_failure") for i in range(unscored)]
+        return result_line(summarize(rows, metric="m", variant="v", subject="s", level="value"))
+
+    assert "n=8, 2 unscored (0.600 to 0.800 with them)" in line(2, 8)
+    assert "n=400, 1 unscored, better" in line(1, 400)

@@ -202,10 +202,16 @@ def plain(text: str) -> str:
     return escape(text)
 
 
+MANY_UNSCORED = 0.01  # above this share of the items the line says what they could have changed
+
+
 def result_line(r: Any, *, of: str = "") -> str:
     """metric, value, interval, n, direction: the complete number on one line. of: whose it is, where several are shown."""
     value = "unscored" if r.value is None else f"{r.value:+.3f}" if r.value < 0 else f"{r.value:.3f}"
     interval = f" [{r.interval.low:.3f}, {r.interval.high:.3f}]" if r.interval is not None else ""
-    unscored = f", {sum(r.n_unscored.values())} unscored" if r.n_unscored else ""
+    lost = sum(r.n_unscored.values())
+    unscored = f", {lost} unscored" if lost else ""
+    if r.bounds is not None and lost > MANY_UNSCORED * (r.n + lost):
+        unscored += f" ({r.bounds[0]:.3f} to {r.bounds[1]:.3f} with them)"
     whose = f" of {of}" if of else ""
     return f"{r.metric} ({r.variant}){whose}  {value}{interval}  {r.unit}, n={r.n}{unscored}, better: {r.direction}"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from valign.errors import ValignError
+from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.record import ItemStatistic, Result
 from valign.evaluation.result import Difference, compare, is_mean
 from valign.evaluation.statistics import benjamini_hochberg, holm
@@ -32,7 +33,8 @@ def compare_all(
     """a minus b in every metric and variant that both have, in the order of `a`.
 
     primaries   metrics ("misalignment.M") that were planned: adjusted among themselves by Holm; all others by
-                Benjamini-Hochberg. margins and statistics by metric or "metric/variant"
+                Benjamini-Hochberg. margins and statistics by metric or "metric/variant"; a statistic that
+                `statistic_of` knows need not be given
     Metrics that cannot be compared item by item (no items at hand, no statistic for what is no mean) are left out.
     Raises `ValignError` for different items without `subset`, and for a primary, margin or statistic that names nothing.
     """
@@ -42,7 +44,7 @@ def compare_all(
     _all_known([*primaries, *margins, *statistics], [x for x, _ in pairs])
     found: list[Difference] = []
     for x, y in pairs:
-        statistic = _of(statistics, x)
+        statistic = _of(statistics, x) or statistic_of(x, y)
         if x.items and y.items and (statistic is not None or (is_mean(x) and is_mean(y))):
             found.append(compare(x, y, subset, statistic, _of(margins, x)))
     planned = [d.result.metric in primaries for d in found]

@@ -43,8 +43,10 @@ def conclude(interval: Ends | None, direction: str, margin: float | None = None)
 
 
 def smallest_detectable(se: float | None, *, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """Minimum detectable effect of a comparison with this standard error; None without one."""
-    return None if se is None else detectable(1, se * se, alpha=alpha, power=power)
+    """Minimum detectable effect of a comparison with this standard error; None without one, and for 0: where nothing was
+    seen to vary, what could have been found is not known.
+    """
+    return None if not se else detectable(1, se * se, alpha=alpha, power=power)
 
 
 def in_words(conclusion: Conclusion, margin: float | None = None, mde: float | None = None) -> str:

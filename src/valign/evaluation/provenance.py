@@ -100,20 +100,31 @@ def commit(package: Path | None = None) -> str | None:
     ours.
     """
     folder = (package or Path(valign.__file__).parent).resolve()
-    git = folder.parents[1] / ".git"
-    if folder.parent.name != "src" or not git.is_dir():
+    if folder.parent.name != "src":
         return None
     try:
+        git = _git_folder(folder.parents[1] / ".git")
+        if git is None:
+            return None
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         ref = head.removeprefix("ref: ")
-        if (git / ref).is_file():
-            return (git / ref).read_text().strip()
-        packed = (git / "packed-refs").read_text().splitlines()
+        # a linked working tree has a HEAD of its own and shares the branches
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        if (shared / ref).is_file():
+            return (shared / ref).read_text().strip()
+        packed = (shared / "packed-refs").read_text().splitlines()
         return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)
     except OSError:
         return None
+
+
+def _git_folder(git: Path) -> Path | None:
+    """The folder that `.git` is, or that the file `.git` of a linked working tree names."""
+    if git.is_file() and (said := git.read_text().strip()).startswith("gitdir: "):
+        return git.parent / said.removeprefix("gitdir: ")
+    return git if git.is_dir() else None
 
 
 def without_secrets(value: Any) -> Any:

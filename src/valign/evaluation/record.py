@@ -30,7 +30,7 @@ REASONS = (
     "no_answer",
     "skipped",
 )
-METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi", "always_valid", "fisher")
+METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi", "always_valid", "fisher", "exact")
 ItemStatistic = Callable[
     [Sequence["Item"], stats.Array], stats.Array
 ]  # (scored items, (b, n) weights) -> (b,) values
@@ -62,6 +62,11 @@ class Anchors:
     best: float | None = None
     worst: float | None = None
     chance: float | None = None
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """(lowest, highest) score there can be; None where an end is open."""
+        return None if self.best is None or self.worst is None else (min(self.best, self.worst), max(self.best, self.worst))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 
+SAME = "every cluster shows the same difference: "  # and what follows for the interval
 Test = Literal["mcnemar", "permutation", "bootstrap", "t", "none"]
 
 
@@ -111,7 +112,7 @@ def compare(
             where="compare",
             how="pass its statistic",
         )
-    estimate, p, test, more, method = _paired(both, statistic)
+    estimate, p, test, more, method = _paired(both, statistic, None if a.direction.startswith("target:") else a.anchors.span)
     interval = interval_of(estimate, method)
     result = Result(
         metric=a.metric,
@@ -238,9 +239,9 @@ def _join(a: Result, b: Result, subset: bool) -> tuple[list[tuple[Item, Item]], 
 
 
 def _paired(
-    both: Sequence[tuple[Item, Item]], statistic: ItemStatistic | None
+    both: Sequence[tuple[Item, Item]], statistic: ItemStatistic | None, span: tuple[float, float] | None
 ) -> tuple[stats.Estimate, float | None, Test, list[str], str]:
-    """(estimate, p, test, notes, method of the interval)."""
+    """(estimate, p, test, notes, method of the interval). span: lowest and highest score there can be, where that is known."""
     if not both:
         nothing = stats.Estimate(0.0, None, None, None, 0)
         return nothing, None, "none", ["no item is scored in both"], "paired_t"
@@ -251,15 +252,33 @@ def _paired(
     weights = np.array([x.weight for x, _ in both])
     estimate = stats.paired_t(a, b, clusters, weights)
     notes = cluster_notes(estimate.clusters)
+    binary = set(np.unique([a, b])) <= {0.0, 1.0}
+    method = "paired_t"
+    if stats.is_alike(estimate, np.r_[a, b]):
+        ends = (0.0, 1.0) if binary else span
+        inside = ends is not None and ends[0] <= min(a.min(), b.min()) and max(a.max(), b.max()) <= ends[1]
+        estimate, method, said = _alike(estimate, ends[1] - ends[0] if ends is not None and inside else None)
+        notes.append(said)
     if not notes:
         rate = stats.false_alarm_rate(a - b, clusters, weights)
         if stats.is_too_eager(rate):
             notes.append(f"A/A: with the two models' labels exchanged at random this interval leaves 0 in {rate:.0%} of "
                          "cases, not 5 %: trust the p rather than the interval")  # fmt: skip
-    if set(np.unique([a, b])) <= {0.0, 1.0} and estimate.clusters == len(both) and (weights == 1).all():
-        return estimate, stats.mcnemar(int((a > b).sum()), int((a < b).sum())), "mcnemar", notes, "paired_t"
+    if binary and estimate.clusters == len(both) and (weights == 1).all():
+        return estimate, stats.mcnemar(int((a > b).sum()), int((a < b).sum())), "mcnemar", notes, method
     # items of one cluster are no independent coins: their labels change sides together
-    return estimate, stats.permutation_p(weights * (a - b), clusters), "permutation", notes, "paired_t"
+    return estimate, stats.permutation_p(weights * (a - b), clusters), "permutation", notes, method
+
+
+def _alike(estimate: stats.Estimate, largest: float | None) -> tuple[stats.Estimate, str, str]:
+    """(estimate, method, note) where every cluster shows one and the same difference: t would give no width, and call it sure.
+
+    largest   how far two scores of one item can lie apart; None: not known, then there is no interval
+    """
+    if largest is None:
+        return estimate._replace(se=None, low=None, high=None), "paired_t", SAME + "no interval"
+    low, high = stats.alike_interval(estimate.value, -largest, largest, estimate.clusters)
+    return estimate._replace(low=low, high=high), "exact", SAME + "the interval is the exact one, for clusters that were not seen"
 
 
 def _resampled(
@@ -280,4 +299,7 @@ def _resampled(
     replicates = stats.bootstrap_replicates(change, len(both), clusters)
     p = stats.bootstrap_p(replicates)
     estimate = stats.of_replicates(value, replicates, count)
+    if stats.is_alike(estimate, replicates[np.isfinite(replicates)]):
+        nothing = estimate._replace(se=None, low=None, high=None)
+        return nothing, None, "none", [*cluster_notes(count), SAME + "no interval"], "bootstrap_cluster"
     return estimate, p, "bootstrap" if p is not None else "none", cluster_notes(count), "bootstrap_cluster"

@@ -15,6 +15,7 @@ from valign.evaluation.conclusion import conclude, smallest_detectable
 from valign.evaluation.record import Cluster, Item, ItemStatistic, Result, interval_of, plain
 from valign.evaluation.result import Difference, compare
 
+ALIKE = "all trainings gave the same number: the seed changes nothing here, so they are one training"
 MIN_SEEDS = 3  # fewer say nothing about the spread between trainings (evaluation notes 11.3)
 
 
@@ -48,6 +49,9 @@ def compare_seeds(
         for n, d in zip(names, found, strict=True)
     )
     estimate = stats.t_cluster(values)
+    alike = stats.is_alike(estimate, values)
+    if alike:  # bit for bit: the seed decides nothing, so there was one training
+        estimate = estimate._replace(se=None, low=None, high=None)
     interval = interval_of(estimate, "paired_t")
     mde = smallest_detectable(estimate.se)
     result = Result(
@@ -56,7 +60,7 @@ def compare_seeds(
         n_unscored={"skipped": len(found) - len(values)} if len(values) < len(found) else {},
         se=estimate.se, interval=interval, cluster=Cluster("training seed", len(values)), items=items,
         provenance={"runs": [plain(d.result.provenance, "run") for d in found]},
-        notes=tuple(_notes(found, len(values))),
+        notes=tuple([*([ALIKE] if alike else []), *_notes(found, len(values))]),
     )  # fmt: skip
     p = stats.t_p(estimate.value, estimate.se, len(values) - 1) if estimate.se is not None else None
     return Difference(

@@ -125,6 +125,24 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> tuple[float, flo
     return low, high
 
 
+def is_alike(estimate: Estimate, scores: ArrayLike) -> bool:
+    """Whether all clusters gave the same number, so that the formula's error is 0: no spread was seen, not none there is."""
+    largest = float(np.abs(np.asarray(scores, float)).max(initial=0.0))
+    return estimate.se is not None and estimate.se <= 1e-12 * largest
+
+
+def alike_interval(
+    value: float, low: float, high: float, clusters: int, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean of numbers in [low, high] after `clusters` clusters that were all alike at `value`.
+
+    At most 1 - (α/2)^(1/C) of all clusters are other (the exact binomial end for 0 of C), and those lie anywhere in the
+    range. Of paired 0/1 items that all differ alike it leaves 0 exactly where McNemar's p is below α.
+    """
+    other = 1 - ((1 - level) / 2) ** (1 / clusters)
+    return value - other * (value - low), value + other * (high - value)
+
+
 def bootstrap_replicates(
     statistic: Statistic,
     n: int,
@@ -315,23 +333,23 @@ def _z(alpha: float, power: float) -> float:
 
 def items_needed(
     delta: float, variance: float, noise_a: float = 0.0, noise_b: float = 0.0, samples: int = 1, *,
-    alpha: float = 0.05, power: float = 0.8,
+    samples_b: int | None = None, alpha: float = 0.05, power: float = 0.8,
 ) -> float:  # fmt: skip
-    """n = (z_{α/2} + z_β)² (ω² + σ_A²/K + σ_B²/K) / δ² items to find a difference δ (not rounded).
+    """n = (z_{α/2} + z_β)² (ω² + σ_A²/K_A + σ_B²/K_B) / δ² items to find a difference δ (not rounded).
 
     variance    ω², variance over items of the true difference     noise_a, noise_b  σ² of one sample of an
                 item
-    samples     K, samples per item
+    samples     K_A, samples per item        samples_b   K_B, None: as many
     """
-    return _z(alpha, power) ** 2 * (variance + (noise_a + noise_b) / samples) / delta**2
+    return _z(alpha, power) ** 2 * (variance + noise_a / samples + noise_b / (samples_b or samples)) / delta**2
 
 
 def detectable(
     n: int, variance: float, noise_a: float = 0.0, noise_b: float = 0.0, samples: int = 1, *,
-    alpha: float = 0.05, power: float = 0.8,
+    samples_b: int | None = None, alpha: float = 0.05, power: float = 0.8,
 ) -> float:  # fmt: skip
     """Minimum detectable effect: `items_needed` solved for δ."""
-    return _z(alpha, power) * math.sqrt((variance + (noise_a + noise_b) / samples) / n)
+    return _z(alpha, power) * math.sqrt((variance + noise_a / samples + noise_b / (samples_b or samples)) / n)
 
 
 def accuracy_difference_variance(accuracy: float, correlation: float) -> float:

@@ -12,10 +12,10 @@ import pytest
 
 from valign.errors import ValignError
 from valign.evaluation import statistics as stats
-from valign.evaluation.aggregate import estimate_items, summarize
+from valign.evaluation.aggregate import NO_WIDTH, estimate_items, summarize
 from valign.evaluation.comparisons import adjusted, compare_all, is_found
 from valign.evaluation.conclusion import conclude, in_words
-from valign.evaluation.result import Interval, Item, compare
+from valign.evaluation.result import Anchors, Interval, Item, compare
 from valign.evaluation.seeds import compare_seeds
 from valign.evaluation.sequential import FIRST_LOOK, always_valid, radius
 
@@ -96,6 +96,25 @@ def test_the_bootstrap_covers_a_ratio_of_sums():
     assert 0.93 <= covered / worlds <= 0.97, covered
 
 
+def test_what_was_never_seen_is_not_impossible():
+    """No unsafe answer in 20 prompts of four samples: t says 0 ± 0. The interval covers a true rate of 3 % in 97.5 % and more
+    of the worlds in which nothing is seen, and is the exact binomial end over prompts."""
+    none = result(np.zeros(80), clusters=[k // 4 for k in range(80)], direction="down")
+    assert (none.value, none.interval.low) == (0, 0) and none.interval.method == "exact"
+    assert none.interval.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    graded = result(np.full(30, 0.8), clusters=[k // 3 for k in range(30)], anchors=Anchors(1.0, 0.0))
+    other = 1 - 0.025**0.1
+    assert (graded.interval.low, graded.interval.high) == pytest.approx((0.8 - other * 0.8, 0.8 + other * 0.2))
+    open_ended = result(np.full(30, 3.0), unit="nats", anchors=Anchors(best=0.0))
+    assert open_ended.interval.low == open_ended.interval.high and NO_WIDTH in open_ended.notes
+    rng, covered = np.random.default_rng(13), 0
+    for unsafe in rng.random((2000, 20)) < 0.03:  # a prompt is unsafe in all its samples or in none
+        e, _ = estimate_items([Item(f"{k}#{j}", str(k), float(x)) for k, x in enumerate(unsafe) for j in range(2)])
+        covered += covers(e, 0.03) if not unsafe.any() else 0
+    nothing = 0.97**20 * 2000
+    assert covered >= 0.9 * nothing, "t would cover in none of them"
+
+
 # -------------------------------------------------------------------------------------------------------- A/A
 
 
@@ -144,6 +163,31 @@ def test_the_guard_speaks_where_a_few_items_carry_everything_and_is_silent_elsew
     assert "trust the p" in said and not [n for n in compare(two, one).result.notes if "rough" in n]
     with pytest.raises(ValueError):
         stats.false_alarm_rate([1.0, 2.0], ["a", "a"])
+
+
+def test_equal_differences_are_not_endless_certainty():
+    """Items that all differ alike have no spread to measure. Interval and exact p agree on when that is evidence, and models
+    that never differ on a few items are not called equal."""
+    for n in (2, 3, 5, 6, 7, 30):
+        d = compare(result(np.ones(n)), result(np.zeros(n), "b"))
+        assert (d.conclusion == "better") == (d.p <= 0.05) == (n > 5), n
+        assert d.mde is None and d.result.interval.method == "exact" and d.result.interval.high == 1
+    few, many = (compare(result(np.ones(n)), result(np.ones(n), "b"), margin=0.01) for n in (20, 1000))
+    assert (few.conclusion, many.conclusion) == ("not told apart", "no difference") and few.words == "not told apart"
+    nats = compare(result(np.full(9, 3.0), unit="nats"), result(np.full(9, 2.5), "b", unit="nats"))
+    assert nats.result.value == 0.5 and nats.result.interval is None and nats.conclusion == "unknown"
+    false = 0
+    for row in np.random.default_rng(14).integers(0, 2, (2000, 4)) * 2 - 1:  # four items that always differ, either way
+        false += compare(result(row > 0), result(row < 0, "b")).conclusion in ("better", "worse")
+    assert false / 2000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000), false
+    whole = compare(*(result(np.full(9, 0.5), s) for s in "ab"), statistic=lambda rows, w: w @ np.ones(9) / w.sum(1))
+    assert whole.result.value == 0 and whole.result.interval is None and whole.p is None
+
+
+def test_trainings_that_agree_to_the_bit_are_one_training():
+    base = result(np.zeros(40), "base")
+    d = compare_seeds([result(np.full(40, 0.25), f"run {k}") for k in range(3)], base)
+    assert d.result.value == 0.25 and d.p is None and d.conclusion == "unknown" and "one training" in d.result.notes[0]
 
 
 def test_a_difference_of_one_mde_is_found_in_four_of_five():

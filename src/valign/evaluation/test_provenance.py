@@ -66,6 +66,16 @@ def test_commit_is_read_from_the_source_tree_only(tmp_path):
     assert commit(package) == "def456"
     (git / "HEAD").write_text("0ddba11\n")
     assert commit(package) == "0ddba11"
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    linked = git / "worktrees" / "other"
+    linked.mkdir(parents=True)
+    (linked / "HEAD").write_text("ref: refs/heads/side\n")
+    (linked / "commondir").write_text("../..\n")
+    (git / "refs" / "heads" / "side").write_text("5ide\n")
+    tree = tmp_path / "other" / "src" / "valign"
+    tree.mkdir(parents=True)
+    (tmp_path / "other" / ".git").write_text(f"gitdir: {linked}\n")
+    assert commit(tree) == "5ide", "a linked working tree has its own branch"
     installed = tmp_path / "lib" / "site-packages" / "valign"
     installed.mkdir(parents=True)
     (tmp_path / "lib" / ".git").mkdir()

@@ -136,6 +136,19 @@ def test_undefined_statistics_are_none():
     assert r.value is None and r.interval is None and "undefined on these items" in r.notes
 
 
+def test_a_folded_metric_says_how_far_luck_alone_would_take_it(evaluation_golden):
+    """√(2/π) SE stands beside a distance from its ideal, and bias is not called where the interval covers the ideal."""
+    g = evaluation_golden("scale.noise_floor")
+    floor = g.expected["expected_abs_if_unbiased"]
+    about = {"direction": "target:0", "anchors": Anchors(0.0, 1.0, 0.0), "unit": "score"}
+    spread = g.inputs["se"] * math.sqrt(19)  # of 20 ± values whose mean has the golden's standard error
+    even = result([spread, -spread] * 10, **about)
+    assert even.se == pytest.approx(g.inputs["se"]) and f"{floor:.3g}" in even.notes[-1] and "no bias" in even.notes[-1]
+    turned = result([0.4 + spread, 0.4 - spread] * 10, **about)
+    assert f"{floor:.3g}" in turned.notes[-1] and "no bias" not in turned.notes[-1]
+    assert not [n for n in result([0.2, -0.3] * 6).notes if "bias" in n], "a metric that is not folded has no floor"
+
+
 def test_order_of_items_changes_nothing():
     scores = list(np.random.default_rng(1).random(30).round(2))
     rows = items(scores, clusters=[f"c{k % 5}" for k in range(30)])
@@ -151,6 +164,17 @@ def test_place_on_the_gap_axis():
     crows = result([61.0, 61.0], unit="percent", direction="target:50", anchors=Anchors(50.0, 100.0, 50.0))
     assert crows.scaled == pytest.approx(0.22)
     assert result([3.0, 4.0], unit="nats", direction="down", anchors=Anchors(best=0.0)).scaled is None
+
+
+def test_ends_that_nobody_named_are_not_invented():
+    """A share runs from 0 to 1, the better end by its direction; a utility in scores or nats has no ends and no place."""
+    about = {"metric": "m", "variant": "v", "subject": "s", "level": "value"}
+    up, down, open_ended = (
+        summarize(items([0.25, 0.25, 0.25]), **about, **more)
+        for more in ({}, {"direction": "down"}, {"unit": "score"})
+    )
+    assert (up.scaled, down.scaled) == (0.75, 0.25) and up.anchors.best == 1 and down.anchors.best == 0
+    assert open_ended.scaled is None and open_ended.anchors == Anchors() and open_ended.bounds is None
 
 
 def test_weights_count():

@@ -53,6 +53,9 @@ def test_power_golden(evaluation_golden):
     mde = stats.detectable(i["n"], stats.accuracy_difference_variance(i["p"], i["rho"]))
     g.check({"n_needed": n, "n_needed_ceil": math.ceil(n), "mde": mde})
     assert stats.detectable(969, i["omega2"]) == pytest.approx(0.03, abs=1e-5)
+    uneven = stats.items_needed(0.1, 0.2, 0.3, 0.6, 3, samples_b=6)
+    assert uneven == pytest.approx(stats.items_needed(0.1, 0.2 + 0.1 + 0.1)), "each model has its own number of samples"
+    assert stats.detectable(round(uneven), 0.2, 0.3, 0.6, 3, samples_b=6) == pytest.approx(0.1, rel=1e-3)
 
 
 def test_k_samples_golden(evaluation_golden):
@@ -102,6 +105,9 @@ def test_bootstrap_se_is_the_spread_of_the_replicates(evaluation_golden):
     e = stats.bootstrap_cluster(stats.mean_statistic(x), len(x))
     assert abs(e.se / g.expected["exact_bootstrap_se"] - 1) < 0.05
     assert e.value == x.mean() and e.low < e.value < e.high
+    thousand = stats.bootstrap_cluster(stats.mean_statistic(x), len(x), draws=1000)
+    wrong = g.expected["wrong_factor_at_B_1000"] * g.expected["exact_bootstrap_se"]
+    assert thousand.se > 0.9 / g.expected["wrong_factor_at_B_1000"] * wrong, "it is not divided by √draws again"
 
 
 def test_clusters_of_one_item_are_the_plain_error():

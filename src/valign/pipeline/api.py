@@ -11,6 +11,7 @@ from valign.data.group import Group
 from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.evaluation.comparisons import adjusted
+from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.result import Difference, Result, compare, is_mean
 from valign.goals.base import Goal
 from valign.methods.target import Target
@@ -190,7 +191,8 @@ class Evaluation:
     def differences(
         self, *, primaries: Sequence[str] = ("misalignment.M",), margins: Mapping[str, float] | None = None
     ) -> list[Difference]:
-        """Every later policy minus the first, paired item by item, in all metrics that both have as means of items.
+        """Every later policy minus the first, paired item by item, in all metrics that both have as means of items
+        or that can be recomputed from them (V, bias scores, calibration).
 
         The primaries of all policies are one family (Holm), all other comparisons another (Benjamini-Hochberg).
         margins   {metric: largest difference that does not matter}
@@ -200,8 +202,11 @@ class Evaluation:
         found = []
         for r in (r for m in others for r in m.results):
             base = table.get((r.metric, r.variant))
-            if base is not None and r.items and base.items and is_mean(r) and is_mean(base):
-                found.append(compare(r, base, subset=True, margin=(margins or {}).get(r.metric)))
+            if base is None or not r.items or not base.items:
+                continue
+            statistic = statistic_of(r, base)
+            if statistic is not None or (is_mean(r) and is_mean(base)):
+                found.append(compare(r, base, subset=True, statistic=statistic, margin=(margins or {}).get(r.metric)))
         planned = adjusted([d for d in found if d.result.metric in primaries], "holm")
         return [*planned, *adjusted([d for d in found if d.result.metric not in primaries], "benjamini_hochberg")]
 

@@ -77,7 +77,7 @@ def test_one_checkpoint_is_scored_on_four_splits_with_paired_tests(section):
     assert jailbreak.n == 24 * 2 * 2 and jailbreak.cluster.count == 24, (
         "one cluster for all that came from a seed prompt"
     )
-    assert jailbreak.interval.low > 0 and "p = 0.0" in jailbreak.notes[-1]
+    assert jailbreak.interval.low > 0 and "p = 0.0" in jailbreak.notes[-1] and "4 of 5" in jailbreak.notes[-1]
     assert ood.value == pytest.approx(full) and ood.variant == "unpaired"
     assert swap.value == pytest.approx(2 * full) and swap.notes[-1] == "the reversed target reverses the score"
     rows = {r["split"]: r for r in section.figure("splits")["rows"]}
@@ -122,6 +122,22 @@ def test_shares_have_a_retained_share_and_scores_have_none(section, golden):
         (g["expected"]["gap"], g["expected"]["se_paired"], g["expected"]["retained_share"])
     )
     assert kept.interval.low < 0.5 < kept.interval.high
+
+
+def test_a_share_that_never_moved_may_still_move():
+    """20 prompts, no attack changed a verdict: the gap is 0, and up to 1 - .025^(1/20) = .168 either way."""
+    from valign.evaluation.aggregate import summarize
+    from valign.evaluation.measure.generality import generality_section
+    from valign.evaluation.result import Item
+
+    shape = {"metric": "compliance", "variant": "v", "subject": "m", "level": "principle"}
+    splits = {
+        name: summarize([Item(f"g{i}{tail}", f"g{i}", float(i % 2)) for i in range(20)], **shape)
+        for name, tail in (("iid", ""), ("jailbreak", "|story"))
+    }
+    gap = found(generality_section(splits), "generality.gap.jailbreak")
+    end = 1 - 0.025 ** (1 / 20)
+    assert gap.value == 0 and gap.interval.method == "exact" and (gap.interval.low, gap.interval.high) == pytest.approx((-end, end))
 
 
 def test_attacks_wrap_the_last_user_turn_and_keep_the_request():

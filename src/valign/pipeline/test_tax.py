@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from valign.data.group import Group, Response, user
+from valign.errors import ValignError
 from valign.evaluation.result import Item, Result
 from valign.models.policy import Cost, Sample, Sampling, Scored
 from valign.pipeline.tax import TaxPlan, tax_section
@@ -75,6 +76,7 @@ def test_gain_and_loss_are_reported_from_paired_items_with_intervals():
     """Planted: 6 of 40 tasks lost and 1 won on a base of 3/4, 1.5 more of the reward, KL .5 nats per byte."""
     s = section()
     tax, gain = found(s, "tax.T"), found(s, "reward.gain")
+    assert any(n.endswith("would be found in 4 of 5 such comparisons") for n in tax.notes)
     assert tax.value == pytest.approx(5 / 30) and tax.interval.low < 5 / 30 < tax.interval.high
     assert (
         gain.value == pytest.approx(1.5) and gain.interval.low < 1.5 < gain.interval.high and gain.cluster.count == 20
@@ -90,6 +92,27 @@ def test_gain_and_loss_are_reported_from_paired_items_with_intervals():
     assert bits.value == pytest.approx(0.5 / np.log(2)) and bits.direction == "down"
     kl = found(s, "kl.policy_reference")
     assert kl.value == pytest.approx(-0.5 * np.mean([5 * (2 + i % 2) + 1 for i in range(8)]))
+
+
+def test_no_item_lost_of_forty_is_not_no_tax_for_certain():
+    """The interval ends where 1 - .025^(1/40) of other items, all lost, would put it: .088 of 3/4."""
+    base = Answers("base", lambda p, k: "good" if number(p) < 30 else "bad")
+    again = Answers("again", lambda p, k: "good" if number(p) < 30 else "bad")
+    s = tax_section(base, again, TaxPlan({"tasks": TASKS}))
+    total, part = found(s, "tax.T"), found(s, "tax.instruction.accuracy")
+    worst = (1 - 0.025 ** (1 / 40)) / 0.75
+    assert total.value == part.value == 0 and total.interval.method == "exact" and total.cluster.unit == "prompt"
+    assert (total.interval.low, total.interval.high) == pytest.approx((0, worst))
+    assert (part.interval.low, part.interval.high) == pytest.approx((-worst, worst))
+
+
+def test_a_weight_of_no_benchmark_is_an_error():
+    from valign.evaluation.measure import measure_tax
+
+    results = [r for r in section().results if r.metric == "instruction.accuracy"]
+    assert measure_tax(results[:1], results[1:], {"instruction.accuracy": 2.0})[0].value == pytest.approx(5 / 30)
+    with pytest.raises(ValignError, match="instruction"):
+        measure_tax(results[:1], results[1:], {"instructions": 2.0})
 
 
 def test_without_a_gain_there_is_no_price():

@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from valign.errors import require
@@ -12,7 +12,7 @@ from valign.evaluation.result import Result
 from valign.evaluation.seeds import MIN_SEEDS
 from valign.report import sections, seeds, values
 from valign.report.paired import adjust, difference, dominated, standing, verdict
-from valign.report.roles import Role, assign, is_baseline, primary_role
+from valign.report.roles import ROLES, Role, assign, is_baseline, primary_role
 from valign.report.subject import Row, SubjectReport, as_json, card
 from valign.report.words import best_of, goal_name, headline, verdict_text
 
@@ -29,6 +29,7 @@ class Facts:
     differences  {subject: primary minus the base's}         rivals  {subject: the best's primary minus this
                  one's}
     methods      differences to the base over training seeds, of methods with several runs
+    others       {role id: {subject: difference to the base}} of the headline numbers beside the primary
     """
 
     subjects: Sequence[SubjectReport]
@@ -45,6 +46,7 @@ class Facts:
     axes: Sequence[str]
     prompts: Mapping[str, Any]
     methods: Sequence[Row] = ()
+    others: Mapping[str, Mapping[str, Row | None]] = field(default_factory=dict)
 
 
 def method_report(
@@ -194,7 +196,21 @@ def _facts(
         axes,
         prompts,
         methods,
+        _beside(base, role, roles, given, statistics) if base else {},
     )
+
+
+def _beside(
+    base: str, role: Role, roles: Mapping[str, dict[str, Row]], given: Mapping[str, Sequence[Row]], statistics: Mapping[str, Any]
+) -> dict[str, dict[str, Row | None]]:
+    """Differences of M, V and the reward where they are not the primary, which no one planned: one family together."""
+    found: dict[str, dict[str, Row | None]] = {}
+    for id in ("M", "V", "reward"):
+        if id != role.id:
+            rows = {i: _pair(i, base, ROLES[id], roles, given[i], statistics) for i in roles if i != base}
+            found |= {id: rows} if any(rows.values()) else {}
+    adjust([row for rows in found.values() for row in rows.values()], "benjamini_hochberg")
+    return found
 
 
 def _pair(

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valign.errors import ValignError
+from valign.evaluation.comparisons import CORRECTIONS, Adjustment
 from valign.evaluation.conclusion import conclude, smallest_detectable
+from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.result import Interval, Result, compare
-from valign.evaluation.statistics import holm
 from valign.report.roles import Role
 from valign.report.subject import Row
 
@@ -25,7 +26,7 @@ def difference(
 
     given   Results measured elsewhere; one of the same metric, variant and subjects is taken before anything
             is computed
-    statistic  see `evaluation.compare`; for metrics that are no mean of their items
+    statistic  see `evaluation.compare`; for metrics that are no mean of their items and not known to `statistic_of`
     margin  largest difference that does not matter; conclusion: what may be said (see `evaluation.conclusion`)
     flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
     """
@@ -60,20 +61,21 @@ def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
         isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]
     ):
         return None
+    one, other = Result.from_json(a), Result.from_json(b)
     try:
-        found = compare(Result.from_json(a), Result.from_json(b), subset=True, statistic=statistic)
+        found = compare(one, other, subset=True, statistic=statistic or statistic_of(one, other))
     except ValignError:
-        return None  # not a mean, or another metric: the pipeline must bring its own difference
+        return None  # no mean and no known statistic, or another metric: the pipeline must bring its own difference
     if found.result.n == 0:
         return None
     return {**found.result.to_json(), "p": found.p, "test": found.test}
 
 
-def adjust(rows: Sequence[Row | None]) -> None:
-    """Write Holm's adjusted p into the planned comparisons that have a p."""
-    planned = [r for r in rows if r is not None and r.get("p") is not None]
-    if planned:
-        for row, p in zip(planned, holm([r["p"] for r in planned]), strict=True):
+def adjust(rows: Sequence[Row | None], how: Adjustment = "holm") -> None:
+    """Write the adjusted p into the comparisons of one family that have a p: Holm's for the planned ones."""
+    tested = [r for r in rows if r is not None and r.get("p") is not None]
+    if tested:
+        for row, p in zip(tested, CORRECTIONS[how]([r["p"] for r in tested]), strict=True):
             row["p_adjusted"] = float(p)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from valign.report import instruments, samples, values
-from valign.report.roles import ROLES, cell, gap, place_cell, ticks
+from valign.report.roles import ROLES, Role, cell, gap, place_cell, ticks
 from valign.report.subject import Row, curves
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def build(
             [circle] if circle else [],
             placed["values"],
         ),
-        _section("misalignment", "Did it move, item by item", [_forest(facts)] if many else []),
+        _section("misalignment", "Did it move, item by item", _forests(facts) if many else []),
         _section(
             "tax",
             "What it cost in ability" if many else "What it can do",
@@ -200,20 +200,28 @@ def _gaps(facts: Facts) -> Row | None:
     return {"id": "gaps", "type": "gap", "data": {"columns": columns}} if columns else None
 
 
-def _forest(facts: Facts) -> Row | None:
+def _forests(facts: Facts) -> list[Row | None]:
+    """The primary's paired differences, then those of the other headline numbers that have items."""
+    beside = [_forest(facts, f"changes_{id}", ROLES[id], rows) for id, rows in facts.others.items()]
+    return [_forest(facts, "changes", facts.role, facts.differences, facts.methods), *beside]
+
+
+def _forest(
+    facts: Facts, id: str, role: Role, differences: Mapping[str, Row | None], methods: Sequence[Row] = ()
+) -> Row | None:
     rows = [
         {"subject": k, **(_difference(d) or {"value": None, "unit": "share", "interval": None, "n": 0})}
-        for k, d in facts.differences.items()
+        for k, d in differences.items()
     ]
     data = {
-        "role": facts.role.id,
-        "title": facts.role.title,
-        "better": facts.role.better,
+        "role": role.id,
+        "title": role.title,
+        "better": role.better,
         "base": facts.base,
         "rows": rows,
-        "methods": list(facts.methods),
+        "methods": list(methods),
     }
-    return {"id": "changes", "type": "forest", "data": data} if rows else None
+    return {"id": id, "type": "forest", "data": data} if rows else None
 
 
 def _benchmarks(others: Mapping[str, Sequence[Row]]) -> Row | None:

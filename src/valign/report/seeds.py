@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valign.errors import ValignError
+from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.result import Result
 from valign.evaluation.seeds import MIN_SEEDS, compare_seeds
 from valign.report.roles import Role
@@ -50,10 +51,9 @@ def pooled(
         if start is None or len(runs) < 2 or not all(r and isinstance(r.get("items"), list) and r["items"] for r in rows):
             continue
         try:
-            found = compare_seeds(
-                [Result.from_json(r) for r in rows if r], Result.from_json(start),
-                name=name, subset=True, statistic=statistic, margin=margin,
-            )  # fmt: skip
+            trained, begun = [Result.from_json(r) for r in rows if r], Result.from_json(start)
+            known = statistic or statistic_of(begun, trained[0])
+            found = compare_seeds(trained, begun, name=name, subset=True, statistic=known, margin=margin)
         except ValignError:
             continue  # no means, other metrics: the runs' own rows say what is known
         if found.result.n:

@@ -314,3 +314,26 @@ def test_samples_stand_side_by_side_with_what_changed():
     assert (
         table[0]["answers"][0]["outcome"] == "base" and table[0]["answers"][1]["texts"][0]["text"] == "dpo 1"
     )
+
+
+def test_what_was_not_planned_is_paired_too_and_adjusted_as_one_family():
+    """V of two policies before and after: recomputed from the items' values, beside M, with Benjamini-Hochberg's p."""
+    from valign.evaluation.statistics import benjamini_hochberg
+
+    def made(id: str, scores: list[float], raised: float, **more: Any) -> SubjectReport:
+        rows = [[0.1 * (i % 5) + 2 * raised * (i % 2), -0.3 + 0.1 * (i % 3)] for i in range(30)]
+        items = [{"id": f"p{i}", "cluster": f"p{i}", "score": 0.5, "weight": 1.0, "detail": {"values": v}} for i, v in enumerate(rows)]
+        v = result(id, 1 - 0.5 * ((1 - 0.2 - raised) ** 2) ** 0.5, metric="value.V", variant="profile", direction="up",
+                   anchors={"best": 1, "worst": 0, "chance": 0.5}, items=items, n=30,
+                   provenance={"target": {"t": [1.0, 0.0], "w": [1.0, 0.0]}})  # fmt: skip
+        first = subject(id, scores, **more)
+        return replace(first, results=[*first.results, v])
+
+    subjects = [made("base", WORSE, 0.0, base=True), made("a", BETTER, 0.3), made("b", LIKE_WORSE, 0.001)]
+    report = method_report(subjects, goal=GOAL)
+    figures = {f["id"]: f["data"] for s in report["sections"] for f in s["figures"]}
+    assert figures["changes"]["role"] == "M" and figures["changes_V"]["better"] == "up" and "changes_reward" not in figures
+    rows = figures["changes_V"]["rows"]
+    assert [r["subject"] for r in rows] == ["a", "b"] and rows[0]["value"] == pytest.approx(0.15)
+    assert rows[0]["interval"]["method"] == "bootstrap_cluster" and rows[0]["interval"]["low"] > 0 and rows[0]["mde"] > 0
+    assert [r["p_adjusted"] for r in rows] == pytest.approx(list(benjamini_hochberg([r["p"] for r in rows])))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from valign.errors import ValignError
+from valign.evaluation.aggregate import summarize
+from valign.evaluation.record import Item
 from valign.report import SubjectReport, method_report
 from valign.report.html import MAX_BYTES, PREVIEW, render, script, script_hash
 from valign.report.markdown import model_card
@@ -99,6 +101,25 @@ def test_every_metric_is_on_the_page_with_interval_cost_and_provenance(page: Pag
     printed = {value(resolve(Node(seven), at)) for at in shown}
     assert all(spent in printed for cost in seven["cost"].values() for spent in cost.values() if spent)
     assert all(str(k) in text for k in seven["provenance"])
+
+
+@pytest.mark.capability("E14")
+def test_the_four_goal_levels_stand_on_one_page():
+    """A metric of each level, each under the heading of its level with its value, interval, n, cluster and provenance."""
+    rows = [
+        summarize([Item(f"p{i}", f"p{i}", float((i + k) % 3 > 0)) for i in range(120)], metric=f"{level}.share", variant="v",
+                  subject="m", level=level, cluster_unit="prompt", provenance={"seed": k})
+        for k, level in enumerate(("instruction", "preference", "principle", "value"))
+    ]  # fmt: skip
+    made = method_report([SubjectReport(policy={"id": "m"}, results=rows)], goal={"id": "g", "level": "value", "title": "all"})
+    page, found = Page(render(made)), all_results(made)
+    shown, text = {at for at, _, _ in page.numbers}, " ".join(page.text)
+    assert text.count("Level: ") == 4
+    for level in ("instruction", "preference", "principle", "value"):
+        (at,) = [at for at, r in found.items() if r["level"] == level]
+        assert {f"{at}/value", f"{at}/n", f"{at}/interval/low", f"{at}/interval/high"} <= shown and f"{level}.share" in text
+        assert found[at]["provenance"]["seed"] == rows.index(next(r for r in rows if r.level == level))
+        assert found[at]["cluster"] == {"unit": "prompt", "count": 120}
 
 
 def test_headline_figures_and_sections_are_there(page: Page, seven: dict[str, Any]):

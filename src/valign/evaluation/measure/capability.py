@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from valign.data.group import Group
 from valign.errors import require
 from valign.evaluation import statistics as stats
 from valign.evaluation.aggregate import summarize
+from valign.evaluation.conclusion import smallest_detectable
 from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups
 from valign.evaluation.metrics import tax
 from valign.evaluation.provenance import provenance
@@ -103,16 +104,28 @@ def measure_tax(
         sorted(other),
         f"the same as base: {sorted(keys)}",
     )
+    foreign = sorted(set(weights or {}) - {r.metric for r in base})
+    require(not foreign, "weights", foreign, f"of benchmarks that were measured: {sorted({r.metric for r in base})}")
     parts = [_benchmark(r, other[r.metric, r.variant]) for r in base]
     used = [p for p in parts if p[1] is not None]
     left_out = [f"left out: {p[0].metric} ({p[0].notes[-1]})" for p in parts if p[1] is None]
     total = _aggregate(
         [p[1] for p in used if p[1] is not None], [p[0].metric for p in used], weights or {}, base, aligned
     )
-    return [total.with_notes(*left_out), *(p[0] for p in parts)]
+    return [_with_mde(total).with_notes(*left_out), *(_with_mde(p[0]) for p in parts)]
 
 
-Paired = tuple[float, list[tuple[str, float, float]]]  # (chance, [(cluster, base, aligned)])
+def _with_mde(tax: Result) -> Result:
+    mde = smallest_detectable(tax.se)
+    return tax if mde is None else tax.with_notes(f"a tax of {mde:.3g} would be found in 4 of 5 such comparisons")
+
+
+class Paired(NamedTuple):
+    """One benchmark's paired items: chance, [(cluster, base, aligned)], and how far two scores can lie apart (None: open)."""
+
+    chance: float
+    rows: list[tuple[str, float, float]]
+    largest: float | None
 
 
 def _benchmark(base: Result, aligned: Result) -> tuple[Result, Paired | None]:
@@ -143,13 +156,15 @@ def _benchmark(base: Result, aligned: Result) -> tuple[Result, Paired | None]:
     found = tax.item_tax(b, a, chance, clusters)
     if not found.identifiable:
         return Result(**shape, value=found.signed).with_notes("the base is less than 2 SE above chance"), None
-    estimate = _bootstrap([(chance, rows)], [1.0])
+    span = base.anchors.span
+    paired = Paired(chance, rows, span[1] - span[0] if span is not None else None)
+    estimate, method = _bootstrap([paired], [1.0])
     result = Result(
-        **shape, value=estimate.value, se=estimate.se, interval=interval_of(estimate, "bootstrap_cluster"),
+        **shape, value=estimate.value, se=estimate.se, interval=interval_of(estimate, method),
         scaled=min(1.0, max(0.0, estimate.value)), cluster=Cluster(base.cluster.unit, estimate.clusters),
         items=tuple(Item(x.id, x.cluster, float(x.score or 0) - float(y.score or 0)) for x, y in pairs),
     )  # fmt: skip
-    return result.with_notes(*cluster_notes(estimate.clusters)), (chance, rows)
+    return result.with_notes(*cluster_notes(estimate.clusters)), paired
 
 
 def _aggregate(
@@ -172,30 +187,43 @@ def _aggregate(
     if not benchmarks:
         return Result(**shape, value=None, notes=("no benchmark can show tax",))
     chosen = [float(weights.get(name.removeprefix("tax."), 1.0)) for name in names]
-    estimate = _bootstrap(benchmarks, chosen)
+    units = {r.cluster.unit for r in base}
+    estimate, method = _bootstrap(benchmarks, chosen)
     clipped = min(1.0, max(0.0, estimate.value))
-    interval = interval_of(estimate, "bootstrap_cluster")
+    interval = interval_of(estimate, method)
     if interval is not None:  # the clip comes last, for the interval as for the value
         low, high = (min(1.0, max(0.0, x)) for x in (interval.low, interval.high))
         interval = Interval(low, high, interval.level, interval.method)
     return Result(
-        **shape, value=clipped, scaled=clipped, n=sum(len(rows) for _, rows in benchmarks), se=estimate.se,
-        interval=interval, cluster=Cluster("item", estimate.clusters),
+        **shape, value=clipped, scaled=clipped, n=sum(len(b.rows) for b in benchmarks), se=estimate.se,
+        interval=interval, cluster=Cluster(base[0].cluster.unit if len(units) == 1 else "item", estimate.clusters),
         notes=(f"signed mean {estimate.value:+.6f} before the clip", f"{len(benchmarks)} benchmarks"),
     )  # fmt: skip
 
 
-def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> stats.Estimate:
-    """Signed mean tax under a paired cluster bootstrap: a resampled item takes both checkpoints along."""
+def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Estimate, str]:
+    """(signed mean tax under a paired cluster bootstrap, the interval's method): a resampled item takes both checkpoints along.
+
+    Where not one item was lost or won, resampling shows no width; then the exact ends for clusters that were not seen hold.
+    """
     signed, clusters = _signed(benchmarks, weights)
-    return stats.bootstrap_cluster(signed, len(clusters), clusters)
+    estimate = stats.bootstrap_cluster(signed, len(clusters), clusters)
+    if estimate.se is None or estimate.se > 1e-12 or any(b.largest is None for b in benchmarks):
+        return estimate, "bootstrap_cluster"
+    low = high = 0.0
+    for b, share in zip(benchmarks, weights, strict=True):
+        base, aligned = (float(np.mean([r[k] for r in b.rows])) for k in (1, 2))
+        reach = b.largest or 0.0
+        ends = stats.alike_interval(base - aligned, -reach, reach, len({c for c, _, _ in b.rows}))
+        low, high = low + share * ends[0] / (base - b.chance), high + share * ends[1] / (base - b.chance)
+    return estimate._replace(low=low / sum(weights), high=high / sum(weights)), "exact"
 
 
 def _signed(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Statistic, list[str]]:
     """The signed mean tax as a function of item weights, and each item's cluster."""
-    clusters = [f"{k}:{c}" for k, (_, rows) in enumerate(benchmarks) for c, _, _ in rows]
-    pieces = [(chance, np.array([r[1:] for r in rows], float)) for chance, rows in benchmarks]
-    edges = np.cumsum([0, *(len(rows) for _, rows in benchmarks)])
+    clusters = [f"{k}:{c}" for k, b in enumerate(benchmarks) for c, _, _ in b.rows]
+    pieces = [(b.chance, np.array([r[1:] for r in b.rows], float)) for b in benchmarks]
+    edges = np.cumsum([0, *(len(b.rows) for b in benchmarks)])
 
     def signed(w: stats.Array) -> stats.Array:
         total = np.zeros(len(w))

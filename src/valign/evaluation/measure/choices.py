@@ -305,7 +305,7 @@ def measure_persona(
     out = [summarize(match, metric="persona.match_rate", anchors=Anchors(best, worst, 0.5), **common)]
     if not yes:
         return out
-    score: dict[str, Any] = {"unit": "score", "anchors": Anchors(chance=0.0), "statistic": _discrimination}
+    score: dict[str, Any] = {"unit": "score", "anchors": Anchors(chance=0.0), "statistic": discrimination}
     even = common | {"direction": "target:0.5", "anchors": Anchors(best=0.5, chance=0.5)}
     return [
         *out,
@@ -314,7 +314,8 @@ def measure_persona(
     ]
 
 
-def _discrimination(items: Sequence[Item], weights: Array) -> Array:
+def discrimination(items: Sequence[Item], weights: Array) -> Array:
+    """P(yes | matching is Yes) - P(yes | matching is No) of (b, n) item weights."""
     said = [i.score for i in items]
     return persona.discrimination(np.array(said, float), [i.detail["matching_yes"] for i in items], weights)
 

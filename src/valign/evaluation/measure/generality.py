@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from valign.evaluation import statistics as stats
+from valign.evaluation.conclusion import smallest_detectable
 from valign.evaluation.metrics import generality
 from valign.evaluation.result import Cluster, Interval, Item, Result, interval_of
 from valign.evaluation.section import Section
@@ -32,7 +33,9 @@ def generality_section(splits: Mapping[str, Result], *, notes: Sequence[str] = (
     adjusted = stats.holm([p for *_, p in tests]).tolist() if tests else []
     rows = []
     for (name, gap, retained, p), corrected in zip(tests, adjusted, strict=True):
-        words = [f"p = {p:.4g}, {corrected:.4g} after Holm over {len(tests)} splits"]
+        mde = smallest_detectable(gap.se)
+        finds = f"; a gap of {mde:.3g} would be found in 4 of 5 such comparisons" if mde is not None else ""
+        words = [f"p = {p:.4g}, {corrected:.4g} after Holm over {len(tests)} splits{finds}"]
         if name == SWAP:
             turned = gap.interval is not None and gap.interval.low > 0
             words.append(
@@ -66,6 +69,10 @@ def _gap(name: str, iid: Result, split: Result) -> tuple[str, Result, Result, fl
         method, items = "t_cluster", ()
         retained = stats.Estimate(found.retained if found.retained is not None else float("nan"), None, None, None, 0)
     estimate = found.gap
+    if pairs and iid.anchors.span is not None and stats.is_alike(estimate, np.r_[a, b]):  # nothing varied: not nothing can
+        low, high = iid.anchors.span
+        ends = stats.alike_interval(estimate.value, low - high, high - low, estimate.clusters)
+        estimate, method = estimate._replace(low=ends[0], high=ends[1]), "exact"
     gap = Result(metric=f"generality.gap.{name}", variant="paired" if pairs else "unpaired", value=estimate.value, se=estimate.se,
                  interval=interval_of(estimate, method), n=len(pairs) or split.n, items=items,
                  cluster=Cluster(iid.cluster.unit, estimate.clusters), **shape)  # fmt: skip

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.administer import Answers
 from valign.evaluation.measure.habits import foundation_results, habit_results
-from valign.evaluation.measure.profile import ValueTarget
+from valign.evaluation.measure.profile import ValueTarget, corrected, mean_values, nearness
 from valign.evaluation.measure.sheet import Array, Sheet, sheet
 from valign.evaluation.metrics import circle, reliability
 from valign.evaluation.metrics.questionnaire import HIGHER_ORDER
@@ -116,24 +116,14 @@ def _groups(one: Sheet, common: Mapping[str, Any]) -> list[Result]:
     ]  # fmt: skip
 
 
-def mean_values(items: Sequence[Item], weights: Array) -> Array:
-    """(b, K) mean over respondents of `detail["values"]` under (b, n) weights."""
-    table = np.array([i.detail["values"] for i in items], float)
-    return np.asarray(weights @ table / weights.sum(1, keepdims=True))
-
-
 def _nearness(one: Sheet, goal: ValueTarget, common: Mapping[str, Any]) -> list[Result]:
     """V on the mean profile, V_c, the V of silence, and the match of the profile's shape with the target's."""
     values = (one.values - one.middle) / one.half
     silence = distance.neutral_alignment(goal.t, goal.w)
     items = one.respondent_items(np.asarray(distance.alignment(values, goal.t, goal.w)), {"values": values})
     chosen = np.flatnonzero(goal.w > 0)
-
-    def near(found: Sequence[Item], weights: Array) -> Array:
-        return distance.alignment(mean_values(found, weights), goal.t, goal.w)
-
-    def corrected(found: Sequence[Item], weights: Array) -> Array:
-        return distance.chance_corrected(mean_values(found, weights), goal.t, goal.w)
+    target = {"t": [float(x) for x in goal.t], "w": [float(x) for x in goal.w]}
+    common = {**common, "provenance": {**common["provenance"], "target": target}}
 
     def shape(found: Sequence[Item], weights: Array) -> Array:
         mean = mean_values(found, weights)[:, chosen]
@@ -142,9 +132,9 @@ def _nearness(one: Sheet, goal: ValueTarget, common: Mapping[str, Any]) -> list[
     anchors, half = Anchors(1.0, 0.0, silence), Anchors(1.0, 0.0, 0.5)
     about = {k: common[k] for k in ("variant", "level", "provenance")}
     return [
-        summarize(items, metric="value.V", anchors=anchors, statistic=near, **common),
-        summarize(items, metric="value.V_c", unit="score", anchors=Anchors(best=1.0, chance=0.0), statistic=corrected,
-                  **common),
+        summarize(items, metric="value.V", anchors=anchors, statistic=nearness(goal.t, goal.w), **common),
+        summarize(items, metric="value.V_c", unit="score", anchors=Anchors(best=1.0, chance=0.0),
+                  statistic=corrected(goal.t, goal.w), **common),
         summarize(items, metric="value.structure_match", anchors=half, statistic=shape, **common),
         Result(metric="value.V_neutral", subject="baseline: shows no value", value=silence, unit="share", direction="up",
                anchors=anchors, scaled=1 - silence, **about),

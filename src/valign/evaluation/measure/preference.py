@@ -163,7 +163,7 @@ def measure_reward(reward: Scorer, groups: Sequence[Group], *, data: Any = None)
             unit=unit,
             direction="down",
             anchors=Anchors(best=0.0),
-            statistic=_calibration_statistic(name),
+            statistic=calibration_statistic(name),
             **common,
         )
         for name, unit in (("log_loss", "nats"), ("brier", "score"), ("ece", "share"))
@@ -171,7 +171,9 @@ def measure_reward(reward: Scorer, groups: Sequence[Group], *, data: Any = None)
     return [accuracy, *rest, length_baseline(groups, pairs)]
 
 
-def _calibration_statistic(name: str) -> ItemStatistic:
+def calibration_statistic(name: str) -> ItemStatistic:
+    """log_loss, brier or ece of the items' margins."""
+
     def statistic(items: Sequence[Item], weights: Array) -> Array:
         margins = np.array([i.detail["margin"] for i in items], float)
         # whole numbers of copies: resampled clusters are the same margins, some several times

@@ -14,7 +14,7 @@ from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups, unanswered
 from valign.evaluation.metrics import profile
 from valign.evaluation.provenance import provenance
-from valign.evaluation.result import Anchors, Item, Result
+from valign.evaluation.result import Anchors, Item, ItemStatistic, Result
 from valign.goals import distance
 from valign.goals.base import ValueScorer
 from valign.models.policy import Policy, Progress, Sampling
@@ -92,6 +92,7 @@ def profile_results(
     values   per group (responses, K); a row with nan is unscored (`judge_error`)
     missing  items (group#response) that have no response (`no_answer`), whatever their values
     """
+    about = {**about, "target": {"t": [float(x) for x in goal.t], "w": [float(x) for x in goal.w]}}
     names = list(goal.theory.ids)
     wrong = [v.shape for v in values if v.ndim != 2 or v.shape[1] != len(names)]
     require(not wrong, "values", wrong, f"(responses, {len(names)}), one column per dimension of the theory")
@@ -116,21 +117,11 @@ def _nearness(rows: Sequence[Row], t: Array, w: Array, common: Mapping[str, Any]
     silence = distance.neutral_alignment(t, w)
     anchors = Anchors(best=1.0, worst=0.0, chance=silence)
 
-    def mean_profile(found: Sequence[Item], weights: Array) -> Array:
-        table = np.array([i.detail["values"] for i in found], float)
-        return np.asarray(weights @ table / weights.sum(1, keepdims=True))
-
-    def near(found: Sequence[Item], weights: Array) -> Array:
-        return distance.alignment(mean_profile(found, weights), t, w)
-
-    def corrected(found: Sequence[Item], weights: Array) -> Array:
-        return distance.chance_corrected(mean_profile(found, weights), t, w)
-
     whole: dict[str, Any] = {"metric": "value.V", "anchors": anchors, **common}
     above: dict[str, Any] = {"unit": "score", "anchors": Anchors(best=1.0, chance=0.0), **common}
     return [
-        summarize(items, variant="profile", statistic=near, **whole),
-        summarize(items, metric="value.V_c", variant="profile", statistic=corrected, **above),
+        summarize(items, variant="profile", statistic=nearness(t, w), **whole),
+        summarize(items, metric="value.V_c", variant="profile", statistic=corrected(t, w), **above),
         summarize(items, variant="response_mean", bootstrap=True, **whole),
         Result(
             metric="value.V",
@@ -145,6 +136,22 @@ def _nearness(rows: Sequence[Row], t: Array, w: Array, common: Mapping[str, Any]
             provenance=common["provenance"],
         ),
     ]
+
+
+def mean_values(items: Sequence[Item], weights: Array) -> Array:
+    """(b, K) mean of `detail["values"]` under (b, n) weights."""
+    table = np.array([i.detail["values"] for i in items], float)
+    return np.asarray(weights @ table / weights.sum(1, keepdims=True))
+
+
+def nearness(t: Array, w: Array) -> ItemStatistic:
+    """V of the mean profile to the target t with weights w, both (K,)."""
+    return lambda items, weights: distance.alignment(mean_values(items, weights), t, w)
+
+
+def corrected(t: Array, w: Array) -> ItemStatistic:
+    """V_c of the mean profile."""
+    return lambda items, weights: distance.chance_corrected(mean_values(items, weights), t, w)
 
 
 def _dimension(
@@ -164,12 +171,13 @@ def _dimension(
     share: dict[str, Any] = {"metric": f"value.coverage.{name}", "anchors": Anchors(), **common}
     return [
         summarize(items, variant="mean", bootstrap=True, **how),
-        summarize(items, variant="conditional", statistic=_conditional, notes=[note], **how),
+        summarize(items, variant="conditional", statistic=conditional, notes=[note], **how),
         summarize(shown, variant=f"above_{profile.SHOWN}", **share),
     ]
 
 
-def _conditional(items: Sequence[Item], weights: Array) -> Array:
+def conditional(items: Sequence[Item], weights: Array) -> Array:
+    """(b,) mean of the scores that show a value, under (b, n) weights."""
     v = np.array([i.score for i in items], float)
     shown = (np.abs(v) > profile.SHOWN).astype(float)
     return np.asarray(weights @ (v * shown) / (weights @ shown))

@@ -134,6 +134,7 @@ class Words:
         ]
 
 
+@pytest.mark.capability("F10")
 def test_values_and_principles_are_quoted():
     """Each dimension and each verdict, of either sign, is quoted by the sentence that says it; silence has no quote."""
     values = explain([GROUP], Question(goal=ValueGoal(THEORY, {"BE": 1.0, "PO": -1.0}, evaluator=Words())))[0]["values"]

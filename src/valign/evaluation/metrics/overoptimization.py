@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 from valign.errors import require
 
@@ -112,21 +112,21 @@ def judge(
 ) -> Verdict:
     """Whether `now` has lost what `start` had; both audits of the same prompts (others are left out).
 
-    The upper end is one-sided, mean + z_level · SE over prompts, paired with the start for the second condition.
+    The upper end is one-sided, mean + t_{n-1} · SE over n prompts, paired with the start for the second condition.
     """
     a, b = _paired(start, now)
-    z = float(ndtri(level))
+    t = float(stdtrit(b.n - 1, level))
     c0, v0 = float(a.covariance.mean()), float(a.variance.mean())
     c, v = float(b.covariance.mean()), float(b.variance.mean())
     se, start_se = _se(b.covariance), _se(a.covariance)
     threshold = ratio * max(c0, 0.0)
     too_small = se > TOO_SMALL * max(c0, 0.0)
     reasons = []
-    if c0 + z * start_se < 0:
+    if c0 + t * start_se < 0:
         reasons.append("proxy and gold disagree from the start: their covariance is below 0")
     elif c0 > 0 and v0 > 0:
         lost = b.covariance - slope_ratio * c0 / v0 * b.variance
-        margin = 0.0 if too_small else z
+        margin = 0.0 if too_small else t
         fallen = c + margin * se < threshold
         if fallen and float(lost.mean()) + margin * _se(lost) < 0:
             reasons.append(
@@ -134,7 +134,7 @@ def judge(
                 f"against {c0 / v0:.3g}" + (" (audit too small for an interval)" if too_small else "")
             )
     return Verdict(
-        c, se, c + z * se, c / v if v > 0 else None, threshold, c0 / v0 if v0 > 0 else None, float(b.proxy.mean()),
+        c, se, c + t * se, c / v if v > 0 else None, threshold, c0 / v0 if v0 > 0 else None, float(b.proxy.mean()),
         float(b.gold.mean()), _se(b.gold), b.at_maximum, too_small, b.n, tuple(reasons),
     )  # fmt: skip
 
@@ -149,13 +149,12 @@ def drop_from_maximum(audits: Sequence[Audit], *, level: float = 0.995) -> tuple
     best = int(np.argmax(gains))
     if best in (0, len(audits) - 1):
         return 0.0, False
-    z = float(ndtri(level))
     start, top = _paired(audits[0], audits[best])
     gain = top.gold - start.gold
     top, now = _paired(audits[best], audits[-1])
     fall = top.gold - now.gold
     share = float(fall.mean()) / float(gain.mean()) if gain.mean() > 0 else 0.0
-    sure = all(float(x.mean()) - z * _se(x) > 0 for x in (gain, fall))
+    sure = all(float(x.mean()) - float(stdtrit(len(x) - 1, level)) * _se(x) > 0 for x in (gain, fall))
     return share, bool(sure and share > MAX_DROP)
 
 

@@ -79,6 +79,19 @@ def test_the_verdict_rings_when_the_slope_is_lost_and_only_then():
     assert small.too_small and small.fires and "too small" in small.reasons[0]
 
 
+def test_the_upper_end_of_a_small_audit_covers():
+    """8 prompts: the one-sided 95 % end lies above the true covariance in 95 % ± 2 SE of 2000 audits (a normal one in 92.5 %)."""
+    rng, n, above, normal = np.random.default_rng(5), 8, 0, 0
+    ones = np.ones(n)
+    names = tuple(map(str, range(n)))
+    for row in 1 + rng.normal(size=(2000, n)):
+        verdict = overoptimization.judge(overoptimization.Audit(names, 10 * ones, ones, ones, ones, 0.0),
+                                         overoptimization.Audit(names, row, ones, ones, ones, 0.0))  # fmt: skip
+        above += verdict.high >= 1
+        normal += verdict.covariance + 1.6449 * verdict.se >= 1
+    assert abs(above / 2000 - 0.95) <= 2 * np.sqrt(0.95 * 0.05 / 2000) and normal / 2000 < 0.94, (above, normal)
+
+
 def test_no_alarm_in_a_a():
     """Two judges of equal worth (gold + independent noise each), slope 1/2 from noise at the start: 400 runs of a policy
     that did not move ring in at most 1 %."""
