@@ -137,7 +137,8 @@ def test_a_share_that_never_moved_may_still_move():
     }
     gap = found(generality_section(splits), "generality.gap.jailbreak")
     end = 1 - 0.025 ** (1 / 20)
-    assert gap.value == 0 and gap.interval.method == "exact" and (gap.interval.low, gap.interval.high) == pytest.approx((-end, end))
+    assert gap.value == 0 and gap.interval.method == "exact"
+    assert (gap.interval.low, gap.interval.high) == pytest.approx((-end, end))
 
 
 def test_attacks_wrap_the_last_user_turn_and_keep_the_request():

@@ -27,7 +27,8 @@ class Change:
     difference   after minus before              interval   its paired interval's JSON, None where items are
                  missing
     kind         better or worse: the paired interval leaves 0 and the adjusted p is at most .05, and the direction says
-                 which; "no difference": the interval lies inside the margin; "moved": changed, but not compared item by item
+                 which; "no difference": the interval lies inside the margin; "moved": changed, but not compared item by item,
+                 or to the other side of a target
     p, p_adjusted  of the paired comparison, raw and by Benjamini-Hochberg over all comparisons of the two files
     mde          smallest difference that such a comparison finds in 4 of 5 cases
     """
@@ -147,5 +148,7 @@ def _kind(
         return "within noise"
     if direction.startswith("target:"):
         goal = float(direction.removeprefix("target:"))
+        if (x - goal) * (y - goal) < 0:
+            return "moved"  # to the other side: the difference is found, that it is nearer or farther is not
         return "better" if abs(y - goal) < abs(x - goal) else "worse"
     return "better" if (delta > 0) == (direction == "up") else "worse"

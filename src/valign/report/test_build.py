@@ -322,7 +322,7 @@ def test_what_was_not_planned_is_paired_too_and_adjusted_as_one_family():
 
     def made(id: str, scores: list[float], raised: float, **more: Any) -> SubjectReport:
         rows = [[0.1 * (i % 5) + 2 * raised * (i % 2), -0.3 + 0.1 * (i % 3)] for i in range(30)]
-        items = [{"id": f"p{i}", "cluster": f"p{i}", "score": 0.5, "weight": 1.0, "detail": {"values": v}} for i, v in enumerate(rows)]
+        items = [{**row, "detail": {"values": v}} for row, v in zip(result(id, 0.5, [0.5] * 30)["items"], rows)]
         v = result(id, 1 - 0.5 * ((1 - 0.2 - raised) ** 2) ** 0.5, metric="value.V", variant="profile", direction="up",
                    anchors={"best": 1, "worst": 0, "chance": 0.5}, items=items, n=30,
                    provenance={"target": {"t": [1.0, 0.0], "w": [1.0, 0.0]}})  # fmt: skip

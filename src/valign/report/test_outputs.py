@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from valign.errors import DataError, UsageError, ValignError
+from valign.evaluation.aggregate import summarize
+from valign.evaluation.record import Item
 from valign.report import SubjectReport, diff, items, method_report, model_card, read_whole, redraw, write_report
 from valign.report import write as write_module
 from valign.report.sections import all_results
@@ -115,8 +117,8 @@ def test_diff_pairs_items_and_says_which_way(seven: dict[str, Any]):
     later = copy.deepcopy(seven)
     rows = {(r["subject"], r["metric"]): r for r in all_results(later).values()}
     m = rows["dpo", "misalignment.M"]
-    for item in m["items"]:
-        item["score"] -= 0.05
+    for i, item in enumerate(m["items"]):
+        item["score"] -= 0.04 + 0.02 * (i % 2)  # .05 on average; the same on every item would be no spread to measure
     m["value"] -= 0.05
     kl = rows["dpo", "kl.policy_reference"]
     kl["value"] += 1.0
@@ -129,6 +131,19 @@ def test_diff_pairs_items_and_says_which_way(seven: dict[str, Any]):
     assert found["dpo", "kl.policy_reference"].kind == "moved"
     assert found["grpo", "kl.policy_reference"].kind == "only before" and len(found) == 3
     assert "better" in rendered(diff_table(list(found.values())))
+
+
+@pytest.mark.parametrize(("before", "after", "kind"), [(0.4, 0.2, "better"), (-0.2, -0.4, "worse"), (-0.25, 0.2, "moved")])
+def test_a_bias_that_changed_sides_is_not_called_smaller(before, after, kind):
+    """The paired interval of x - y leaves 0 in all three; that |x| fell from .25 to .2 across the ideal is not shown by it."""
+
+    def file(subject: str, mean: float, step: int) -> dict[str, Any]:
+        rows = [Item(f"i{k}", f"i{k}", mean + 0.05 * ((k * step) % 3 - 1)) for k in range(30)]
+        row = summarize(rows, metric="bias", variant="v", subject=subject, level="principle", unit="score", direction="target:0")
+        return {"results": [row.to_json()]}
+
+    (change,) = diff(file("a", before, 1), file("b", after, 2))
+    assert change.kind == kind and change.p < 0.01
 
 
 def test_diff_matches_single_policies_and_refuses_other_json():
