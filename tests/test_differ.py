@@ -83,6 +83,6 @@ def test_no_number_is_cut_in_a_narrow_terminal():
            "p_adjusted": 5.7e-06, "kind": "better", "in_a": True, "in_b": True}  # fmt: skip
     with Console(width=80, file=io.StringIO()) as screen:
         screen.print(diff_table([Change(**one)]))
-        said = screen.file.getvalue()
+    said = screen.file.getvalue()
     for part in ("tiny0 → runs/sft", "5.7e-06", "0.125", "better", "+1.018]"):
         assert part in said

@@ -60,7 +60,7 @@ def test_show_by_kind(valign):
     (entry,) = valign.json("goal", "show", "cai16")
     assert len(entry["principles"]) == 16 and len(entry["questions"]) == 16 and entry["source"]
     (entry,) = valign.json("goal", "show", "uk")
-    assert entry["kind"] == "target" and entry["values"][0] == {"dimension": "SD", "value": "+0.4809"}
+    assert entry["kind"] == "target" and entry["values"][0] == {"dimension": "SD", "name": "self-direction", "value": "+0.4809"}
     assert [e["kind"] for e in valign.json("goal", "show", "gert10")] == ["principle set", "value theory"]
     text = valign("goal", "show", "schwartz19").stdout
     assert "humility" in text and "pvqrr" in text and "to schwartz10" in text
@@ -68,7 +68,7 @@ def test_show_by_kind(valign):
 
 
 def test_show_and_check_of_files(valign, goals, tmp_path):
-    assert "power  -1.0" in valign("goal", "show", goals[0]).stdout
+    assert "power  target -1  weight 1" in valign("goal", "show", goals[0]).stdout
     theory = tmp_path / "t.yaml"
     theory.write_text("id: t\ndimensions: [{id: a, name: a1, definition: x}]\n")
     assert valign.json("goal", "show", theory)[0]["kind"] == "value theory"

@@ -148,7 +148,7 @@ def test_credentials_never_reach_a_screen_or_a_file(valign, pairs, tmp_path, cap
     assert "https://***@host.example" in printed[0].stderr
     assert SECRET not in caplog.text
     written = [p for folder in (out, tmp_path / "e") for p in folder.rglob("*") if p.is_file()]
-    assert any(p.name == "recipe.json" for p in written)
+    assert not out.exists(), "a run that is refused leaves nothing behind"
     assert [p for p in written if SECRET in p.read_text()] == []
 
 

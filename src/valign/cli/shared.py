@@ -99,12 +99,12 @@ def refuse_given(context: typer.Context, names: Sequence[str], why: str, how: st
     """Raise `UsageError` for the first option that was given although it would be ignored.
 
     names   parameters of the command; a default is not given
-    why     what makes them idle here, as it ends the sentence "--limit has no effect: ..."
+    why     what makes them idle here, as it ends the sentence "--limit: it has no effect: ..."
     """
     for p in context.command.params:
         # by name: the enumeration belongs to the library inside typer
         if p.name in names and getattr(context.get_parameter_source(p.name), "name", "") == "COMMANDLINE":
-            raise UsageError(f"{p.opts[0]} has no effect: {why}", where=p.opts[0], how=how)
+            raise UsageError(f"it has no effect: {why}", where=p.opts[0], how=how)
 
 
 def refuse_loading(context: typer.Context, *models: str | None) -> None:

@@ -81,8 +81,11 @@ def check_read(name: str, *, goal: bool = False, reward: bool = False) -> None:
     for option, given in (("--goal", goal), ("--reward", reward)):
         if given and not reads[option]:
             by = f"{manifest['method']} does not read it" if wrapped else "the model answers by its weights alone"
-            raise UsageError(f"{option} has no effect: {by}", where=option,
-                             how="leave it out, or choose by it: valign align MODEL --method best_of_n")  # fmt: skip
+            raise UsageError(
+                f"it has no effect: {by}",
+                where=option,
+                how=("leave it out; evaluate --goal judges answers", "choose by it: valign align MODEL --method best_of_n"),
+            )
 
 
 def _wrapped(folder: Path, manifest: Mapping[str, Any], options: LoadOptions, goal: Goal | None, reward: Any) -> Policy:

@@ -66,7 +66,7 @@ def test_a_pilot_gives_its_own_variance(tmp_path):
     assert done.exit_code == 0, done.output
     want = int(np.ceil((1.959964 + 0.841621) ** 2 * scores.var(ddof=1) / 0.25**2))
     assert f"{want} items" in done.output and "a pilot of 300 items" in done.output
-    assert "names 0 numbers" in ask(a, b, "--metric", "x", "--difference", 0.1).output
+    assert "names no numbers" in ask(a, b, "--metric", "x", "--difference", 0.1).output
     assert "say which number" in ask(a, b, "--difference", 0.1).output
     assert ask(a, "--metric", "m", "--difference", 0.1).exit_code == 2
 
