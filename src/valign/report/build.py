@@ -261,5 +261,8 @@ def _warnings(facts: Facts) -> list[str]:
             if left_out and left_out > 0.01 * (n + left_out):
                 reasons = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in r["n_unscored"].items())
                 out.append(f"{s.name}, {role}: {left_out} of {n + left_out} items are unscored ({reasons}).")
-        out += [f"{s.name}: {note}" for note in s.notes]
-    return list(dict.fromkeys(out))
+    said: dict[str, list[str]] = {}
+    for s in facts.subjects:
+        for note in s.notes:
+            said.setdefault(note, []).append(s.name)
+    return list(dict.fromkeys([*out, *(f"{', '.join(names)}: {note}" for note, names in said.items())]))

@@ -165,6 +165,13 @@ def test_few_seeds_and_many_unscored_items_are_warned_about():
     assert "dpo, M: 3 of 33 items are unscored (parse failure 3)." in report["warnings"]
 
 
+def test_one_warning_for_all_that_share_it():
+    """Three seeds with one caveat are one line that names them."""
+    runs = [subject(f"dpo-{i}", BETTER, seeds=1, notes=("pairs follow from labels",)) for i in range(3)]
+    found = method_report([subject("base", WORSE, base=True), *runs], goal=GOAL)["warnings"]
+    assert [w for w in found if "labels" in w] == ["dpo-0, dpo-1, dpo-2: pairs follow from labels"]
+
+
 def test_one_variant_for_all_policies():
     """A number of another formula never stands in the same column."""
     rows = {
