@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from valign.evaluation.measure.inventory import Profile
 from valign.evaluation.measure.pair_profiles import CLAIM, UNREADABLE, Shift
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+WIDE = 110  # columns from which definitions stand beside the bars
 BAR = 10  # characters from the middle to either end
 GROUPS = {"self_transcendence": "caring for others (benevolence, universalism)",
           "self_enhancement": "success and status (achievement, power)",
@@ -45,10 +47,10 @@ def profile_text(profile: Profile, theory: Theory | None, goal: str) -> list[Ren
 def free_text(subject: str, results: Sequence[Result], theory: Theory, goal: str) -> list[RenderableType]:
     """The profile of free answers to situations, as the value evaluator reads it."""
     found = {r.metric: r for r in results if r.variant == "mean" or r.metric in ("value.V", "value.V_c")}
-    table = _table("value", "mean [95 %]", "against · for", "what it is")
+    table = _table("value", "mean [95 %]", "against · for", *_what())
     rows = [(d, found[f"value.profile.{d.id}"]) for d in theory.dimensions if f"value.profile.{d.id}" in found]
     for d, r in sorted(rows, key=lambda row: -(row[1].value or 0)):
-        table.add_row(_t(d.name), _t(_number(r)), _t(_bar(r.value, 1.0)), _t(d.definition, "dim"))
+        table.add_row(_t(d.name), _t(_number(r)), _t(_bar(r.value, 1.0)), *_what(d.definition))
     near = {r.variant: r for r in results if r.metric == "value.V"}
     lines = []
     if "profile" in near:
@@ -72,9 +74,17 @@ def shifts_text(a: str, b: str, form: str, shifts: Sequence[Shift], theory: Theo
     return [_t(f"Where they differ: {a} minus {b}", "bold"), *warned, table, _t(note)]
 
 
+def _what(definition: str | None = None) -> list[Any]:
+    """The last column, its head without an argument: what a value is. Narrow terminals have no room for it; the report
+    says it in any case."""
+    if shutil.get_terminal_size().columns < WIDE:
+        return []
+    return ["what it is"] if definition is None else [_t(definition, "dim")]
+
+
 def _values(profile: Profile, found: dict[str, Result], theory: Theory | None) -> RenderableType:
     """Sorted from the value held highest; centred, so that a general liking of high marks does not count."""
-    table = _table("value", "score [95 %]", "less · more important", "what it is")
+    table = _table("value", "score [95 %]", "less · more important", *_what())
     rows = [(d, found[f"value.centred.{d}"]) for d in profile.sheet.dimensions]
     widest = max((abs(r.value or 0.0) for _, r in rows), default=0.0)
     scale = next(x for x in (0.25, 0.5, 1.0, 2.0, 5.0) if x >= widest or x == 5.0)
@@ -82,7 +92,7 @@ def _values(profile: Profile, found: dict[str, Result], theory: Theory | None) -
     style = "dim" if profile.warning else ""
     for d, r in sorted(rows, key=lambda row: -(row[1].value or 0.0)):
         table.add_row(_t(_name(d, theory), style), _t(_number(r, signed=True), style), _t(_bar(r.value, scale), style),
-                      _t(definitions.get(d, ""), "dim"))  # fmt: skip
+                      *_what(definitions.get(d, "")))  # fmt: skip
     table.caption = (f"scale points above or below the model's own mean rating (0); the whole scale has "
                      f"{2 * profile.sheet.half:g}; the bar ends at ±{scale:g}")  # fmt: skip
     table.caption_justify = "left"
