@@ -108,6 +108,9 @@ def test_two_models_are_compared_value_by_value(valign, model, few, tmp_path):
     one = found[both, "value.centred.BE", "few_likelihood"]
     a, b = (found[str(s), "value.centred.BE", "few_likelihood"]["value"] for s in (model, other))
     assert one["value"] == pytest.approx(a - b) and any("Benjamini-Hochberg over 2" in n for n in one["notes"])
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    (section,) = [x for x in report["sections"] if x["id"] == "differences_likelihood"]
+    assert "2 values differ" in section["text"] and "Which values differ" in (tmp_path / "o" / "report.html").read_text()
 
 
 def test_a_users_questionnaire_is_asked_and_scored(valign, model, lines):

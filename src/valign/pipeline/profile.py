@@ -14,7 +14,7 @@ from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError, unknown
 from valign.evaluation.measure.administer import Answers, Respondent, administer, respondents
 from valign.evaluation.measure.inventory import Profile, inventory_profile
-from valign.evaluation.measure.pair_profiles import Shift, paired_profiles, paired_results
+from valign.evaluation.measure.pair_profiles import CLAIM, Shift, paired_profiles, paired_results
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Result
 from valign.models.endpoint import is_endpoint
@@ -274,8 +274,20 @@ def _page(outcome: Outcome, goal: Any, folder: Path) -> Mapping[str, Path]:
         )  # fmt: skip
     names = " and ".join(m.id for m in outcome.models)
     report = method_report(subjects, goal=goal_json(goal), primary="profile", title=f"values of {names}",
-                           created=time.strftime("%Y-%m-%d"))  # fmt: skip
+                           created=time.strftime("%Y-%m-%d"), extra=_differences(outcome))  # fmt: skip
     return write_report(report, folder)
+
+
+def _differences(outcome: Outcome) -> list[dict[str, Any]]:
+    """The page's sections on which value the first of two models holds higher, one for each form."""
+    return [
+        {"id": f"differences_{form}", "title": f"Which values differ ({form})",
+         "text": f"{sum(s.differs for s in shifts)} of {len(shifts)} values differ between {outcome.models[0].id} and "
+                 f"{outcome.models[1].id}: the same respondents and items, paired; p below {CLAIM:g} after Benjamini-Hochberg "
+                 "over all values, over respondents and over items. Above 0 the first holds the value higher.",
+         "results": [s.result for s in shifts]}
+        for form, shifts in outcome.shifts.items()
+    ]  # fmt: skip
 
 
 def _shown(sample: Mapping[str, Any]) -> Mapping[str, Any]:
