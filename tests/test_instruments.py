@@ -174,6 +174,14 @@ def test_what_instruments_wrote_becomes_sections_of_a_page(
     gold = next(s for s in best["series"] if s["name"] == "gold")
     assert [p["value"] for p in gold["points"]] == [v for v in curve["change"] if v is not None]
     assert "Over-optimization" in page and "Alignment tax" in page
+    # a report that is there takes further sections, keeps the others, and the same one again takes its own place
+    whole = json.loads((tax / "page" / "report.json").read_text())
+    for _ in range(2):
+        more = json.loads(Path(valign.json("report", tax / "page", "--with", push, "--with", splits)["json"]).read_text())
+        assert sorted(s["id"] for s in more["sections"]) == sorted(s["id"] for s in whole["sections"])
+    table, old = (next(s for s in r["sections"] if s["id"] == "measured")["figures"][0]["data"] for r in (more, whole))
+    named = lambda data: {(g["metric"], g["variant"], len(g["results"])) for g in data["groups"]}  # noqa: E731
+    assert named(table) == named(old)
 
 
 def test_the_bench_is_a_page_of_its_own_and_wrong_folders_are_named(valign, model, tmp_path):

@@ -24,20 +24,24 @@ def draw(
     """The page of a report.json, of a result.json, or of the folder that holds one.
 
     before        the results of another policy on the same items: a before/after page, compared item by item
-    instruments   folders that an instrument wrote (valign tax, overopt, efficiency, generality): sections of the page
+    instruments   folders that an instrument wrote (valign tax, overopt, efficiency, generality): sections of the page; a
+                  report that is there already keeps all it has
     """
     from valign.report import read_whole, redraw, write_report
+    from valign.report.sections import extend
 
     file = _find(source)
     content = _content(file)
     if "sections" in content:
-        if instruments:
-            raise ValignError("a report is drawn as it is", where=str(file),
-                              how="--with needs a folder that valign evaluate or an instrument wrote")  # fmt: skip
         if before is not None:
             raise ValignError("a report is drawn as it is", where=str(file),
                               how="--before needs two folders that valign evaluate or profile wrote")  # fmt: skip
-        return {"json": file, "html": redraw(file)} if out is None else write_report(read_whole(file), out)
+        if out is None and not instruments:
+            return {"json": file, "html": redraw(file)}
+        report = read_whole(file)
+        if instruments:
+            extend(report, _sections(instruments))
+        return write_report(report, out or file.parent)
     own = [file.parent] if file.with_name(SECTION).is_file() else []
     extra = _sections([*own, *instruments])
     return write_report(_of_results(file, None if before is None else _find(before), extra), out or file.parent)

@@ -120,6 +120,18 @@ def insert(sections: list[Row], extra: Sequence[Mapping[str, Any]]) -> None:
         at += 1
 
 
+def extend(report: Row, extra: Sequence[Mapping[str, Any]]) -> None:
+    """Put sections into a finished report; one of the same id takes the place of the old one."""
+    found, measured = all_results(report), next(s for s in report["sections"] if s["id"] == "measured")
+    tables = [f["data"] for f in measured["figures"] if f["id"] == "metrics"]
+    groups = [g for data in tables for g in (*data["groups"], *data["parts"])]
+    owners = {id(found[r["at"]]): r["subject"] for g in groups for r in g["results"] if r["subject"] is not None}
+    new = {str(x.get("id")) for x in extra}
+    report["sections"] = [s for s in report["sections"] if s["id"] not in new]
+    insert(report["sections"], extra)
+    index_results(report, owners)
+
+
 def _section(id: str, title: str, figures: Sequence[Row | None], results: Sequence[Row] = ()) -> Row:
     return {
         "id": id,
