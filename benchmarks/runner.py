@@ -160,7 +160,8 @@ class _Bench:
         if self.workload.peer is None:
             return
         for side in (sides[0], self._checked(sides)):
-            key = (side.module, self._question())
+            # valign may stand beside itself: then both sides have one module, and each answers for its own path
+            key = (f"{side.module} {'ours' if side.name == OURS else 'theirs'}", self._question())
             if key not in _ANSWERED:
                 answer = self._run(side, ["check"])
                 if problem := _problem(answer):
