@@ -143,9 +143,10 @@ def _terms(
     """Token budget -> (bytes by what they are for, bytes of these that are allocated already)."""
     weights = [p for p in scorer.model.parameters()]
     moving = [p for p in weights if p.requires_grad]
-    longest = max((batch_positions(scorer, [t]) for t in trees), default=1)
+    row = max((scorer.layout([t]) for t in trees), key=lambda x: x.ids.size, default=None)
+    longest, keys = (row.ids.size, scorer.keys_met(row)) if row is not None else (1, 1.0)
     probe = copy.copy(scorer)
-    probe.grouped = scorer.grouped if longest <= scorer.grouped else 0  # attend as the longest row will
+    probe.grouped = scorer.grouped if keys <= scorer.grouped else 0  # attend as the longest row will
     fixed, per_token, per_pair = activation_bytes(probe, recompute)
     resident = sum(map(_bytes, weights)) + copies
     grads = sum(map(_bytes, moving))
@@ -157,7 +158,7 @@ def _terms(
             "other copies": copies,
             "gradients": grads,
             "optimizer": 2 * grads,
-            "activations": int(fixed + per_token * rows + per_pair * rows * longest),
+            "activations": int(fixed + per_token * rows + per_pair * rows * keys),
             "head": head_bytes(scorer),
             "samples": samples,
         }
@@ -211,7 +212,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 @torch.enable_grad()
 def activation_bytes(scorer: Scorer, recompute: bool = False) -> tuple[float, float, float]:
     """What a backward pass through the body keeps: bytes whatever the length, for each token, and for each query-key
-    pair (the mask, and where the attention kernel is not fused its weights).
+    pair that is multiplied (the mask, and where the attention kernel is not fused its weights).
 
     recompute   blocks keep their inputs, and one block at a time everything
     """
@@ -220,20 +221,27 @@ def activation_bytes(scorer: Scorer, recompute: bool = False) -> tuple[float, fl
     lengths: tuple[int, ...] = PROBE
     if PROBE[-1] > scorer.longest:  # toy models: too short for three points
         lengths = (min(PROBE[0], scorer.longest),)
-    kept = [_saved(scorer, n) for n in lengths]
+    rows = [_probe(scorer, n) for n in lengths]
+    kept = [_saved(scorer, row) for row in rows]
     if recompute:
         blocks = int(causal_lm(scorer.model).config.get_text_config().num_hidden_layers)
         again = copy.copy(scorer)
         again.recompute = True
-        kept = [_saved(again, n) + whole // blocks for n, whole in zip(lengths, kept, strict=True)]
+        kept = [_saved(again, row) + whole // blocks for row, whole in zip(rows, kept, strict=True)]
     if len(lengths) == 1:
         return 0.0, kept[0] / lengths[0], 0.0
-    pair, token, fixed = np.polyfit(lengths, kept, 2)
+    pairs = [row.ids.size * scorer.keys_met(row) for row in rows]
+    fixed, token, pair = np.linalg.solve([[1.0, row.ids.size, p] for row, p in zip(rows, pairs)], kept)
     return max(0.0, float(fixed)), max(0.0, float(token)), max(0.0, float(pair))
 
 
-def _saved(scorer: Scorer, n: int) -> int:
-    """Bytes of all tensors that autograd saves for one row of n tokens, weights left out, shared storage once."""
+def _probe(scorer: Scorer, n: int) -> Layout:
+    """One row of n tokens."""
+    return scorer.layout([from_paths("probe", [1] * (n - 1), [[1]])])
+
+
+def _saved(scorer: Scorer, layout: Layout) -> int:
+    """Bytes of all tensors that autograd saves for these rows, weights left out, shared storage once."""
     known = {p.untyped_storage().data_ptr() for p in scorer.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -243,17 +251,10 @@ def _saved(scorer: Scorer, n: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return x.detach()  # x itself would hold the graph that holds it, for ever: no collector sees that circle
 
-    layout = scorer.layout([from_paths("probe", [1] * (n - 1), [[1]])])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         hidden = scorer.hidden(layout)  # held until here: a freed tensor's address may be given to the next one
     del hidden
     return sum(kept.values())
-
-
-def batch_positions(scorer: Scorer, trees: Sequence[Tree]) -> int:
-    """Positions that one forward pass over `trees` computes, padding included."""
-    layout: Layout = scorer.layout(trees)
-    return int(layout.ids.size)
 
 
 def head_bytes(scorer: Scorer) -> int:

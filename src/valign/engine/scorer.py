@@ -22,7 +22,7 @@ from valign.engine.allocator import keep_freed_memory
 from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.compiled import compiled_blocks, run_compiled
 from valign.engine.forest import common_root, plant
-from valign.engine.grouped import LONGEST, attend_grouped, marked
+from valign.engine.grouped import KEYS, attend_grouped, in_blocks, keys_met
 from valign.engine.head import head_spec, scalars, token_log_probs, wrapped_log_probs
 from valign.engine.layout import Int, Layout, plain_layout, row_layout
 from valign.engine.prefix import SHARED, Prefix, caches_kept
@@ -117,8 +117,8 @@ class Scorer:
         self.autocast = autocast
         self.allowed = None if allowed_tokens is None else torch.as_tensor(sorted(set(allowed_tokens)))
         self.longest = positions_of(config)
-        # columns up to which rows attend in plain products; 0: never
-        self.grouped = LONGEST if self.path == "row" and attend_grouped(causal_lm(model)) else 0
+        # keys a query may meet on average where attention is plain products; 0: it never is
+        self.grouped = KEYS if self.path == "row" and attend_grouped(causal_lm(model)) else 0
         self.pair_cost = _pair_cost(self.model, config) if self.path == "row" else 0.0
         self._check_head(str(getattr(config.get_text_config(), "model_type", "")))
 
@@ -208,9 +208,20 @@ class Scorer:
 
     def _masks(self, layout: Layout, dtype: torch.dtype, skip: int) -> Any:
         found = masks(layout, self.attention, dtype, self.device, skip)
-        if self.grouped and not layout.plain and skip + layout.ids.shape[1] <= self.grouped:
-            return {k: marked(m) for k, m in found.items()} if isinstance(found, dict) else marked(found)
-        return found
+        if not self.grouped or layout.plain:
+            return found
+        blocks = lambda mask: in_blocks(mask, self.grouped)  # noqa: E731
+        return {kind: blocks(m) for kind, m in found.items()} if isinstance(found, dict) else blocks(found)
+
+    def keys_met(self, layout: Layout) -> float:
+        """Keys that a query of these rows is multiplied with, on average over queries and layers."""
+        if layout.plain:
+            return float(layout.ids.shape[1])
+        found = self._masks(layout, torch.float32, 0)
+        if not isinstance(found, dict):
+            return keys_met(found)
+        layers = causal_lm(self.model).config.get_text_config().layer_types
+        return sum(keys_met(found[kind]) for kind in layers) / len(layers)
 
     @torch.no_grad()
     def prefix_of(self, trees: Sequence[Tree]) -> Prefix | None:
