@@ -112,3 +112,15 @@ def test_a_goal_or_reward_that_the_policy_does_not_read_is_refused(valign, model
 def test_nothing_that_asks_for_nothing_is_refused(valign, model, pairs, tmp_path):
     """--kl-prompts 0 says that no KL is wanted, and none is measured."""
     assert valign.json("evaluate", model, "--data", pairs, "--kl-prompts", 0, "--out", tmp_path / "e")["results"]
+
+
+def test_an_option_that_the_data_made_idle_is_told(valign, model, pairs, tmp_path):
+    """What only the work itself shows: pairs have their answers, and nothing is sampled for them."""
+    options = ("--limit", 2, "--samples", 2, "--max-new-tokens", 9, "--out")
+    said = valign("explain", model, "--data", pairs, "--reward", "length", *options, tmp_path / "e").stderr
+    assert "--samples had no effect" in said and "--max-new-tokens had no effect" in said and "--seed" not in said
+    options = ("--limit", 2, "--max-new-tokens", 9, "--out")
+    said = valign("evaluate", model, "--data", pairs, *options, tmp_path / "m").stderr
+    assert "--max-new-tokens had no effect" in said
+    said = valign("explain", model, "Why?", "--reward", "length", *options[2:4], "--out", tmp_path / "f").stderr
+    assert "had no effect" not in said

@@ -25,6 +25,7 @@ from valign.cli.shared import (
     refuse_loading,
     result_line,
     say,
+    tell_idle,
 )
 from valign.errors import UsageError
 
@@ -244,8 +245,11 @@ def explain(
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
                 options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
             )  # fmt: skip
+        records = section.figure("records")["rows"]
+        if not any(r["sampled"] for r in records):
+            tell_idle(context, ["samples", "max_new_tokens", "seed"], "the data hold an answer to every prompt")
         if not as_json:
-            for record in section.figure("records")["rows"][:SHOWN]:
+            for record in records[:SHOWN]:
                 say("\n".join(record_lines(record)))
         show(section, paths, as_json)
 

@@ -33,6 +33,7 @@ from valign.cli.shared import (
     result_line,
     say,
     single,
+    tell_idle,
 )
 from valign.errors import UsageError
 
@@ -110,6 +111,8 @@ def evaluate(
                 workers=workers,
                 on_event=watch,
             )
+        if not any("sampling" in r.provenance for r in measured.results):
+            tell_idle(context, ["max_new_tokens"], "the data ask for no text, and nothing was sampled")
         changes = differences.differences(against, out, margins) if against is not None else []
         if against is not None:
             paths = {**paths, "differences": differences.write_differences(changes, out)}

@@ -98,13 +98,24 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
 def refuse_given(context: typer.Context, names: Sequence[str], why: str, how: str = "leave it out") -> None:
     """Raise `UsageError` for the first option that was given although it would be ignored.
 
-    names   parameters of the command; a default is not given
+    names   parameters of the command
     why     what makes them idle here, as it ends the sentence "--limit: it has no effect: ..."
     """
-    for p in context.command.params:
-        # by name: the enumeration belongs to the library inside typer
-        if p.name in names and getattr(context.get_parameter_source(p.name), "name", "") == "COMMANDLINE":
-            raise UsageError(f"it has no effect: {why}", where=p.opts[0], how=how)
+    for option in _given(context, names):
+        raise UsageError(f"it has no effect: {why}", where=option, how=how)
+
+
+def tell_idle(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Where only the work itself showed that an option has no effect: a line for each that was given."""
+    for option in _given(context, names):
+        console().print(f"  [yellow]{option} had no effect: {plain(why)}[/]")
+
+
+def _given(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """The options among parameters `names` that the user wrote; a default is not given."""
+    # by name: the enumeration belongs to the library inside typer
+    written = lambda name: getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"  # noqa: E731
+    return [p.opts[0] for p in context.command.params if p.name in names and written(p.name)]
 
 
 def refuse_loading(context: typer.Context, *models: str | None) -> None:
@@ -202,16 +213,12 @@ def plain(text: str) -> str:
     return escape(text)
 
 
-MANY_UNSCORED = 0.01  # above this share of the items the line says what they could have changed
-
-
 def result_line(r: Any, *, of: str = "") -> str:
     """metric, value, interval, n, direction: the complete number on one line. of: whose it is, where several are shown."""
     value = "unscored" if r.value is None else f"{r.value:+.3f}" if r.value < 0 else f"{r.value:.3f}"
     interval = f" [{r.interval.low:.3f}, {r.interval.high:.3f}]" if r.interval is not None else ""
-    lost = sum(r.n_unscored.values())
-    unscored = f", {lost} unscored" if lost else ""
-    if r.bounds is not None and lost > MANY_UNSCORED * (r.n + lost):
+    unscored = f", {r.unscored} unscored" if r.unscored else ""
+    if r.bounds is not None and r.many_unscored:
         unscored += f" ({r.bounds[0]:.3f} to {r.bounds[1]:.3f} with them)"
     whose = f" of {of}" if of else ""
     return f"{r.metric} ({r.variant}){whose}  {value}{interval}  {r.unit}, n={r.n}{unscored}, better: {r.direction}"

@@ -1,10 +1,7 @@
-"""Result: a number that never travels alone. Value, unit, n, interval, what was left out,
-and where it came from.
+"""Result: a number that never travels alone. Value, unit, n, interval, what was left out, and where it came from.
 
-Always true here: a Result is immutable, its JSON holds no NaN and no infinity, undefined is None and never 0,
-and two
-Results of different metric, variant or direction are never combined. How items become a value is
-`aggregate`'s subject.
+Always true here: a Result is immutable, its JSON holds no NaN and no infinity, undefined is None and never 0, and two
+Results of different metric, variant or direction are never combined. How items become a value is `aggregate`'s subject.
 """
 
 from __future__ import annotations
@@ -35,6 +32,7 @@ ItemStatistic = Callable[
     [Sequence["Item"], stats.Array], stats.Array
 ]  # (scored items, (b, n) weights) -> (b,) values
 FEW_CLUSTERS = 10  # fewer are noted: the t interval is then a rough guide
+MANY_UNSCORED = 0.01  # share of the items above which a reader is told of them beside the number
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +182,11 @@ class Result:
     @property
     def unscored(self) -> int:
         return sum(self.n_unscored.values())
+
+    @property
+    def many_unscored(self) -> bool:
+        """Whether so many items are unscored that a reader is told what they could have changed."""
+        return self.unscored > MANY_UNSCORED * (self.n + self.unscored)
 
     @property
     def scored_items(self) -> tuple[Item, ...]:

@@ -121,8 +121,9 @@ def explain_from_names(
                              goal=made.fingerprint() if made else None, judge=judge.fingerprint() if judge else None)  # fmt: skip
         remember(run, request, force)
         say = progress_of(tell)
+        given = {g.id for g in groups if g.responses}
         groups = _answered(policy, groups, sampling, say)
-        records = explain(groups, ask, say("explanations"))
+        records = [{**r, "sampled": r["id"] not in given} for r in explain(groups, ask, say("explanations"))]
         text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
         written = write_whole(out / FILE, text)
         section = explain_section(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from valign.errors import require
+from valign.evaluation.record import MANY_UNSCORED
 from valign.evaluation.result import Result
 from valign.evaluation.seeds import MIN_SEEDS
 from valign.report import sections, seeds, values
@@ -258,7 +259,7 @@ def _warnings(facts: Facts) -> list[str]:
     for s in facts.subjects:
         for role, r in facts.roles[s.id].items():
             left_out, n = sum((r.get("n_unscored") or {}).values()), r.get("n", 0)
-            if left_out and left_out > 0.01 * (n + left_out):
+            if left_out > MANY_UNSCORED * (n + left_out):
                 reasons = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in r["n_unscored"].items())
                 out.append(f"{s.name}, {role}: {left_out} of {n + left_out} items are unscored ({reasons}).")
     said: dict[str, list[str]] = {}

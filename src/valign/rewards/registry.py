@@ -58,15 +58,18 @@ def make(name: str, **options: Any) -> Reward:
                 if known
                 else UsageError(f"reward {name} has no options", where=option)
             )
+    parameters = inspect.signature(factory).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if missing := [n for n in needed if n not in options]:
+        raise UsageError(f"reward {name} needs {', '.join(missing)}", where=f"reward {name}", how="name it as an option")
     return factory(**options)
 
 
 def default_scorers(model: Any = None) -> dict[str, Any]:
     """The scorers by level for `load_goal`: rule checkers, and the shipped heads on the embedded model.
 
-    model   a `LoadedModel` to read values with (needs a head that was trained for it); None loads the
-            embedded one, at
-            the first use
+    model   a `LoadedModel` to read values with (needs a head that was trained for it); None loads the embedded one, at the
+            first use
     There is none for preferences: train a reward model and name its folder (`reward_model`), or use the labels in the data.
     """
     from valign.rewards.scorers import make_scorer

@@ -113,6 +113,8 @@ def test_rewards_by_name():
         make("length", targt=3)
     with pytest.raises(UsageError, match="no options"):
         make("toxicity", threshold=1)
+    with pytest.raises(UsageError, match="reward goal needs goal"):
+        make("goal")
 
 
 def test_default_scorers_cost_nothing_until_used():
