@@ -17,6 +17,8 @@ from valign.engine.work_queue import TRIES, Answer, Task, described
 from valign.errors import ValignError
 
 STORE = 100 * 2**20  # bytes of Ray's shared memory: tasks and answers are small
+PATIENCE = 60.0  # seconds without a worker that is ready, after which the reader is told what is waited for
+log = logging.getLogger(__name__)
 
 
 class Actors:
@@ -52,7 +54,9 @@ class Actors:
         for _ in range(count):
             self._begin()
         try:
-            self._ray.get(next(iter(self._coming)))
+            first = next(iter(self._coming))
+            self._patiently([first])
+            self._ray.get(first)
         except Exception as error:
             self.close()
             raise _cannot_begin(error) from error
@@ -67,7 +71,7 @@ class Actors:
     def answers(self, timeout: float) -> Sequence[Answer]:
         waiting = [*self._busy, *self._coming]
         # nobody works yet: wait for a worker to be ready, however long it loads
-        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout if self._busy else None)
+        ready = self._ray.wait(waiting, num_returns=1, timeout=timeout)[0] if self._busy else self._patiently(waiting)
         return [a for a in map(self._answer, ready) if a is not None]
 
     def replace(self, worker: str) -> None:
@@ -86,6 +90,15 @@ class Actors:
         self._workers, self._busy, self._coming = {}, {}, {}
         if self._owns:
             self._ray.shutdown()
+
+    def _patiently(self, waiting: Sequence[Any]) -> Sequence[Any]:
+        """The first of `waiting` that is there. A cluster may be full and a model large: that has no limit, but is told."""
+        while True:
+            ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=PATIENCE)
+            if ready:
+                return list(ready)
+            free = self._ray.available_resources().get("CPU", 0)
+            log.warning("no worker is ready yet: they load, or the cluster has no room (%g processors are free)", free)
 
     def _begin(self) -> None:
         name = f"worker {next(self._numbers)}"

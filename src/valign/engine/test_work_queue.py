@@ -194,6 +194,23 @@ def test_a_worker_that_hangs_loses_its_task(cluster, tmp_path):
         pool.close()
 
 
+def test_a_worker_that_loads_long_is_waited_for_and_told(cluster, monkeypatch, caplog):
+    from valign.engine import actors
+
+    def make():
+        time.sleep(3)
+        return lambda i: -i
+
+    monkeypatch.setattr(actors, "PATIENCE", 1.0)
+    with caplog.at_level("WARNING", "valign"):
+        pool = actors.Actors(make, 1)
+    try:
+        assert "no worker is ready yet" in caplog.text
+        assert worked(WorkQueue(tasks(2)), pool) == {"k0": 0, "k1": -1}
+    finally:
+        pool.close()
+
+
 def test_what_a_worker_cannot_load_is_said(cluster):
     from valign.engine.actors import Actors
     from valign.errors import ValignError
