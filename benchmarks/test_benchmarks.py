@@ -145,7 +145,7 @@ def test_the_page_holds_ratio_interval_memory_and_verdict():
     best = next(x for x in page.splitlines() if x.startswith("| DPO") and "best" in x)
     assert best.endswith("memory ≤ 0.50 | memory met |")
     assert "P, 2 cores (avx512_bf16), 16 GiB" in page
-    assert "| 100 | TRL, defaults: 300 | 3.00 |" in page
+    assert "| 100 | TRL, defaults: 300 | 3.00 | 7.73 | 2.58 | met |" in page
 
 
 def test_a_target_may_be_a_share_of_the_positions_that_are_saved():
@@ -291,3 +291,14 @@ def test_requirements_are_pinned():
     for file in (HERE / "peers").glob("*.txt"):
         lines = [x for x in file.read_text(encoding="utf-8").splitlines() if x and not x.startswith("#")]
         assert all("==" in x for x in lines)
+
+
+def test_growth_is_told_by_medians_and_judged_by_its_bound():
+    """Three runs of one and four responses: the median second, relative to that of one response, against the bound."""
+    point = lambda n, seconds, bound: {"responses": n, "seconds": seconds, "relative": 0.0, "bound": bound}  # noqa: E731
+    run = lambda one, four: {"by_responses": [{**point(1, one, 1.25), "relative": 1.0},  # noqa: E731
+                                              {**point(4, four, 2.0), "relative": four / one}]}  # fmt: skip
+    runs = [run(1.0, 9.0), run(1.0, 1.9), run(1.0, 2.1)]
+    (first, last) = table._medians(runs, "by_responses")
+    assert (first["relative"], last["seconds"], last["relative"], last[""]) == (1.0, 2.1, pytest.approx(2.1), "missed")
+    assert table._medians(runs[1:2], "by_responses")[1][""] == "met"

@@ -313,9 +313,12 @@ def time_scaling(job: Job) -> dict[str, Any]:
         by_groups.append({"groups": n, **_score_seconds(scorer, _trees(n, s["short_prompt"], 1, s["short_response"]))})
         n *= 2
     shape = (s["repeat"], s["prompt"])
+    widest = _trees(2, s["prompt"], max(s["responses"]), s["response"])
+    _score_seconds(scorer, widest)  # memory that is taken for the first time is dear: the first point must not pay for it
     by_responses = [
         {"responses": g, **_score_seconds(scorer, _trees(*shape, g, s["response"]))} for g in s["responses"]
     ]
+    _gradient_seconds(scorer, widest)
     by_gradient = [
         {"responses": g, **_gradient_seconds(scorer, _trees(*shape, g, s["response"]))} for g in s["responses"]
     ]

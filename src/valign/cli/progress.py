@@ -24,13 +24,13 @@ class Watch:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
         self.quiet = quiet
         self.out = console()
         self.progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16),
-            TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[count]}"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
             console=self.out, transient=True, disable=not self.out.is_terminal,
         )  # fmt: skip
         self.task: TaskID | None = None
@@ -99,7 +99,7 @@ class Watch:
         shown.append(f"{f.get('tokens_per_second') or 0:.0f} tokens/s, padding {f.get('pad_share') or 0:.0%}")
         shown += [number(f["memory"], "bytes")] if f.get("memory") else []
         total, left = f["steps"], f["steps"] - f["step"]
-        shown.append(f"about {_clock(left * f['seconds'])} left" if left else "done")
+        shown.append(f"about {_clock(f['left'])} left" if left else "done")
         if self.what != TRAINING:
             self.part(TRAINING)
         self.bar(f["step"], total, ", ".join(shown[:1] + shown[-3:]))

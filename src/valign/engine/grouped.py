@@ -2,8 +2,9 @@
 
 Fused kernels save the memory of the scores; where a query meets some hundred keys there is little to save, and
 processors multiply large matrices several times faster than those kernels run. A mask is read once per micro-batch and
-cut into blocks of queries, each with the keys that one of them sees: the later half of a row, and the branches of a
-tree beside each other, are never multiplied with what is hidden from them.
+cut into blocks of queries, each with the keys that one of them sees: much of a row's later half, and of the branches of
+a tree beside each other, is then never multiplied with what is hidden from it. Blocks are those of all rows of a
+micro-batch together, and only as small as pays.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def blocks_of(see: NDArray[np.bool_], rows: int = 1) -> tuple[Block, ...]:
     queries = len(see)
     edges = np.minimum(np.arange(0, queries + TILE, TILE), queries)
     tiles = np.logical_or.reduceat(see, edges[:-1], axis=0)
+    bits = np.packbits(tiles, axis=1)
     cost, cut = np.full(len(edges), np.inf), np.zeros(len(edges), np.int64)
     cost[0] = 0
     for i in range(len(tiles)):  # cost[i] is final: every block ends after it begins
-        keys = np.count_nonzero(np.logical_or.accumulate(tiles[i:], axis=0), axis=1)
+        keys = np.bitwise_count(np.bitwise_or.accumulate(bits[i:], axis=0)).sum(1, dtype=np.int64)
         through = cost[i] + (edges[i + 1 :] - edges[i]) * keys + BLOCK / rows
         better = np.flatnonzero(through < cost[i + 1 :]) + i + 1
         cost[better], cut[better] = through[better - i - 1], i
@@ -121,9 +123,11 @@ def in_blocks(mask: Tensor, most: float = KEYS) -> Tensor:
     """The mask (rows, 1, queries, keys), with its blocks where a query then meets at most `most` keys on average. They
     stay with it when a layer is computed again (activation checkpointing), which no switch around the forward pass
     would."""
-    blocks = blocks_of((mask[:, 0] == 0).any(0).numpy(), len(mask))
-    if sum(b.pairs for b in blocks) <= most * mask.shape[2]:
-        setattr(mask, _MARK, blocks)
+    see, most_pairs = (mask[:, 0] == 0).any(0), most * mask.shape[2]
+    if int(see.sum()) <= most_pairs:  # blocks cover at least that
+        blocks = blocks_of(see.numpy(), len(mask))
+        if sum(b.pairs for b in blocks) <= most_pairs:
+            setattr(mask, _MARK, blocks)
     return mask
 
 
@@ -136,7 +140,9 @@ def keys_met(mask: Tensor) -> float:
 def attend_grouped(model: Any) -> bool:
     """Let a model attend with `grouped_attention` where its mask has blocks, on a processor; True if it now does."""
     config = model.config
-    if config._attn_implementation == "sdpa" and model.device.type == "cpu":
+    if model.device.type != "cpu":  # it may have been moved there since
+        return False
+    if config._attn_implementation == "sdpa":
         from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import sdpa_mask
 

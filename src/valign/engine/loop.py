@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from valign.engine import checkpoint
 from valign.engine.allocator import is_out_of_memory
-from valign.engine.audit import AuditLine, audit_items, audit_start
+from valign.engine.audit import AuditLine, audit_items, audit_rows, audit_start
 from valign.engine.config import TrainConfig
 from valign.engine.hooks import Hook, Look
 from valign.engine.items import Item, Objective, collate
@@ -171,7 +171,8 @@ class _Loop:
         line = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": tokens, "pad_share": pad,
                 "tokens_per_second": tokens / seconds, **step.meters, **meters}  # fmt: skip
         self.state.meters = {k: float(v) for k, v in line.items()}
-        self._tell("step", step=index + 1, steps=self.sampler.steps, seconds=round(seconds, 4),
+        left = round((self.sampler.steps - index - 1) * seconds, 1)
+        self._tell("step", step=index + 1, steps=self.sampler.steps, seconds=round(seconds, 4), left=left,
                    memory=resident_bytes(self.scorer.device), **finite(line))  # fmt: skip
 
     def _gradients(self, step: Step) -> tuple[float, Mapping[str, float], int, float]:
@@ -253,7 +254,9 @@ class _Loop:
         lines = list(given)
         first = list(getattr(self.sampler, "items", ()))
         if first:
-            lines += audit_items(first, stop_ids) + audit_start(first, self.scorer, self.objective, self.state.budget)
+            lines += audit_items(first, stop_ids)
+            lines += audit_rows(first, self.scorer, self.state.budget, self.config.batch_size)
+            lines += audit_start(first, self.scorer, self.objective, self.state.budget)
         for line in lines:
             self._tell("audit", name=line.name, ok=line.ok, text=line.text)
         refused = [x for x in lines if x.fatal and not x.ok]

@@ -25,11 +25,12 @@ from valign.engine.layout import Layout
 from valign.engine.processes import World
 from valign.engine.recompute import can_recompute
 from valign.engine.run import RunFolder
-from valign.engine.scorer import Scorer, causal_lm
+from valign.engine.scorer import Scorer, causal_lm, positions
 from valign.engine.tree import Tree, from_paths
 
 FILE = "memory.json"  # in the run's folder
 PROBE = (32, 64, 128)  # tokens of the rows on which activations are measured
+SEEN = 16  # trees, from the smallest to the largest, whose rows are priced
 # What is freed and taken again in unequal sizes leaves holes, and kernels take work space: on a CPU this much of it was
 # resident for each byte in use (1.02 to 1.43 in six configurations, glibc 2.36); a GPU's caching allocator packs better.
 SLACK = {"cpu": 1.25, "cuda": 1.1}
@@ -143,11 +144,9 @@ def _terms(
     """Token budget -> (bytes by what they are for, bytes of these that are allocated already)."""
     weights = [p for p in scorer.model.parameters()]
     moving = [p for p in weights if p.requires_grad]
-    row = max((scorer.layout([t]) for t in trees), key=lambda x: x.ids.size, default=None)
-    longest, keys = (row.ids.size, scorer.keys_met(row)) if row is not None else (1, 1.0)
-    probe = copy.copy(scorer)
-    probe.grouped = scorer.grouped if keys <= scorer.grouped else 0  # attend as the longest row will
-    fixed, per_token, per_pair = activation_bytes(probe, recompute)
+    ordered = sorted(trees, key=lambda t: positions(t, scorer.path))
+    longest = scorer.layout(ordered[-1:]).ids.size if ordered else 1
+    fixed, per_position = _price(scorer, ordered, recompute)
     resident = sum(map(_bytes, weights)) + copies
     grads = sum(map(_bytes, moving))
 
@@ -158,13 +157,31 @@ def _terms(
             "other copies": copies,
             "gradients": grads,
             "optimizer": 2 * grads,
-            "activations": int(fixed + per_token * rows + per_pair * rows * keys),
+            "activations": int(fixed + per_position * rows),
             "head": head_bytes(scorer),
             "samples": samples,
         }
         return terms, resident
 
     return at
+
+
+def _price(scorer: Scorer, ordered: Sequence[Tree], recompute: bool) -> tuple[float, float]:
+    """What a backward pass keeps: bytes whatever the length, and for each position of the dearest rows. Those are not
+    always the longest: attention in blocks keeps its weights, the kernel of longer rows does not."""
+    found: dict[bool, tuple[float, float, float]] = {}
+    prices = []
+    for i in sorted({round(x) for x in np.linspace(0, len(ordered) - 1, SEEN)}) if ordered else ():
+        keys = scorer.keys_met(scorer.layout([ordered[i]]))
+        blocks = keys <= scorer.grouped
+        if blocks not in found:
+            probe = copy.copy(scorer)
+            probe.grouped = scorer.grouped if blocks else 0  # attend as this row will
+            found[blocks] = activation_bytes(probe, recompute)
+        fixed, token, pair = found[blocks]
+        prices.append((token + pair * keys, fixed))
+    dearest, fixed = max(prices, default=(0.0, 0.0))
+    return fixed, dearest
 
 
 @dataclass(frozen=True)

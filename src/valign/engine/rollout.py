@@ -181,7 +181,7 @@ class RolloutSampler:
         if found.kl > self.max_sampler_kl:
             text = f"{found.text}; at most {self.max_sampler_kl:g} (max_sampler_kl)"
             return AuditLine("sampler = trainer", False, text, fatal=True)
-        narrow = self.engine.scorer(self.model).autocast is not None or self.model.dtype.itemsize < 4
+        narrow = self.engine.scorer(self.model).narrow
         noise = TOKEN_BF16 if narrow else TOKEN_F32
         return AuditLine("sampler = trainer", self.backend is not None or found.largest <= noise, found.text)
 

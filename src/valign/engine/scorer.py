@@ -9,6 +9,7 @@ into micro-batches by a token budget and returns numpy arrays.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from valign.engine.allocator import keep_freed_memory
+from valign.engine.allocator import is_out_of_memory, keep_freed_memory
 from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
 from valign.engine.compiled import compiled_blocks, run_compiled
 from valign.engine.forest import common_root, plant
@@ -31,6 +32,7 @@ from valign.engine.tree import Leaf, Tree, from_paths
 from valign.errors import TooLong, ValignError
 from valign.models.scalar_head import scalar_head
 
+log = logging.getLogger(__name__)
 Readout = Literal["log_probs", "scalar_last"]
 Row = NDArray[np.float32]
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
@@ -126,6 +128,11 @@ class Scorer:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def narrow(self) -> bool:
+        """Whether products round to 16 bits: two ways to one number then differ by rounding."""
+        return (self.autocast or next(body_of(self.model).parameters()).dtype).itemsize < 4
+
     def layout(self, trees: Sequence[Tree], prefix: Prefix | None = None) -> Layout:
         """The rows that one forward pass over `trees` computes, behind a prefix that is already computed."""
         longest = max((t.longest for t in trees), default=0)
@@ -208,14 +215,14 @@ class Scorer:
 
     def _masks(self, layout: Layout, dtype: torch.dtype, skip: int) -> Any:
         found = masks(layout, self.attention, dtype, self.device, skip)
-        if not self.grouped or layout.plain:
+        if not self.grouped or layout.plain or self.device.type != "cpu":
             return found
         blocks = lambda mask: in_blocks(mask, self.grouped)  # noqa: E731
         return {kind: blocks(m) for kind, m in found.items()} if isinstance(found, dict) else blocks(found)
 
     def keys_met(self, layout: Layout) -> float:
         """Keys that a query of these rows is multiplied with, on average over queries and layers."""
-        if layout.plain:
+        if layout.plain or not self.grouped:
             return float(layout.ids.shape[1])
         found = self._masks(layout, torch.float32, 0)
         if not isinstance(found, dict):
@@ -306,9 +313,26 @@ class Scorer:
     def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
         """What `score` returns, one micro-batch after the other: index of the tree -> its arrays."""
         prefix = self.prefix_of(trees)
-        for batch in self._micro_batches(trees, budget, prefix):
-            picked = [trees[i] for i in batch]
-            yield dict(zip(batch, rows_of(self(picked, prefix), picked)))
+        waiting = self._micro_batches(trees, budget, prefix)
+        while waiting:
+            picked = [trees[i] for i in waiting[0]]
+            scores = self._tried(picked, prefix)
+            if scores is None:
+                waiting = [half for b in waiting for half in (b[: -(-len(b) // 2)], b[-(-len(b) // 2) :]) if half]
+                log.warning("out of memory: micro-batches are halved, to at most %d groups", max(map(len, waiting)))
+                continue
+            yield dict(zip(waiting.pop(0), rows_of(scores, picked)))
+
+    def _tried(self, trees: Sequence[Tree], prefix: Prefix | None) -> Scores | None:
+        """The scores, or None where memory ran out and fewer trees may fit."""
+        try:
+            return self(trees, prefix)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(trees) == 1:
+                raise ValignError("out of memory on a single group", where=f"group {trees[0].id}", how="shorten it") from error
+        return None
 
 
 def rows_of(scores: Scores, trees: Sequence[Tree]) -> list[list[Row]]:
@@ -345,6 +369,12 @@ def positions(tree: Tree, path: Path) -> int:
     """What one tree costs of a token budget."""
     rows, longest = _shape(tree, path)
     return rows * longest
+
+
+def padded(trees: Sequence[Tree], path: Path = "row") -> int:
+    """Positions of one micro-batch, padding to its longest row included."""
+    shape = [_shape(t, path) for t in trees]
+    return sum(rows for rows, _ in shape) * max((longest for _, longest in shape), default=0)
 
 
 def _shape(tree: Tree, path: Path) -> tuple[int, int]:

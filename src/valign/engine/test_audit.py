@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from valign.engine.audit import audit_items, audit_start
+from valign.engine.audit import audit_items, audit_rows, audit_start
 from valign.engine.items import Item, Objective
 from valign.engine.scorer import Scorer
 from valign.engine.tree import Leaf, Segment, Tree, from_paths
@@ -66,3 +66,12 @@ def test_the_start_loss_is_the_mean_over_weighted_units(tiny, objectives, pairs)
 def test_no_known_value_no_check(tiny, objectives, pairs):
     assert audit_start(pairs(2), Scorer(tiny().model), objectives["token"], 100) == []
     assert audit_start([], Scorer(tiny().model), objectives["pair"], 100) == []
+
+
+def test_rows_are_told_before_they_are_computed(tiny):
+    """One row for each tree of 2 + 1 + 3 tokens, or one for each response where a model cannot share, and why."""
+    items = [Item(from_paths(str(i), [1, 2], [[3] * (1 + i), [4, 4, STOP]])) for i in range(2)]
+    row, plain = (audit_rows(items, Scorer(tiny(kind).model), 100, 2)[0].text for kind in ("llama", "mamba"))
+    assert "in one row; longest path 5 tokens, padding 7.1%" in row, "6 and 7 tokens in rows of 7"
+    assert "one row for each response (a state-space layer reads tokens in order)" in plain
+    assert "padding 15.0%" in plain, "3, 5, 4 and 5 tokens in rows of 5"

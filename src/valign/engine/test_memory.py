@@ -141,6 +141,16 @@ def test_a_long_row_is_planned_as_it_will_attend(tiny):
     assert planned < memory_plan(scorer, long, 176).terms["activations"]
 
 
+def test_the_dearest_rows_are_planned_though_others_are_longer(tiny):
+    """Rows in blocks keep the weights of attention, one longer row does not: it must not hide what they take."""
+    scorer = Scorer(tiny(fresh=True).model.requires_grad_(True))
+    scorer.grouped = 100
+    short = [from_paths(f"s{i}", [1] * 60, [[2] * 30]) for i in range(20)]
+    long = [from_paths("long", [1] * 150, [[2] * 20])]
+    plan = lambda given: memory_plan(scorer, given, 960).terms["activations"]  # noqa: E731
+    assert plan([*short, *long]) == pytest.approx(plan(short), rel=0.01) and plan(short) > 1.2 * plan(long)
+
+
 def test_a_model_without_shared_rows_is_planned_too(tiny):
     """Plain rows, one for each response; here a state-space model, which has no pairs."""
     scorer = Scorer(tiny("mamba", fresh=True).model.requires_grad_(True))

@@ -254,7 +254,7 @@ def gap(a: Any, b: Any) -> float:
 
 def steps_of(found: dict[str, Any]) -> list[Any]:
     """What the loop told of steps and evaluations, without times."""
-    timed = ("seconds", "tokens_per_second", "pad_share", "memory")  # padding depends on who computes what
+    timed = ("seconds", "left", "tokens_per_second", "pad_share", "memory")  # padding depends on who computes what
     return [[event, {k: v for k, v in fields.items() if k not in timed}] for event, fields in found["told"]
             if event in ("step", "eval")]  # fmt: skip
 

@@ -156,7 +156,7 @@ def last_lines(folder: Path) -> dict[int, Any]:
     """What the log says last of each step: a killed run may tell a step twice."""
     from valign.engine.run import read_log
 
-    timed = ("time", "seconds", "tokens_per_second", "memory")
+    timed = ("time", "seconds", "left", "tokens_per_second", "memory")
     return {e["step"]: {k: v for k, v in e.items() if k not in timed} for e in read_log(folder) if e["event"] == "step"}
 
 

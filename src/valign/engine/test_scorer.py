@@ -351,3 +351,25 @@ def test_a_head_trained_beside_the_adapter_counts(oracle, worst, trees):
             if p.requires_grad:
                 p += 0.1 * torch.randn_like(p)
         assert worst(scored(Scorer(peft), trees(3)), [x for t in trees(3) for x in oracle(model, t)]) < 1e-6
+
+
+def test_scoring_halves_what_does_not_fit(tiny, trees, monkeypatch, caplog):
+    """Out of memory on more than two trees: the same scores from smaller micro-batches, one line, and none lost; a single
+    tree that does not fit is named."""
+    scorer, forest = Scorer(tiny("llama").model), trees(9)
+    expected = scorer.score(forest)
+    real, most = Scorer.__call__, 2
+
+    def short_of_memory(self, given, prefix=None):
+        if len(given) > most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self, given, prefix)
+
+    monkeypatch.setattr(Scorer, "__call__", short_of_memory)
+    with caplog.at_level("WARNING", "valign"):
+        found = scorer.score(forest)
+    assert all(np.allclose(a, b, rtol=0, atol=1e-12) for x, y in zip(expected, found) for a, b in zip(x, y, strict=True))
+    assert "micro-batches are halved, to at most 2 groups" in caplog.text
+    most = 0
+    with pytest.raises(ValignError, match="out of memory on a single group"):
+        scorer.score(forest)

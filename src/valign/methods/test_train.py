@@ -10,14 +10,17 @@ import torch
 
 from valign.data.group import Comparison, Demonstration, Group, Response, user
 from valign.engine import memory
+from valign.engine.local import LocalEngine
 from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer
 from valign.errors import DataError, ValignError
 from valign.methods.table import METHODS
 from valign.methods.target import Target
 from valign.methods.train import train_policy
+from valign.models.adapters import adapter_parameters, merge
 from valign.models.loaded import memory_digest
 from valign.models.policy import LocalPolicy
+from valign.models.tiny import tiny_model
 
 TRAINING = [n for n, m in METHODS.items() if m.trains and not m.makes_reward]  # those: test_train_reward.py
 
@@ -168,13 +171,31 @@ def test_a_run_that_cannot_fit_is_refused_before_step_0(tiny_policy, tmp_path, m
 
 
 def test_the_reference_of_rollouts_is_no_second_copy(tiny_policy, tmp_path):
-    """The policy that the caller holds is the reference: with full weights no other copy is planned or made."""
+    """The policy that the caller holds is the reference: with full weights nothing but it is planned beside the one that
+    moves, with an adapter nothing at all."""
     terms = {}
     for adapter in ("none", "lora"):
         trained(tiny_policy, tmp_path / adapter, "grpo", adapter=adapter)
         terms[adapter] = json.loads((tmp_path / adapter / "memory.json").read_text())["terms"]
     weights = sum(p.numel() * p.element_size() for p in tiny_policy.model.model.parameters())
-    assert terms["none"]["other copies"] == terms["lora"]["other copies"] == weights
+    assert (terms["none"]["other copies"], terms["lora"]["other copies"]) == (weights, 0)
+
+
+@pytest.mark.proof("E9")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
+def test_with_an_adapter_there_is_one_model(tmp_path, name, dtype):
+    """Base weights lie in memory once, before and after, in the caller's dtype; merging leaves the caller's untouched."""
+    start = LocalPolicy(tiny_model("llama", dtype=dtype), LocalEngine())
+    base = {n: (p.data_ptr(), p.detach().clone()) for n, p in start.model.model.named_parameters()}
+    found = trained(start, tmp_path / "run", name, adapter="lora").policy
+    own = {id(p) for p in adapter_parameters(found.model).values()}
+    rest = [p for p in found.model.model.parameters() if id(p) not in own]
+    assert {p.data_ptr() for p in rest} == {where for where, _ in base.values()} and len(rest) == len(base)
+    merged = merge(found.model)
+    assert merged.dtype == torch.float32
+    for name_, p in start.model.model.named_parameters():
+        assert p.data_ptr() == base[name_][0] and torch.equal(p, base[name_][1])
 
 
 def test_another_run_scores_no_reference_again(tiny_policy, tmp_path, monkeypatch):

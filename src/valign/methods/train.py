@@ -153,7 +153,9 @@ class Job:
         return bool(self.config.compile)
 
     def _plan(self, scorer: Scorer, trees: Sequence[Tree], *, copies: int = 0, samples: int = 0) -> Settled:
-        kept = sum(p.numel() * p.element_size() for p in self.start.model.parameters())
+        # with an adapter the caller's model and the one in training are the same memory, until it is cut into shards
+        same = self.model.adapter is not None and not self.world.sharded
+        kept = 0 if same else sum(p.numel() * p.element_size() for p in self.start.model.parameters())
         return settle(
             lambda: memory_plan(scorer, trees, self.config.token_budget, groups=self.config.batch_size,
                                 copies=copies + kept, samples=samples,
@@ -250,23 +252,28 @@ def whole(model: LoadedModel, out: LoadedModel) -> LoadedModel:
 
 
 def trainable_copy(model: LoadedModel, config: Any) -> LoadedModel:
-    """The model with weights that can move: float32 (or wider) copies, or a fresh adapter on a frozen copy."""
+    """The model with weights that can move: float32 (or wider) copies, or a fresh adapter on the same frozen weights."""
     from valign.models.adapters import attach_lora
 
     if model.adapter is not None:
         raise ValignError("training on top of an adapter is not supported yet", where=model.id,
                           how="merge it first: valign models merge MODEL --out DIR")  # fmt: skip
-    body = copy.deepcopy(model.model)
-    wide = body if model.dtype in (torch.float32, torch.float64) else body.float()
-    out = replace(model, model=wide, dtype=next(wide.parameters()).dtype, manifest=None)
-    lora = config.adapter == "lora" or (config.adapter == "auto" and model.n_parameters >= LARGE)
-    if lora:
+    if config.adapter == "lora" or (config.adapter == "auto" and model.n_parameters >= LARGE):
+        out = replace(model, model=_same_weights(model.model), manifest=None)
         torch.manual_seed(config.seed)  # the adapter's first weights are drawn here
         out = attach_lora(out, r=config.lora_rank, alpha=2 * config.lora_rank)
     else:
-        wide.requires_grad_(True)
-    wide.eval()  # body dropout is off: one trunk would mean one draw for all branches
+        body = copy.deepcopy(model.model)
+        wide = body if model.dtype in (torch.float32, torch.float64) else body.float()
+        out = replace(model, model=wide.requires_grad_(True), dtype=next(wide.parameters()).dtype, manifest=None)
+    out.model.eval()  # body dropout is off: one trunk would mean one draw for all branches
     return out
+
+
+def _same_weights(model: Any) -> Any:
+    """Modules of their own over the memory of the same weights: what is hung into them does not reach `model`."""
+    own = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, memo={**own, **{id(b): b for b in model.buffers()}})
 
 
 def _progress(what: str, on_event: Listen | None) -> Progress | None:

@@ -14,7 +14,7 @@ CURVE_POINTS = 240  # per series; more than a screen can show
 # keys of log lines that say where a step stands, not how it went
 FIRST = ("loss", "reward", "kl", "margin", "correct", "chosen", "rejected")  # what a reader looks for first
 MACHINE = ("learning_rate", "grad_norm", "tokens", "pad_share", "tokens_per_second")  # and last
-NOT_A_SERIES = {"event", "time", "step", "steps", "seconds"}
+NOT_A_SERIES = {"event", "time", "step", "steps", "seconds", "left"}
 
 
 @dataclass(frozen=True, kw_only=True)
