@@ -33,6 +33,8 @@ from valign.pipeline.door import method_entry
 from valign.pipeline.evaluate import Plan, evaluate_policy, progress_of
 from valign.pipeline.goals import make_goal
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
+from valign.pipeline.judges import LOG as JUDGE_LOG
+from valign.pipeline.judges import judges_logged
 from valign.pipeline.policies import LoadOptions, load_policy
 
 AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "peak_memory")
@@ -147,8 +149,9 @@ def _measured(policy: Policy, plan: Sweep, log: Path, tell: Listen) -> Result:
     """The headline of a policy, answers kept in a log."""
     cached: Any = CachedPolicy(policy, log)
     metric, variant = plan.headline
-    found = evaluate_policy(cached, None, Plan(plan.held_out, plan.goal, sampling=plan.sampling, kl_prompts=0),
-                            say=progress_of(tell, policy.id))  # fmt: skip
+    with judges_logged((plan.goal, policy), log.with_name(JUDGE_LOG)):
+        found = evaluate_policy(cached, None, Plan(plan.held_out, plan.goal, sampling=plan.sampling, kl_prompts=0),
+                                say=progress_of(tell, policy.id))  # fmt: skip
     for r in found.results:
         if r.metric == metric and variant in ("", r.variant):
             return r
