@@ -10,7 +10,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ class FunctionReward:
     id: str
     function: Callable[[Sequence[Group]], Sequence[Any]]
     identity: str = ""
-    goal: Goal | None = None
+    goal: Goal | None = field(default=None, repr=False, compare=False)
 
     def score(self, groups: Sequence[Group]) -> list[Array]:
         """(n_responses,) float64 per group; NaN = unscored. Raises `DataError` for wrong shapes and
