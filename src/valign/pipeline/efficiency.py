@@ -88,7 +88,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    """One aligned policy: the headline, and what it took: as the axes name it, and as provenance does."""
+    """One aligned policy: the headline, and what it took: `cost` by axis, `spent` as provenance says it."""
 
     method: str
     size: int
