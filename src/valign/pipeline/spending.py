@@ -67,5 +67,5 @@ def check_priced(policies: Sequence[Policy | None], budget: Budget | None) -> No
     asked = [p for p in policies if p is not None]
     if budget is not None and all(map(has_likelihood, asked)):
         names = " and ".join(dict.fromkeys(p.id for p in asked))
-        raise UsageError(f"{names} on this machine: nobody is paid for tokens", where="--price-read",
+        raise UsageError(f"{names}: on this machine nobody is paid for tokens", where="--price-read",
                          how="leave prices and --max-cost out, or name an endpoint")  # fmt: skip
