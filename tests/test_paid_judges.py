@@ -18,10 +18,10 @@ PRICE = (900 + 4 * 250) / 1e6  # of one verdict
 
 @pytest.fixture
 def judge(serve):
-    """A server whose model finds every rule kept, asked with one word more or less; `judge.says(number)` may say otherwise
-    about the reply to the prompt `What now, NUMBER?`."""
+    """A server that gives its verdict on the reply to the prompt `What now, NUMBER?` by the number: no on every third.
+    `judge.says(number)` may say something else."""
     server = serve()
-    server.says = lambda number: "yes"
+    server.says = lambda number: "yes" if number % 3 else "no"
 
     def answer(path, body):
         text = body["messages"][-1]["content"]
@@ -104,10 +104,11 @@ def test_an_answer_without_a_verdict_says_why(valign, model, judge, kind, situat
 def test_a_policy_that_chooses_by_a_judge_pays_it_too(valign, model, judge, kind, situations, tmp_path):
     best, out = tmp_path / "best", tmp_path / "e"
     valign("align", model, "--method", "best_of_n", "--goal", kind, "--set", "n=3", "--out", best)
+    before = len(judge.seen)
     args = ("evaluate", best, "--data", situations, "--goal", kind, *SMALL, *PRICED, "--out", out)
     valign(*args)
     spent = json.loads((out / "cost.json").read_text())["spent"]
-    assert len(judge.seen) > 6 and spent == pytest.approx(len(judge.seen) * PRICE)
+    assert len(judge.seen) - before == 6 * 3 + 6 and spent == pytest.approx(24 * PRICE)
     assert utility(out)["provenance"]["cost"]["money"] == pytest.approx(spent)
 
 
@@ -123,7 +124,8 @@ def test_instruments_pay_their_judges_and_say_what_they_cost(valign, model, judg
     valign(*args, "--max-cost", 50 * PRICE)
     assert len(judge.seen) == 12
     refused = ("tax", model, model, "--out", tmp_path / "t", "--price-read", 1)
-    assert "nobody is paid" in valign.error(*refused, status=2) and not list((tmp_path / "t").glob("*.json"))
+    assert "nobody is paid" in " ".join(valign.error(*refused, status=2).split())
+    assert not list((tmp_path / "t").glob("*.json"))
 
 
 def test_answers_are_shared_between_folders_where_a_store_is_named(
@@ -139,9 +141,8 @@ def test_answers_are_shared_between_folders_where_a_store_is_named(
     one, two = (utility(tmp_path / name) for name in ("a", "b"))
     assert (one["value"], one["items"]) == (two["value"], two["items"])
     for file in ("requests.jsonl", "judge.jsonl"):
-        assert sorted((tmp_path / "a" / file).read_text().splitlines()) != []
         keys = [{json.loads(x)["key"] for x in (tmp_path / n / file).read_text().splitlines()} for n in ("a", "b")]
-        assert keys[0] == keys[1], "each folder is whole without the store"
+        assert keys[0] == keys[1] and len(keys[0]) == 6, "each folder is whole without the store"
     assert (tmp_path / "a" / "samples.jsonl").read_text() == (tmp_path / "b" / "samples.jsonl").read_text()
     monkeypatch.delenv("VALIGN_ANSWERS")
     valign(*args, "--out", tmp_path / "c")

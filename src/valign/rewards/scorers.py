@@ -84,15 +84,16 @@ class LazyPolicy:
 
     @property
     def id(self) -> str:
-        return DEFAULT_MODEL if self.name == DEFAULT else self.name
-
-    def card(self) -> dict[str, Any]:
-        """The policy's card; the embedded model's and an endpoint's name say enough without loading them."""
+        """What is asked; of an endpoint without how it is asked (`#parallel=4`), as the policy itself says it."""
         from valign.models.endpoint import is_endpoint
 
         if self.name == DEFAULT:
-            return {"id": self.id, "sha256": f"embedded {self.id}"}
-        return {"id": self.id, "likelihood": False} if is_endpoint(self.name) else self.loaded.card()
+            return DEFAULT_MODEL
+        return self.loaded.id if is_endpoint(self.name) else self.name
+
+    def card(self) -> dict[str, Any]:
+        """The policy's card; the embedded model's name says enough without loading it."""
+        return {"id": self.id, "sha256": f"embedded {self.id}"} if self.name == DEFAULT else self.loaded.card()
 
     def generate(self, *args: Any, **options: Any) -> list[list[Sample]]:
         """See `Policy.generate`."""
