@@ -86,9 +86,11 @@ class CachedPolicy:
         for rows, samples, seconds in self._generated(prompts, sampling, addresses, names, missing):
             whole = [(i, found) for i, found in zip(rows, samples, strict=True) if not any(s.failure for s in found)]
             self._failed |= {names[i]: found for i, found in zip(rows, samples) if any(s.failure for s in found)}
+            share = max(1, len(whole))  # what failed, or was not sent any more, is charged to the answers beside it
             self._keep(
-                {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
-                 "tokens": _tokens(self.policy.cost - before, len(rows)), "samples": [_sample_json(s) for s in found]}
+                {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i],
+                 "seconds": seconds * len(rows) / share, "tokens": _tokens(self.policy.cost - before, share),
+                 "samples": [_sample_json(s) for s in found]}
                 for i, found in whole
             )  # fmt: skip
             if self._stopped is not None:
