@@ -81,7 +81,7 @@ def bench_section(*, seed: int = 0, on_event: Listen | None = None, **settings: 
         rows.append(run.to_json())
         results.append(
             Result(metric="overopt.kept", variant=f"{world}.{proxy}", subject="oracle world", level="cost", value=run.kept,
-                   unit="share", direction="up", n=len(run.steps), provenance=provenance(seed=seed, **settings),
+                   unit="share", direction="up", n=len(run.steps), provenance={**provenance(seed=seed), **settings},
                    notes=_words(run))
         )  # fmt: skip
         tell("progress", {"what": "oracle worlds", "done": i + 1, "total": len(cases)})
