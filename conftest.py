@@ -30,6 +30,7 @@ MARKS = (
 def pytest_configure(config: pytest.Config) -> None:
     # what an earlier run of the tests stored must not stand in for what this one computes
     os.environ["VALIGN_REFERENCES"] = tempfile.mkdtemp(prefix="valign-references-")
+    os.environ.pop("VALIGN_ANSWERS", None)
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
 

@@ -122,7 +122,8 @@ def test_compare_runs_over_an_endpoint(valign, server, situations, goal, vowels,
                         "--data", situations, "--test", situations, "--goal", goal, "--out", out)  # fmt: skip
     assert (out / "report.html").exists() and found
     bound = json.loads((out / "evaluation" / "best_of_n" / "result.json").read_text())["results"]
-    assert any(r["variant"] == "best_of_n_bound" for r in bound)
+    about = next(r["provenance"] for r in bound if r["variant"] == "best_of_n_bound")
+    assert about["model"]["config"]["n"] == 2 and "seconds" in about["cost"]
     assert not any(SECRET.encode() in content for content in stored(tmp_path))
 
 

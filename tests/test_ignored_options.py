@@ -13,13 +13,14 @@ from valign.cli.shared import LOADING
 
 SERVER = "openai:big@http://localhost:1/v1"
 OUT = ("--out", "nowhere")
+PRICED = {"--max-cost": 1, "--price-read": 1, "--price-generated": 1}
 LOADED = {"--device": "cpu", "--dtype": "float32", "--allow-pickle": None, "--trust-remote-code": None}
 
 IDLE = [
     # the worlds of the over-optimization bench have no model
     *((("overopt", "worlds", *OUT), (option, value)) for option, value in {
         "--proxy": "length", "--gold": "hhh_like", "--data": "builtin:dilemmas", "--samples": 32, "--max-new-tokens": 40,
-        "--limit": 3, **LOADED}.items()),
+        "--limit": 3, **PRICED, **LOADED}.items()),
     # there is nothing to compare with, to judge or to cut
     (("evaluate", "m", "--data", "d", *OUT), ("--beta", 0.1)),
     (("evaluate", "m", "--data", "d", *OUT), ("--kl-prompts", 4)),

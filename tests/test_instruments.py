@@ -28,6 +28,11 @@ def metrics(folder):
     return {r.metric for r in read_results(folder / "result.json")}
 
 
+def lasting(rows):
+    """The Results of a section without the seconds and bytes of a run."""
+    return [{**r, "provenance": {k: v for k, v in r["provenance"].items() if k != "cost"}} for r in rows]
+
+
 def test_tax_of_a_model_against_itself_is_nothing(valign, model, situations, lines, vowels, goal, tmp_path):
     """A/A through the door: no gain, no flips, KL 0, and the same command again computes nothing."""
     tasks = lines(TASKS, "instructions.jsonl")
@@ -40,9 +45,9 @@ def test_tax_of_a_model_against_itself_is_nothing(valign, model, situations, lin
     flips = next(f for f in section["figures"] if f["id"] == "flips")["data"]["items"]
     assert all(not x["lost"] and not x["won"] for x in flips.values())
     log = (tmp_path / "tax" / "base.jsonl").read_text()
-    assert (
-        valign.json(*command)["results"] == section["results"] and (tmp_path / "tax" / "base.jsonl").read_text() == log
-    )
+    assert all(r["provenance"]["cost"]["tokens_read"] > 0 for r in section["results"])
+    again = valign.json(*command)["results"]
+    assert lasting(again) == lasting(section["results"]) and (tmp_path / "tax" / "base.jsonl").read_text() == log
     assert "other settings" in valign.error(*command, "--seed", 1)
     assert "give both or none" in valign.error("tax", model, model, "--reward", goal, "--out", tmp_path / "x", status=2)
 
@@ -64,6 +69,8 @@ def test_generality_and_explain_write_what_they_say(valign, model, situations, p
     given = next(r for r in records if r["text"] == "aaa eee")
     assert "".join(t["text"] for t in given["implicit"]["tokens"]).startswith("aaa eee")
     assert "implicit reward" in done.stdout and metrics(tmp_path / "e") == {"explain.residual"}
+    for folder in ("g", "e"):
+        assert all(r.provenance["cost"]["tokens_read"] > 0 for r in read_results(tmp_path / folder / "result.json"))
     assert "nothing could explain" in valign.error("explain", model, "Why?", "--out", tmp_path / "x", status=2)
 
 
@@ -141,6 +148,8 @@ def test_choose_and_value_risk(valign, tmp_path):
     found = valign.json("value-risk", *(tmp_path / f"c{i}" for i in range(5)), "--out", tmp_path / "risks")
     assert [r["metric"] for r in found["results"]] == ["value_risk.PO.toxicity"] and found["results"][0]["value"] == 1
     assert metrics(tmp_path / "risks") == {"value_risk.PO.toxicity"}
+    about = found["results"][0]["provenance"]
+    assert len(about["checkpoints"]) == 5 and about["base"] is None and about["cost"]["seconds"] >= 0
     assert "at least 4" in valign.error("value-risk", tmp_path / "c0", "--out", tmp_path / "y")
 
 

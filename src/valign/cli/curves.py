@@ -158,9 +158,11 @@ def value_risk(
         from valign.evaluation.measure.value_risk import value_risk as measure
         from valign.evaluation.results_file import read_results
         from valign.evaluation.section import RESULTS, write_section
+        from valign.pipeline.instruments import costed
 
         def read(path: Path) -> list[Result]:
             return read_results(path / RESULTS if path.is_dir() else path, items=False)
 
-        section = measure({str(p): read(p) for p in checkpoints}, read(base) if base is not None else None, risk or ())
+        runs, start = {str(p): read(p) for p in checkpoints}, read(base) if base is not None else None
+        section = costed(lambda: measure(runs, start, risk or ()))
         show(section, write_section(section, out), as_json)

@@ -14,9 +14,12 @@ from valign.cli.shared import (
     Force,
     Json,
     Limit,
+    MaxCost,
     MaxNewTokens,
     Model,
     Out,
+    PriceGenerated,
+    PriceRead,
     Seed,
     TrustCode,
     errors,
@@ -34,7 +37,7 @@ SHOWN = 10  # records printed; all stand in the file
 Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
 # of a model that is sampled: the worlds need none
 OF_A_MODEL = ("proxy", "gold", "data", "samples", "max_new_tokens", "limit", "device", "dtype", "allow_pickle",
-              "trust_remote_code")  # fmt: skip
+              "trust_remote_code", "max_cost", "price_read", "price_generated")  # fmt: skip
 Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
 
 
@@ -53,6 +56,9 @@ def overopt(
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -61,6 +67,7 @@ def overopt(
         from valign.models.policy import Sampling
         from valign.pipeline.overopt import bench_in, overopt_from_names
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
         with Watch(quiet=as_json) as watch:
             if model == WORLDS:
@@ -72,10 +79,11 @@ def overopt(
                 if not (proxy and gold and data):
                     raise UsageError("a proxy, a gold judge and prompts are needed", where="--proxy, --gold, --data",
                                      how="--proxy sentiment --gold hhh_like --data builtin:dilemmas#test")  # fmt: skip
+                budget = budget_of(max_cost, price_read, price_generated, out)
                 section, paths = overopt_from_names(
                     model, data, out, proxy=proxy, gold=gold, limit=limit, force=force, on_event=watch,
                     sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, seed=seed),
-                    options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+                    options=LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget),
                 )  # fmt: skip
         show(section, paths, as_json)
         if not as_json and model != WORLDS:
@@ -109,6 +117,9 @@ def tax(
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -116,6 +127,7 @@ def tax(
     with errors(as_json):
         from valign.models.policy import Sampling
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
         from valign.pipeline.tax import TASKS, TEXTS, tax_from_names
 
         if (reward is None) != (data is None):
@@ -126,12 +138,13 @@ def tax(
             idle = ("samples", "kl_prompts") if kl_prompts else ("samples",)
             refuse_given(context, idle, "there are no prompts to answer", "name them: --data FILE --reward JUDGE")
         refuse_loading(context, base, aligned)
+        budget = budget_of(max_cost, price_read, price_generated, out)
         with Watch(quiet=as_json) as watch:
             section, paths = tax_from_names(
                 base, aligned, out, data=data or (), reward=reward, tasks=tasks or TASKS, texts=text or TEXTS,
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
                 kl_prompts=kl_prompts, limit=limit, force=force, on_event=watch,
-                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget),
             )  # fmt: skip
         show(section, paths, as_json)
         if not as_json:
@@ -160,6 +173,9 @@ def generality(
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -169,14 +185,16 @@ def generality(
         from valign.models.policy import Sampling
         from valign.pipeline.generality import generality_from_names
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
         refuse_loading(context, model)
+        budget = budget_of(max_cost, price_read, price_generated, out)
         attacks = () if attack == ["none"] else tuple(attack or ATTACKS)
         with Watch(quiet=as_json) as watch:
             section, paths = generality_from_names(
                 model, goal, data, out, ood=ood or (), attacks=attacks, limit=limit, force=force, on_event=watch,
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
-                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget),
             )  # fmt: skip
         show(section, paths, as_json)
 
@@ -221,6 +239,9 @@ def explain(
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    max_cost: MaxCost = None,
+    price_read: PriceRead = None,
+    price_generated: PriceGenerated = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -229,6 +250,7 @@ def explain(
         from valign.models.policy import Sampling
         from valign.pipeline.explain import explain_from_names, record_lines
         from valign.pipeline.policies import LoadOptions
+        from valign.pipeline.spending import budget_of
 
         if reference is None:
             refuse_given(context, ["beta"], "there are no token credits to scale", "name the model before: --reference MODEL")
@@ -237,13 +259,14 @@ def explain(
         if data is None:
             refuse_given(context, ["limit"], "there are no data to cut")
         refuse_loading(context, model, reference)
+        budget = budget_of(max_cost, price_read, price_generated, out)
         with Watch(quiet=as_json) as watch:
             section, paths = explain_from_names(
                 model, out, prompts=prompt or (), data=data or (), reference=reference, goal=goal, reward=reward, beta=beta,
                 by=by, threshold=threshold, limit=limit, training=training or (), nearest=nearest, force=force,
                 on_event=watch,
                 sampling=Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed),
-                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code),
+                options=LoadOptions(device, dtype, allow_pickle, trust_remote_code, budget),
             )  # fmt: skip
         records = section.figure("records")["rows"]
         if not any(r["sampled"] for r in records):

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 import os
-import sqlite3
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from functools import cache
-from importlib.metadata import version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import valign
 from valign.engine.items import Item
+from valign.engine.records import RecordStore, made_by
 from valign.engine.scorer import Scorer
 from valign.engine.tree import Leaf, Tree
 from valign.models.cache import cache_root
 
-log = logging.getLogger(__name__)
 FILE = "references.sqlite"
 FOLDER = "VALIGN_REFERENCES"  # environment variable: where the store lies, if not in the user's cache
-_ASK = 500  # keys of one question: SQLite takes a limited number
-_TABLE = "CREATE TABLE IF NOT EXISTS log_probs (key BLOB PRIMARY KEY, dtype TEXT, crc INTEGER, data BLOB) WITHOUT ROWID"
 
 Row = NDArray[Any]
 
@@ -65,54 +57,18 @@ def with_references(
 
 
 class ReferenceStore:
-    """Log-probs of paths in one SQLite file: key -> array. Several processes may read and write it at once.
-
-    A record that is damaged counts as missing, a file that cannot be used as empty: they cost time, never a result.
-    """
+    """Log-probs of paths in one SQLite file: key -> array; see `RecordStore`."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        self.closed = False  # after the first refusal: one warning, not one for each batch
+        self.records = RecordStore(file, "log_probs", "scored")
 
     def read(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
         """The arrays of the keys that are known."""
-        wanted, out, damaged = list(keys), dict[bytes, Row](), [0]
-
-        def look(db: sqlite3.Connection) -> None:
-            for at in range(0, len(wanted), _ASK):
-                part = wanted[at : at + _ASK]
-                marks = ",".join("?" * len(part))
-                for key, dtype, crc, data in db.execute(f"SELECT * FROM log_probs WHERE key IN ({marks})", part):
-                    if zlib.crc32(data) == crc:
-                        out[key] = np.frombuffer(data, dtype)
-                    else:
-                        damaged[0] += 1
-
-        self._use(look)
-        if damaged[0]:
-            log.warning("%s: %d damaged records are scored again", self.file, damaged[0])
-        return out
+        return {key: np.frombuffer(data, dtype) for key, (dtype, data) in self.records.read(keys).items()}
 
     def write(self, rows: Mapping[bytes, Row]) -> None:
         """Add arrays, all or none of them."""
-        records = [(k, a.dtype.str, zlib.crc32(a.tobytes()), a.tobytes()) for k, a in rows.items()]
-        self._use(lambda db: db.executemany("INSERT OR REPLACE INTO log_probs VALUES (?, ?, ?, ?)", records))
-
-    def _use(self, action: Callable[[sqlite3.Connection], Any]) -> None:
-        """Act on the open file as one transaction. Where the file refuses, say so and leave it."""
-        if self.closed:
-            return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.file, timeout=60)) as db, db:
-                db.execute(_TABLE)
-                action(db)
-        except (sqlite3.Error, OSError) as error:
-            self.closed = True
-            log.warning("%s cannot be used (%s): the reference is scored again", self.file, error)
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                with suppress(OSError):  # no database any more: the next run begins a new one
-                    self.file.rename(self.file.with_name(FILE + ".damaged"))
+        self.records.write({key: (a.dtype.str, a.tobytes()) for key, a in rows.items()})
 
 
 def _key(tree: Tree, leaf: Leaf, digest: str, scorer: Scorer) -> bytes:
@@ -120,15 +76,9 @@ def _key(tree: Tree, leaf: Leaf, digest: str, scorer: Scorer) -> bytes:
     dtype = next(scorer.model.parameters()).dtype
     allowed = None if scorer.allowed is None else scorer.allowed.tolist()
     numbers = f"{dtype}|{scorer.autocast}|{scorer.spec.temperature}|{allowed}|{scorer.device.type}"
-    h = hashlib.sha256(f"{_made_by()}|{digest}|{numbers}|{leaf.first}".encode())
+    h = hashlib.sha256(f"{made_by()}|{digest}|{numbers}|{leaf.first}".encode())
     h.update(tree.path(leaf).tobytes() + b"|" + np.packbits(tree.path_loss(leaf) != 0).tobytes())
     return h.digest()
-
-
-@cache
-def _made_by() -> str:
-    """The versions that computed a number: another one may round or order its sums otherwise."""
-    return "|".join([valign.__version__, *(version(name) for name in ("torch", "transformers"))])
 
 
 class Reference:

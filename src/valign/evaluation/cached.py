@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from valign.data.group import Group, Prompt, Response
+from valign.evaluation.answers import shared_answers
 from valign.evaluation.log import VERSION, RequestLog, content_key
 from valign.models.endpoint import CostCeiling
 from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored
@@ -25,11 +26,15 @@ T = TypeVar("T")
 
 
 class CachedPolicy:
-    """`policy` with a log. Answers are keyed by the policy's card, so another model never reads them."""
+    """`policy` with a log. Answers are keyed by the policy's card, so another model never reads them.
+
+    What the log does not hold is looked up in the store of $VALIGN_ANSWERS, where one is named, before it is asked for.
+    """
 
     def __init__(self, policy: Policy, path: str | Path, *, chunk: int = CHUNK) -> None:
         self.policy = policy
         self.log = RequestLog(path)
+        self.shared = shared_answers()
         self.chunk = chunk
         self.fingerprint = fingerprint(policy)
         self._failed: dict[str, list[Sample]] = {}  # answers that are not whole: told once, asked again next time
@@ -81,9 +86,11 @@ class CachedPolicy:
         for rows, samples, seconds in self._generated(prompts, sampling, addresses, names, missing):
             whole = [(i, found) for i, found in zip(rows, samples, strict=True) if not any(s.failure for s in found)]
             self._failed |= {names[i]: found for i, found in zip(rows, samples) if any(s.failure for s in found)}
-            self.log.append(
-                {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i], "seconds": seconds,
-                 "tokens": _tokens(self.policy.cost - before, len(rows)), "samples": [_sample_json(s) for s in found]}
+            share = max(1, len(whole))  # what failed, or was not sent any more, is charged to the answers beside it
+            self._keep(
+                {"key": names[i], "v": VERSION, "kind": "generate", "item": addresses[i],
+                 "seconds": seconds * len(rows) / share, "tokens": _tokens(self.policy.cost - before, share),
+                 "samples": [_sample_json(s) for s in found]}
                 for i, found in whole
             )  # fmt: skip
             if self._stopped is not None:
@@ -102,7 +109,7 @@ class CachedPolicy:
         missing = self._missing(names)
         done, before = len(groups) - len(missing), self.policy.cost
         for rows, scored, seconds in self._scored(groups, names, missing):
-            self.log.append(
+            self._keep(
                 {
                     "key": names[i],
                     "v": VERSION,
@@ -136,9 +143,19 @@ class CachedPolicy:
         self._stopped = None
         return self._chunks(missing, ask)
 
+    def _keep(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Log fresh answers, and share them where a store is named."""
+        whole = list(rows)
+        self.log.append(whole)
+        if self.shared is not None:
+            self.shared.write(whole)
+
     def _missing(self, names: Sequence[str]) -> list[int]:
         """Positions of the requests to ask; what the others cost an earlier run is added to `cost_from_log`."""
         missing = _first_of_each(names, self.log)
+        if self.shared is not None and missing:
+            self.log.append(self.shared.read(names[i] for i in missing))
+            missing = [i for i in missing if names[i] not in self.log]
         self._asked_here |= {names[i] for i in missing}
         for name in {*names} - self._asked_here - self._counted:
             row = self.log[name]

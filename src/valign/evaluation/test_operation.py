@@ -140,6 +140,29 @@ def test_a_log_cut_anywhere_continues_to_the_same_bits(tiny, tmp_path):
         assert lasting(tmp_path / "cut") == lasting(tmp_path / "whole"), cut
 
 
+def test_a_named_store_answers_where_another_log_was_written(tiny, tmp_path, monkeypatch):
+    """Whatever one log holds is asked of no model for another one, bit for bit, at the price of who asked; without the store
+    it is asked."""
+    prompts, keys = [g.prompt for g in GROUPS], [g.id for g in GROUPS]
+
+    def answers(name):
+        cached = CachedPolicy(tiny(), tmp_path / name, chunk=7)
+        scored, drawn = cached.score(GROUPS), cached.generate(prompts, Sampling(max_new_tokens=5), keys=keys)
+        return cached, [x.log_probs.tobytes() for row in scored for x in row], [s.text for row in drawn for s in row]
+
+    monkeypatch.setenv("VALIGN_ANSWERS", str(tmp_path / "answers"))
+    first, *told = answers("a")
+    second, *told_again = answers("b")
+    assert told_again == told and first.cost.calls > 0 and second.cost == Cost()
+    assert second.cost_from_log.tokens_read == pytest.approx(first.cost.tokens_read, abs=1)
+    assert len(second.log) == len(first.log)
+    (tmp_path / "answers" / "answers.sqlite").write_bytes(b"no database")
+    third, *computed = answers("c")
+    assert computed == told and third.cost.calls == first.cost.calls, "a store that cannot be used costs time alone"
+    monkeypatch.delenv("VALIGN_ANSWERS")
+    assert answers("d")[0].cost.calls == first.cost.calls
+
+
 def test_the_price_of_an_interrupted_evaluation_is_the_whole_price(tiny, tmp_path):
     """Tokens asked for now and tokens that the log remembers add up to what one run pays, each answer once."""
     prompts, keys = [g.prompt for g in GROUPS], [g.id for g in GROUPS]

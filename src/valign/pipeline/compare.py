@@ -35,6 +35,8 @@ from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.frontier import best_of_n_curve
 from valign.pipeline.goals import make_goal
+from valign.pipeline.judges import LOG as JUDGE_LOG
+from valign.pipeline.judges import judges_logged
 from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import MethodSpec, Recipe
@@ -176,7 +178,10 @@ class _Run:
             reference = self._base_cache  # what the base said of the same items is not computed again
         else:
             self._base_cache = cached
-        with account(self.out / "evaluation" / f"{name}.cost.json", policy) as used:
+        with (
+            judges_logged((self.goal, policy), self.out / "evaluation" / JUDGE_LOG),
+            account(self.out / "evaluation" / f"{name}.cost.json", policy) as used,
+        ):
             measured = evaluate_policy(cached, reference, plan, say=used.storing(progress_of(self.tell, name)))
         write_evaluation(self.out / "evaluation" / name, measured)
         for r in measured.results:

@@ -31,6 +31,8 @@ from valign.pipeline.evaluate import (
     write_evaluation,
 )
 from valign.pipeline.goals import make_goal
+from valign.pipeline.judges import LOG as JUDGE_LOG
+from valign.pipeline.judges import judges_logged
 from valign.pipeline.policies import LoadOptions, check_read, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
 from valign.pipeline.spending import check_priced
@@ -117,7 +119,8 @@ def evaluate_from_names(
     """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on.
 
     workers   Ray actors that share the requests; 0: this process answers them
-    options   its budget holds for the model and what it stands on; at its ceiling the evaluation stops and can go on
+    options   its budget holds for the model, what it stands on, and the goal's judges, all together; at its ceiling the
+              evaluation stops and can go on
     A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
     """
     tell = on_event or _nobody
@@ -135,7 +138,9 @@ def evaluate_from_names(
         policy = logged(partial(_policy_named, model, options, goal, reward), "requests.jsonl")
         if reference:
             tell("loading", {"name": reference})
-        check_priced(policy, options.budget if options is not None else None)
+        budget = options.budget if options is not None else None
+        judges = stack.enter_context(judges_logged((made_goal, policy), out / JUDGE_LOG, budget))
+        check_priced((policy, *judges), budget)
         base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
         plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
         if base is not None and not has_likelihood(base):

@@ -33,6 +33,9 @@ from valign.pipeline.door import method_entry
 from valign.pipeline.evaluate import Plan, evaluate_policy, progress_of
 from valign.pipeline.goals import make_goal
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
+from valign.pipeline.judges import LOG as JUDGE_LOG
+from valign.pipeline.judges import judges_logged
+from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 
 AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "peak_memory")
@@ -85,12 +88,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    """One aligned policy: the headline, and what it took. A size of 0 is the policy before alignment."""
+    """One aligned policy: the headline, and what it took: `cost` by axis, `spent` as provenance says it."""
 
     method: str
     size: int
     score: Result
     cost: Mapping[str, float]
+    spent: Spent = field(default_factory=Spent)
 
 
 def sweep(base: Policy, plan: Sweep, out: Path, *, on_event: Listen | None = None, force: bool = False,
@@ -134,7 +138,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
         "peak_memory": float(aligned.cost.peak_memory_bytes),
         "answer_tokens": float(spent.tokens_read + spent.tokens_generated),
     }
-    return Point(title, len(groups), score, cost)
+    return Point(title, len(groups), score, cost, aligned.cost)
 
 
 def _rollout_tokens(run: Path) -> float:
@@ -147,8 +151,9 @@ def _measured(policy: Policy, plan: Sweep, log: Path, tell: Listen) -> Result:
     """The headline of a policy, answers kept in a log."""
     cached: Any = CachedPolicy(policy, log)
     metric, variant = plan.headline
-    found = evaluate_policy(cached, None, Plan(plan.held_out, plan.goal, sampling=plan.sampling, kl_prompts=0),
-                            say=progress_of(tell, policy.id))  # fmt: skip
+    with judges_logged((plan.goal, policy), log.with_name(JUDGE_LOG)):
+        found = evaluate_policy(cached, None, Plan(plan.held_out, plan.goal, sampling=plan.sampling, kl_prompts=0),
+                                say=progress_of(tell, policy.id))  # fmt: skip
     for r in found.results:
         if r.metric == metric and variant in ("", r.variant):
             return r
@@ -226,16 +231,24 @@ def _axis(
     out: dict[str, Any] = {"range": common, "unit": UNITS[axis], "methods": {}}
     results = []
     for t, points in of.items():
+        about = _origin(start, t, points)
         scores = [p.score.value for p in points if p.score.value is not None]
         known = t in usable and len(scores) == len(points)
         height = efficiency.mean_height(costs[t], scores, *common) if known and common else None
         reach = efficiency.cost_to_target(costs[t], scores, target, rising=start.direction != "down") if known else None
         why = () if known else (f"{t} does not spend {axis.replace('_', ' ')} that differ between sizes",)
         reached = why or (f"target {target:.4g}" + ("" if reach is not None else ": not reached"),)
-        results += [_summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why),
-                    _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached)]  # fmt: skip
+        results += [_summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why, about),
+                    _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached, about)]  # fmt: skip
         out["methods"][t] = {"cost": costs[t], "mean_height": height, "cost_to_target": reach}
     return out, results
+
+
+def _origin(start: Result, method: str, points: Sequence[Point]) -> dict[str, Any]:
+    """Provenance of what a curve says: that of the start, the points, and what aligning all of them cost."""
+    own = {k: v for k, v in start.provenance.items() if k != "cost"}
+    took = sum((p.spent for p in points), Spent())
+    return {**own, "method": method, "points": [{"size": p.size, **p.cost} for p in points], "cost": took.to_json()}
 
 
 def _middle(start: Result, points: Sequence[Point], rising: bool) -> float:
@@ -250,7 +263,7 @@ def _unit(axis: str) -> str:
 
 
 def _summary(name: str, axis: str, method: str, value: float | None, start: Result, unit: str, direction: str,
-             common: tuple[float, float] | None, notes: tuple[str, ...]) -> Result:  # fmt: skip
+             common: tuple[float, float] | None, notes: tuple[str, ...], about: Mapping[str, Any]) -> Result:  # fmt: skip
     said = (*notes, *([f"between {common[0]:.4g} and {common[1]:.4g} {UNITS[axis]}"] if common else []))
     return Result(metric=f"efficiency.{name}.{axis}", variant=method, subject=start.subject, level="cost", value=value, unit=unit,
-                  direction=direction, n=start.n, notes=said)  # fmt: skip
+                  direction=direction, n=start.n, notes=said, provenance=about)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from valign.data.group import Comparison, Group, Ranking, Score
 from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.evaluation import measure
-from valign.evaluation.result import Result
+from valign.evaluation.result import Item, Result
 from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal, scorer_identity
 from valign.goals.composite import CompositeGoal
@@ -22,6 +22,7 @@ from valign.goals.instruction import InstructionGoal
 from valign.goals.value import ValueGoal
 from valign.models.credentials import hidden, hide
 from valign.models.policy import Policy, Progress, Sampling, has_likelihood
+from valign.pipeline.judges import judge_policies, reasons
 from valign.pipeline.spending import accounted
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
@@ -66,9 +67,10 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     Raises `ValignError` when nothing can be measured on these groups.
     """
     out, say = Measured(), say or (lambda phase: None)
-    plan, reference = _within_reach(policy, reference, plan, out)
+    with accounted(out.results, (policy,)):
+        plan, reference = _within_reach(policy, reference, plan, out)
     for part in (_given, _answers, _distance, _tasks):
-        with accounted(out.results, (policy, reference)):
+        with accounted(out.results, (policy, reference, *judge_policies(plan.goal, policy))):
             part(policy, reference, plan, out, say)
     if not out.results:
         raise ValignError(
@@ -95,7 +97,8 @@ def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, 
             found += [_misalignment(r) for r in found if (r.metric, r.variant) == ("preference.accuracy", "sum")]
         out.results += [replace(r, notes=(*r.notes, *out.notes)) for r in found]
     if pairs and plan.goal is not None and plan.goal.level == "preference" and _can_score(plan.goal):
-        out.results += measure.measure_reward(plan.goal.reward, pairs)  # type: ignore[attr-defined]
+        reward = plan.goal.reward  # type: ignore[attr-defined]
+        out.results += measure.measure_reward(reward, pairs, why=lambda: reasons(reward))
     if plan.goal is not None and ranked and has_likelihood(policy) and _labelled(plan.goal, ranked):
         # log_prob first: the one utility that the policy before alignment has too, so both stand on one scale
         utilities = ["log_prob", "log_prob_mean", *(["implicit"] if reference is not None else [])]
@@ -140,7 +143,8 @@ def _within_reach(
     if not has_likelihood(policy):
         needs = ["KL"] if reference is not None and plan.kl_prompts else []
         if needs and (bound := _best_of_n_bound(policy)) is not None:
-            out.results, needs = [bound], []
+            out.results.append(bound)
+            needs = []
         needs += ["the order of given responses (misalignment, preference accuracy)"] * any(
             not g.choices and len(g.responses) > 1 for g in plan.groups
         )
@@ -178,7 +182,7 @@ def progress_of(on_event: Callable[[str, Mapping[str, Any]], None] | None, subje
 def _misalignment(accuracy: Result) -> Result:
     """M of held-out pairs where no goal says more: 1 - preference accuracy, item by item."""
     from valign.evaluation.aggregate import summarize
-    from valign.evaluation.result import Anchors, Item
+    from valign.evaluation.result import Anchors
 
     items = [Item(i.id, i.cluster, None if i.score is None else 1 - i.score, i.reason) for i in accuracy.items]
     return summarize(
@@ -244,7 +248,7 @@ def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
 
 def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
     """Responses to the groups' prompts, judged by the goal: its utility, value profile, samples."""
-    from valign.evaluation.measure.common import sample_groups, unanswered
+    from valign.evaluation.measure.common import judged_items, sample_groups, unanswered
     from valign.evaluation.provenance import provenance
 
     goal = plan.goal
@@ -254,28 +258,23 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
     about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
     utilities = goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
+    why = reasons(goal)
     if isinstance(goal, ValueGoal):
         values = goal.values(sampled)
-        out.results += measure.profile_results(sampled, values, goal, subject=policy.id, about=about, missing=missing)
-    out.results.append(_utility_result(policy, goal, sampled, utilities, about, missing))
+        why = reasons(goal) | why
+        out.results += measure.profile_results(
+            sampled, values, goal, subject=policy.id, about=about, missing=missing, why=why
+        )
+    items = judged_items(sampled, utilities, missing, why)
+    out.results.append(_utility_result(policy, goal, items, about))
     out.goal = goal_record(goal)
     for group, u, v, row in zip(sampled, utilities, values, drawn):
         out.samples.append(_sample(group, u, v, goal, [s.failure for s in row]))
 
 
-def _utility_result(
-    policy: Policy, goal: Goal, groups: Sequence[Group], utilities: Sequence[Any], about: Any, missing: Collection[str]
-) -> Result:
+def _utility_result(policy: Policy, goal: Goal, items: Sequence[Item], about: Any) -> Result:
     from valign.evaluation.aggregate import summarize
-    from valign.evaluation.measure.common import cluster_of
-    from valign.evaluation.result import Item
 
-    items = []
-    for g, row in zip(groups, utilities):
-        for k, u in enumerate(row):
-            name = f"{g.id}#{k}"
-            reason = "no_answer" if name in missing else "judge_error" if np.isnan(u) else None
-            items.append(Item(name, cluster_of(g), None if reason else float(u), reason))
     return summarize(
         items,
         metric="goal.utility",
@@ -334,9 +333,11 @@ def _best_of_n_bound(policy: Policy) -> Result | None:
     n = (policy.card().get("config") or {}).get("n")
     if policy.kind != "decoding" or n is None:
         return None
+    from valign.evaluation.provenance import provenance
     from valign.theory.best_of_n import best_of_n_kl_bound
 
     return Result(
+        provenance=provenance(policy),
         metric="kl.policy_reference",
         variant="best_of_n_bound",
         subject=policy.id,

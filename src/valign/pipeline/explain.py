@@ -26,12 +26,11 @@ from valign.models.policy import LocalPolicy, Policy, Sampling, has_likelihood
 from valign.pipeline.evaluate import progress_of
 from valign.pipeline.instruments import (
     Listen,
-    finish,
+    carry_out,
     groups_named,
     judge_named,
     nobody,
     policy_logged,
-    remember,
     request_of,
     workplace,
 )
@@ -119,17 +118,20 @@ def explain_from_names(
         request = request_of("explain", {"model": policy, "reference": base}, {"groups": groups, **_searched(index)}, sampling,
                              beta=beta, nearest=index.k if index else 0, by=by, threshold=threshold,
                              goal=made.fingerprint() if made else None, judge=judge.fingerprint() if judge else None)  # fmt: skip
-        remember(run, request, force)
-        say = progress_of(tell)
-        given = {g.id for g in groups if g.responses}
-        groups = _answered(policy, groups, sampling, say)
-        records = [{**r, "sampled": r["id"] not in given} for r in explain(groups, ask, say("explanations"))]
-        text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
-        written = write_whole(out / FILE, text)
-        section = explain_section(
-            records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by), notes
+
+        def work() -> Section:
+            say = progress_of(tell)
+            given = {g.id for g in groups if g.responses}
+            answered = _answered(policy, groups, sampling, say)
+            records = [{**r, "sampled": r["id"] not in given} for r in explain(answered, ask, say("explanations"))]
+            write_whole(out / FILE, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records))
+            about = provenance(policy, reference=base, sampling=sampling, beta=beta, by=by)
+            return explain_section(records, policy, about, notes)
+
+        section, paths = carry_out(
+            run, request, work, [policy, base], [made, judge], options=options, force=force, tell=tell
         )
-        return section, {"records": written, **finish(section, out, tell)}
+        return section, {"records": out / FILE, **paths}
 
 
 def _index(

@@ -13,10 +13,10 @@ from valign.data.group import Group
 from valign.errors import UsageError
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.attacks import ATTACKS, attacked, check
-from valign.evaluation.measure.common import cluster_of, sample_groups, unanswered
+from valign.evaluation.measure.common import judged_items, sample_groups, unanswered
 from valign.evaluation.measure.generality import IID, JAILBREAK, OOD, SWAP, generality_section
 from valign.evaluation.provenance import provenance
-from valign.evaluation.result import Item, Result
+from valign.evaluation.result import Result
 from valign.evaluation.section import Section
 from valign.goals.base import Goal
 from valign.goals.value import ValueGoal
@@ -25,14 +25,14 @@ from valign.pipeline.evaluate import Say, progress_of
 from valign.pipeline.goals import make_goal
 from valign.pipeline.instruments import (
     Listen,
-    finish,
+    carry_out,
     groups_named,
     nobody,
     policy_logged,
-    remember,
     request_of,
     workplace,
 )
+from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
 
 Utility = Callable[[Sequence[Group]], Sequence[Any]]
@@ -74,7 +74,8 @@ def measure_generality(
         return answered, unanswered(answered, drawn)
 
     def judged(name: str, utility: Utility, groups: Sequence[Group], missing: Any) -> Result:
-        return summarize(_items(groups, utility(groups), missing), metric="goal.utility", variant=f"{goal.id}.{name}",
+        items = judged_items(groups, utility(groups), missing, reasons(goal))
+        return summarize(items, metric="goal.utility", variant=f"{goal.id}.{name}",
                          subject=policy.id, level=goal.level, unit=_unit(goal), cluster_unit="prompt",
                          provenance=about)  # fmt: skip
 
@@ -95,16 +96,6 @@ def _unit(goal: Goal) -> str:
     return "share" if goal.level == "instruction" else "score"
 
 
-def _items(groups: Sequence[Group], utilities: Sequence[Any], missing: Any) -> list[Item]:
-    out = []
-    for g, row in zip(groups, utilities, strict=True):
-        for k, u in enumerate(row):
-            name = f"{g.id}#{k}"
-            reason = "no_answer" if name in missing else "judge_error" if np.isnan(u) else None
-            out.append(Item(name, cluster_of(g), None if reason else float(u), reason))
-    return out
-
-
 def generality_from_names(
     model: str, goal: str, data: Sequence[str], out: Path, *, ood: Sequence[str] = (), attacks: Sequence[str] = ATTACKS,
     sampling: Sampling, limit: int | None = None, options: LoadOptions | None = None, force: bool = False,
@@ -119,7 +110,9 @@ def generality_from_names(
         raise UsageError(f"{len(same)} groups stand in both --data and --ood", where="--ood", how="name another source")
     with workplace(out) as run:
         policy = policy_logged(model, options, out / "requests.jsonl", tell)
-        remember(run, request_of("generality", {"model": policy}, {"iid": splits.iid, "ood": splits.ood}, sampling,
-                                 goal=made.fingerprint(), attacks=list(attacks)), force)  # fmt: skip
-        section = measure_generality(policy, made, splits, sampling, say=progress_of(tell))
-        return section, finish(section, out, tell)
+        request = request_of("generality", {"model": policy}, {"iid": splits.iid, "ood": splits.ood}, sampling,
+                             goal=made.fingerprint(), attacks=list(attacks))  # fmt: skip
+        return carry_out(
+            run, request, lambda: measure_generality(policy, made, splits, sampling, say=progress_of(tell)), [policy], [made],
+            options=options, force=force, tell=tell,
+        )  # fmt: skip

@@ -1,7 +1,7 @@
 """What the instruments share: judges by name, an output folder that is owned and remembered, policies that remember.
 
 OUT/request.json   what was asked for; something else in the same folder is refused
-OUT/*.jsonl        every request to a policy: an interrupted instrument goes on where it was
+OUT/*.jsonl        every request to a policy or a judge: an interrupted instrument goes on where it was
 OUT/result.json, OUT/section.json   written last, each whole or absent
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 from valign.data.group import Group
 from valign.engine.run import RunFolder
 from valign.errors import UsageError, unknown
+from valign.evaluation.result import Result
 from valign.evaluation.section import FILE, Section, write_section
 from valign.goals.base import ResponseScorer
 from valign.methods.guard import Guard
@@ -23,7 +24,10 @@ from valign.models.policy import Policy, Sampling
 from valign.pipeline import request as asked
 from valign.pipeline.data import read_sources
 from valign.pipeline.door import source
+from valign.pipeline.judges import LOG as JUDGE_LOG
+from valign.pipeline.judges import judges_logged
 from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.spending import accounted, check_priced
 
 Listen = Callable[[str, Mapping[str, Any]], None]
 
@@ -111,6 +115,33 @@ def remember(run: RunFolder, request: Mapping[str, Any], force: bool) -> None:
         raise UsageError("the folder holds results of something else", where=str(out / FILE), how=asked.HOW)
     asked.is_repeated(out, out / asked.FILE, request, force=force, lost=finished)
     run.write(asked.FILE, asked.text(request))
+
+
+def carry_out(
+    run: RunFolder, request: Mapping[str, Any], work: Callable[[], Section], policies: Sequence[Policy | None] = (),
+    judges: Sequence[Any] = (), *, options: LoadOptions | None = None, force: bool = False, tell: Listen,
+) -> tuple[Section, dict[str, Path]]:  # fmt: skip
+    """The section that `work` gives, and its files: what it cost stands in the provenance of every Result.
+
+    judges   goals and rewards whose judges are asked: they answer through a log in the folder, and their endpoints share the
+             budget of `options` with the policies
+    Raises `UsageError` where prices are given and nobody is paid, before the folder remembers the request.
+    """
+    budget = options.budget if options is not None else None
+    with judges_logged((*judges, *policies), run.path / JUDGE_LOG, budget) as asked:
+        check_priced((*policies, *asked), budget)
+        remember(run, request, force)
+        section = costed(work, (*policies, *asked))
+    return section, finish(section, run.path, tell)
+
+
+def costed(work: Callable[[], Section], policies: Sequence[Policy | None] = ()) -> Section:
+    """The section that `work` gives, with what the work cost in the provenance of every Result."""
+    results: list[Result] = []
+    with accounted(results, policies):
+        section = work()
+        results += section.results
+    return replace(section, results=results)
 
 
 def finish(section: Section, out: Path, tell: Listen) -> dict[str, Path]:

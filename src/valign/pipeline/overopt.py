@@ -16,12 +16,11 @@ from valign.models.policy import Sampling
 from valign.pipeline.evaluate import progress_of
 from valign.pipeline.instruments import (
     Listen,
-    finish,
+    carry_out,
     groups_named,
     judge_named,
     nobody,
     policy_logged,
-    remember,
     request_of,
     workplace,
 )
@@ -45,14 +44,18 @@ def overopt_from_names(
     groups = groups_named(data, limit, tell)
     with workplace(out) as run:
         policy = policy_logged(model, options, out / "requests.jsonl", tell)
-        remember(run, request_of("overopt", {"model": policy}, {"data": groups}, sampling,
-                                 proxy=proxy_judge.fingerprint(), gold=gold_judge.fingerprint()), force)  # fmt: skip
-        say = progress_of(tell)
-        _, sampled = sample_groups(policy, groups, sampling, say("responses"))
-        say(f"scores by {proxy_judge.id} and {gold_judge.id}")
-        about = provenance(policy, sampling=sampling, proxy=proxy_judge.id, gold=gold_judge.id)
-        section = overopt_section(sampled, proxy_judge, gold_judge, subject=policy.id, about=about)
-        return section, finish(section, out, tell)
+        request = request_of("overopt", {"model": policy}, {"data": groups}, sampling,
+                             proxy=proxy_judge.fingerprint(), gold=gold_judge.fingerprint())  # fmt: skip
+
+        def work() -> Section:
+            say = progress_of(tell)
+            _, sampled = sample_groups(policy, groups, sampling, say("responses"))
+            say(f"scores by {proxy_judge.id} and {gold_judge.id}")
+            about = provenance(policy, sampling=sampling, proxy=proxy_judge.id, gold=gold_judge.id)
+            return overopt_section(sampled, proxy_judge, gold_judge, subject=policy.id, about=about)
+
+        judges = (proxy_judge, gold_judge)
+        return carry_out(run, request, work, [policy], judges, options=options, force=force, tell=tell)
 
 
 def bench_in(
@@ -61,9 +64,8 @@ def bench_in(
     """What `valign overopt worlds` does. Raises `UsageError` for a folder that holds something else."""
     tell = on_event or nobody
     with workplace(out) as run:
-        remember(run, request_of("overopt_worlds", {}, {}, seed=seed), force)
-        section = bench_section(seed=seed, on_event=tell)
-        return section, finish(section, out, tell)
+        request = request_of("overopt_worlds", {}, {}, seed=seed)
+        return carry_out(run, request, lambda: bench_section(seed=seed, on_event=tell), force=force, tell=tell)
 
 
 def bench_section(*, seed: int = 0, on_event: Listen | None = None, **settings: float) -> Section:
@@ -79,7 +81,7 @@ def bench_section(*, seed: int = 0, on_event: Listen | None = None, **settings: 
         rows.append(run.to_json())
         results.append(
             Result(metric="overopt.kept", variant=f"{world}.{proxy}", subject="oracle world", level="cost", value=run.kept,
-                   unit="share", direction="up", n=len(run.steps), provenance={"seed": seed, **settings},
+                   unit="share", direction="up", n=len(run.steps), provenance={**provenance(seed=seed), **settings},
                    notes=_words(run))
         )  # fmt: skip
         tell("progress", {"what": "oracle worlds", "done": i + 1, "total": len(cases)})

@@ -24,6 +24,8 @@ from valign.pipeline.data import read_sources
 from valign.pipeline.door import Listen, source
 from valign.pipeline.evaluate import RESULT, Measured, Plan, judge, progress_of, write_evaluation
 from valign.pipeline.goals import make_goal
+from valign.pipeline.judges import LOG as JUDGE_LOG
+from valign.pipeline.judges import judge_policies, judges_logged
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.spending import accounted, check_priced
 
@@ -107,16 +109,20 @@ def profile_from_names(
     groups = _situations(asked, tell) if "dilemmas" in asked.forms else []
     names = [model, *([against] if against else [])]
 
+    judge_goal = goal if groups else None  # inventories are asked without it
+    budget = options.budget if options is not None else None
+
     def run(folder: Path | None) -> Outcome:
         found = []
         for k, name in enumerate(names):
             tell("loading", {"name": name})
             log = folder / ("against.jsonl" if k else "requests.jsonl") if folder is not None else None
             loaded = load_policy(name, options)
-            if not any(map(is_endpoint, names)):
-                check_priced(loaded, options.budget if options is not None else None)
-            policy = _logged(loaded, log, len(inventory))
-            found.append(profile_policy(policy, asked, goal, inventory, who, groups, tell))
+            with judges_logged((judge_goal, loaded), folder / JUDGE_LOG if folder is not None else None, budget) as judges:
+                if not any(map(is_endpoint, names)):
+                    check_priced((loaded, *judges), budget)
+                policy = _logged(loaded, log, len(inventory))
+                found.append(profile_policy(policy, asked, goal, inventory, who, groups, tell))
         outcome = Outcome(found, _shifts(found, goal) if against else {})
         return outcome if folder is None else _written(outcome, goal, folder, tell)
 
@@ -148,7 +154,7 @@ def profile_policy(
     tell = tell or _nobody
     forms = asked.forms or (("likelihood",) if has_likelihood(policy) else ("generation",))
     out = Profiled(policy.id, policy.card())
-    with accounted(out.measured.results, (policy,)):
+    with accounted(out.measured.results, (policy, *judge_policies(goal, policy))):
         _ask(policy, forms, out, asked, goal, inventory, who, groups, tell)
     return out
 

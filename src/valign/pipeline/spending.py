@@ -24,7 +24,7 @@ def accounted(results: list[Result], policies: Sequence[Policy | None]) -> Itera
     Answers that came from the log count what they cost the run that asked for them, so an evaluation that was interrupted
     states the whole price.
     """
-    asked = [p for p in policies if p is not None]
+    asked = {id(p): p for p in policies if p is not None}.values()  # who has two parts is paid once
     first, before = len(results), [(p.cost, _earlier(p)) for p in asked]
     with spent() as used:
         yield used
@@ -62,8 +62,10 @@ def budget_of(
     return Budget(Prices(read or 0.0, generated or 0.0), ceiling, out / ACCOUNT if out is not None else None)
 
 
-def check_priced(policy: Policy, budget: Budget | None) -> None:
-    """Raises `UsageError` where prices are given and nobody is paid."""
-    if budget is not None and has_likelihood(policy):
-        raise UsageError(f"{policy.id} runs on this machine: nobody is paid for its tokens", where="--price-read",
+def check_priced(policies: Sequence[Policy | None], budget: Budget | None) -> None:
+    """Raises `UsageError` where prices are given and nobody is paid: no policy, and no judge among them, is an endpoint."""
+    asked = [p for p in policies if p is not None]
+    if budget is not None and all(map(has_likelihood, asked)):
+        names = " and ".join(dict.fromkeys(p.id for p in asked))
+        raise UsageError(f"{names}: on this machine nobody is paid for tokens", where="--price-read",
                          how="leave prices and --max-cost out, or name an endpoint")  # fmt: skip

@@ -11,7 +11,7 @@ from valign.data.group import Group
 from valign.errors import DataError
 from valign.evaluation import measure
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, sample_groups, score_each, unanswered
+from valign.evaluation.measure.common import cluster_of, judged_items, sample_groups, score_each, unanswered
 from valign.evaluation.metrics.perplexity import bits_per_byte
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Item, Result, compare
@@ -21,15 +21,15 @@ from valign.models.policy import Policy, Sampling, has_likelihood
 from valign.pipeline.evaluate import Plan, Say, kl_results, progress_of
 from valign.pipeline.instruments import (
     Listen,
-    finish,
+    carry_out,
     groups_named,
     judge_named,
     nobody,
     policy_logged,
-    remember,
     request_of,
     workplace,
 )
+from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
 
 TASKS = ("builtin:instructions#test",)
@@ -95,12 +95,8 @@ def _abilities(policy: Policy, plan: TaxPlan, say: Say) -> list[Result]:
 def _rewards(policy: Policy, plan: TaxPlan, say: Say) -> Result:
     assert plan.reward is not None
     drawn, groups = sample_groups(policy, plan.prompts, plan.sampling, say("responses"))
-    missing, items = unanswered(groups, drawn), []
-    for g, row in zip(groups, plan.reward.score(groups), strict=True):
-        for k, score in enumerate(row):
-            name = f"{g.id}#{k}"
-            reason = "no_answer" if name in missing else "judge_error" if score != score else None
-            items.append(Item(name, cluster_of(g), None if reason else float(score), reason))
+    scores = plan.reward.score(groups)
+    items = judged_items(groups, scores, unanswered(groups, drawn), reasons(plan.reward))
     about = provenance(
         policy, sampling=plan.sampling, reward={"id": plan.reward.id, "sha256": plan.reward.fingerprint()}
     )
@@ -156,9 +152,10 @@ def tax_from_names(
         }
         request = request_of("tax", policies, {**named, "prompts": plan.prompts, "texts": plan.texts}, sampling,
                              reward=judge.fingerprint() if judge else None, kl_prompts=kl_prompts)  # fmt: skip
-        remember(run, request, force)
-        section = tax_section(policies["base"], policies["aligned"], plan, say=progress_of(tell))
-        return section, finish(section, out, tell)
+        return carry_out(
+            run, request, lambda: tax_section(policies["base"], policies["aligned"], plan, say=progress_of(tell)),
+            [*policies.values()], [judge], options=options, force=force, tell=tell,
+        )  # fmt: skip
 
 
 def _short(name: str, index: int) -> str:

@@ -45,6 +45,8 @@ def test_golden_curve_through_the_section(golden):
     assert s.figure("efficiency")["axes"]["labels"]["range"] == (100, 400)
     assert found(s, "efficiency.mean_height.labels", "a").value == pytest.approx((0.575 + 0.64) / 2)
     assert found(s, "efficiency.mean_height.labels", "b").value == pytest.approx((0.64 + 0.69) / 2)
+    about = found(s, "efficiency.mean_height.labels", "b").provenance
+    assert [p["size"] for p in about["points"]] == [c // 2 for c in i["cost"]] and about["cost"]["tokens_trained"] == 0
     alone = efficiency_section(score(0.5), points[:4], target=i["target"])
     assert found(alone, "efficiency.mean_height.labels", "a").value == pytest.approx(want["mean_height"])
 

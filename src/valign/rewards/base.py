@@ -10,7 +10,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -30,11 +30,13 @@ class FunctionReward:
 
     function   groups -> one array (n_responses,) per group
     identity   what the fingerprint is made of, beside the id
+    goal       whose utility it is, None for any other function
     """
 
     id: str
     function: Callable[[Sequence[Group]], Sequence[Any]]
     identity: str = ""
+    goal: Goal | None = field(default=None, repr=False, compare=False)
 
     def score(self, groups: Sequence[Group]) -> list[Array]:
         """(n_responses,) float64 per group; NaN = unscored. Raises `DataError` for wrong shapes and
@@ -51,7 +53,7 @@ def from_goal(goal: Goal, by: Literal["utility", "labels"] = "utility") -> Funct
     """The utility of a goal as a reward, or ("labels") what the feedback in the data says."""
     if by not in ("utility", "labels"):
         raise UsageError(f"by = {by!r}: a goal gives utility or labels", where=f"goal {goal.id}")
-    return FunctionReward(goal.id, getattr(goal, by), f"{by} {goal.fingerprint()}")
+    return FunctionReward(goal.id, getattr(goal, by), f"{by} {goal.fingerprint()}", goal if by == "utility" else None)
 
 
 def from_callable(

@@ -45,12 +45,14 @@ SHOWN = (
 
 
 class Question(NamedTuple):
-    """One yes-no question: an id that addresses its randomness, the judged texts by name, the rule, what is asked."""
+    """One yes-no question: an id that addresses its randomness, the judged texts by name, the rule, what is asked, and
+    the response it is about, GROUP#RESPONSE as Results call it ("" for a question about a situation)."""
 
     id: str
     data: tuple[tuple[str, str], ...]
     rule: str
     asked: str
+    item: str = ""
 
 
 @dataclass(eq=False)
@@ -60,6 +62,7 @@ class PolicyJudge:
     orders    2: asked for and against, averaged; 1: for only, at half the cost and with its yes-habit
     wording   which of the ways to ask (0, 1, 2)
     failures  unscored questions by reason, since the judge was made
+    unscored  GROUP#RESPONSE -> why it had no verdict when it was judged last
     """
 
     policy: Policy
@@ -67,6 +70,7 @@ class PolicyJudge:
     wording: int = 0
     seed: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    unscored: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self.orders in (1, 2), "orders", self.orders, "1 or 2")
@@ -106,9 +110,11 @@ class PolicyJudge:
     def _per_response(self, groups: Sequence[Group], rules: Sequence[str], ways: tuple[str, str]) -> list[Array]:
         asked = ways[: self.orders]
         questions = [
-            Question(f"{g.id}|{i}|{k}", (("prompt", g.prompt_text), ("reply", r.text)), rule, words)
+            Question(f"{g.id}|{i}|{k}", (("prompt", g.prompt_text), ("reply", r.text)), rule, words, f"{g.id}#{i}")
             for g in groups for i, r in enumerate(g.responses) for k, rule in enumerate(rules) for words in asked
         ]  # fmt: skip
+        for q in questions:  # another policy's response may have stood in this place before
+            self.unscored.pop(q.item, None)
         flat = _folded(self._signed(questions).reshape(-1, len(rules), len(asked)))
         ends = np.cumsum([len(g.responses) for g in groups])
         return list(np.split(flat, ends[:-1]))[: len(groups)]
@@ -148,7 +154,10 @@ class PolicyJudge:
                 out[i] = {"yes": 1.0, "no": -1.0}.get(verdict or "", np.nan)
             left = [i for i in left if np.isnan(out[i])]
         for i in left:
-            self.failures[JUDGE_ERROR if found[i][0] else PARSE_FAILURE] += 1
+            reason = JUDGE_ERROR if found[i][0] else PARSE_FAILURE
+            self.failures[reason] += 1
+            if questions[i].item:
+                self.unscored.setdefault(questions[i].item, reason)
         return out
 
     def _word(self, q: Question) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from valign.errors import DataError, UsageError, unknown
 from valign.goals.principle import Principle
 from valign.goals.theory import load_theory
-from valign.models.policy import Policy
+from valign.models.policy import Cost, Policy, Sample, Scored
 from valign.rewards.judge import JudgeReward, JudgeValues, PolicyJudge
 from valign.rewards.principle_scorers import (
     PlantedReward,
@@ -78,26 +78,44 @@ class LazyPolicy:
         return self._made
 
     @property
-    def id(self) -> str:
-        return DEFAULT_MODEL if self.name == DEFAULT else self.name
+    def cost(self) -> Cost:
+        """See `Policy.cost`; nothing before the first use."""
+        return Cost() if self._made is None else self._made.cost
 
-    def card(self) -> dict[str, Any]:
-        """The policy's card; the embedded model's and an endpoint's name say enough without loading them."""
+    @property
+    def id(self) -> str:
+        """What is asked; of an endpoint without how it is asked (`#parallel=4`), as the policy itself says it."""
         from valign.models.endpoint import is_endpoint
 
         if self.name == DEFAULT:
-            return {"id": self.id, "sha256": f"embedded {self.id}"}
-        return {"id": self.id, "likelihood": False} if is_endpoint(self.name) else self.loaded.card()
+            return DEFAULT_MODEL
+        return self.loaded.id if is_endpoint(self.name) else self.name
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self.loaded, name)
+    def card(self) -> dict[str, Any]:
+        """The policy's card; the embedded model's name says enough without loading it."""
+        return {"id": self.id, "sha256": f"embedded {self.id}"} if self.name == DEFAULT else self.loaded.card()
+
+    def generate(self, *args: Any, **options: Any) -> list[list[Sample]]:
+        """See `Policy.generate`."""
+        return self.loaded.generate(*args, **options)
+
+    def score(self, *args: Any, **options: Any) -> list[list[Scored]]:
+        """See `Policy.score`."""
+        return self.loaded.score(*args, **options)
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        self.loaded.save(folder)
 
 
 @cache
+def lazy_policy(name: str) -> LazyPolicy:
+    """One per name and process, however many judges ask it: it is loaded once, and its cost is counted once."""
+    return LazyPolicy(name)
+
+
 def load_judge(name: str) -> Policy:
-    """A local model with its engine, or an endpoint; one per process, however many ways it is asked."""
+    """A local model with its engine, or an endpoint."""
     from valign.engine.local import LocalEngine
     from valign.models.endpoint import EndpointPolicy, is_endpoint
     from valign.models.loading import load_model
@@ -112,7 +130,7 @@ def load_judge(name: str) -> Policy:
 
 def judge(model: str = DEFAULT, orders: int = 2, wording: int = 0, seed: int = 0) -> PolicyJudge:
     """A `PolicyJudge` by the name of its model."""
-    policy: Any = LazyPolicy(model)
+    policy: Any = lazy_policy(model)
     return PolicyJudge(policy, orders=orders, wording=wording, seed=seed)
 
 

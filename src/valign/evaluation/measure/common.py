@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from valign.data.group import Group, Response
 from valign.errors import TooLong, require
 from valign.evaluation.provenance import DataSource
+from valign.evaluation.record import Item
 from valign.models.policy import Policy, Progress, Sample, Sampling, Scored
 
 
@@ -73,6 +77,29 @@ def sample_groups(
 def unanswered(groups: Sequence[Group], samples: Sequence[Sequence[Sample]]) -> frozenset[str]:
     """Item ids (group#sample) of the responses that an endpoint failed to give: they are unscored (`no_answer`)."""
     return frozenset(f"{g.id}#{k}" for g, row in zip(groups, samples) for k, s in enumerate(row) if s.failure)
+
+
+def why_unscored(name: str, scores: Any, missing: Collection[str] = (), why: Mapping[str, str] | None = None) -> str | None:
+    """Why the response `name` (group#sample) has no score; None where it has one.
+
+    scores   its score or scores; nan is none       missing  responses that an endpoint failed to give (`no_answer`)
+    why      what a judge says of responses without a verdict; `judge_error` where it says nothing
+    """
+    if name in missing:
+        return "no_answer"
+    return (why or {}).get(name, "judge_error") if np.isnan(scores).any() else None
+
+
+def judged_items(
+    groups: Sequence[Group], scores: Sequence[Any], missing: Collection[str] = (), why: Mapping[str, str] | None = None
+) -> list[Item]:
+    """One item per response, called group#sample, from (n_responses,) scores per group; see `why_unscored`."""
+    out = []
+    for g, row in zip(groups, scores, strict=True):
+        for k, score in enumerate(row):
+            reason = why_unscored(f"{g.id}#{k}", score, missing, why)
+            out.append(Item(f"{g.id}#{k}", cluster_of(g), None if reason else float(score), reason))
+    return out
 
 
 def response_of(sample: Sample, source: str = "") -> Response:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -131,24 +131,27 @@ def accuracy_result(
     )  # fmt: skip
 
 
-def measure_reward(reward: Scorer, groups: Sequence[Group], *, data: Any = None) -> list[Result]:
+def measure_reward(
+    reward: Scorer, groups: Sequence[Group], *, data: Any = None, why: Callable[[], Mapping[str, str]] = dict
+) -> list[Result]:
     """A reward model as judge of held-out pairs: accuracy (`score`), Bradley-Terry log loss, Brier,
     calibration error.
 
-    A reward that is nan on either side leaves the pair unscored (`judge_error`). The length baseline comes
-    last. [E06]
+    A reward that is nan on either side leaves the pair unscored; `why`, asked after the scoring, tells the reason by
+    group#response (else `judge_error`). The length baseline comes last. [E06]
     """
     require_ids(groups)
     pairs, scores = pairs_of(groups), reward.score(groups)
     about = provenance(
         data=data or data_of(groups), reward={"id": reward.id, "fingerprint": reward.fingerprint()}
     )
-    items = []
+    items, reasons = [], why()
     for p in pairs:
         margin = float(scores[p.group][p.chosen] - scores[p.group][p.rejected])
         cluster = cluster_of(groups[p.group])
         if np.isnan(margin):
-            items.append(Item(p.id, cluster, None, "judge_error"))
+            sides = (reasons.get(f"{groups[p.group].id}#{k}") for k in (p.chosen, p.rejected))
+            items.append(Item(p.id, cluster, None, next(filter(None, sides), "judge_error")))
         else:
             items.append(Item(p.id, cluster, float(preference.credit(margin)), detail={"margin": margin}))
     common: dict[str, Any] = {

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from valign.data.group import Group
 from valign.errors import ValignError, require
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups, unanswered
+from valign.evaluation.measure.common import (
+    cluster_of,
+    data_of,
+    require_ids,
+    sample_groups,
+    unanswered,
+    why_unscored,
+)
 from valign.evaluation.metrics import profile
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Anchors, Item, ItemStatistic, Result
@@ -20,7 +27,7 @@ from valign.goals.base import ValueScorer
 from valign.models.policy import Policy, Progress, Sampling
 
 Array = NDArray[np.float64]
-Row = tuple[str, str, Array | None]
+Row = tuple[str, str, Array | str]  # item, cluster, values or why there are none
 
 
 class Named(Protocol):
@@ -85,19 +92,21 @@ def profile_results(
     subject: str,
     about: Mapping[str, Any],
     missing: Collection[str] = (),
+    why: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Results of scored responses: V first, then V_c, response-level V, V of silence,
     and three per dimension.
 
-    values   per group (responses, K); a row with nan is unscored (`judge_error`)
+    values   per group (responses, K); a row with nan is unscored
     missing  items (group#response) that have no response (`no_answer`), whatever their values
+    why      item -> why its row has nan; `judge_error` where it is not there
     """
     about = {**about, "target": {"t": [float(x) for x in goal.t], "w": [float(x) for x in goal.w]}}
     names = list(goal.theory.ids)
     wrong = [v.shape for v in values if v.ndim != 2 or v.shape[1] != len(names)]
     require(not wrong, "values", wrong, f"(responses, {len(names)}), one column per dimension of the theory")
     rows = [
-        (f"{g.id}#{k}", cluster_of(g), None if f"{g.id}#{k}" in missing else v)
+        (f"{g.id}#{k}", cluster_of(g), why_unscored(f"{g.id}#{k}", v, missing, why) or v)
         for g, table in zip(groups, values, strict=True)
         for k, v in enumerate(table)
     ]
@@ -183,10 +192,8 @@ def conditional(items: Sequence[Item], weights: Array) -> Array:
     return np.asarray(weights @ (v * shown) / (weights @ shown))
 
 
-def _item(id: str, cluster: str, values: Array | None, score: Callable[[Array], float]) -> Item:
+def _item(id: str, cluster: str, values: Array | str, score: Callable[[Array], float]) -> Item:
     """A response with its values; one that is missing, or that the scorer could not read, is unscored."""
-    if values is None:
-        return Item(id, cluster, None, "no_answer")
-    if np.isnan(values).any():
-        return Item(id, cluster, None, "judge_error")
+    if isinstance(values, str):
+        return Item(id, cluster, None, values)
     return Item(id, cluster, score(values), detail={"values": [float(x) for x in values]})

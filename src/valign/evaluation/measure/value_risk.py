@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from valign.errors import DataError, require
 from valign.evaluation import statistics as stats
 from valign.evaluation.metrics.correlation import rank_correlation
+from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Cluster, Interval, Item, Result
 from valign.evaluation.section import Section
 
@@ -42,7 +44,9 @@ def value_risk(
         what = "value profile" if not values else "risk"
         raise DataError(f"no {what} is in all checkpoints", where=", ".join(checkpoints),
                         how=f"measure them alike; shared: {', '.join(sorted({m for m, _ in shared})) or 'nothing'}")  # fmt: skip
-    rows = [_row(v, r, tables, start) for v in values for r in chosen]
+    about = provenance(checkpoints={name: _origin(r) for name, r in checkpoints.items()},
+                       base=_origin(base) if base is not None else None)  # fmt: skip
+    rows = [_row(v, r, tables, start, about) for v in values for r in chosen]
     known = [i for i, row in enumerate(rows) if row[1] is not None]
     adjusted = dict(zip(known, stats.benjamini_hochberg([rows[i][1] for i in known]) if known else ()))  # type: ignore[arg-type]
     results, table = [], []
@@ -66,6 +70,13 @@ def _values(results: Sequence[Result]) -> dict[Key, Result]:
     return {(r.metric, r.variant): r for r in results if r.value is not None}
 
 
+def _origin(results: Sequence[Result]) -> dict[str, Any]:
+    """Who was measured: the subject, and the model's digest where its Results know it."""
+    known = next((r for r in results if "model" in r.provenance), None)
+    model = known.provenance["model"] if known is not None else {}
+    return {"subject": known.subject if known is not None else results[0].subject, "sha256": model.get("sha256")}
+
+
 def _is_risk(key: Key, risks: Sequence[str]) -> bool:
     metric, variant = key
     if metric.startswith(PROFILE):
@@ -76,7 +87,7 @@ def _is_risk(key: Key, risks: Sequence[str]) -> bool:
 
 
 def _row(
-    value: Key, risk: Key, tables: Mapping[str, dict[Key, Result]], start: Mapping[Key, Result]
+    value: Key, risk: Key, tables: Mapping[str, dict[Key, Result]], start: Mapping[Key, Result], about: Mapping[str, Any]
 ) -> tuple[Result, float | None]:
     zero = float(start[value].value or 0.0) if value in start else 0.0
     pushes = {name: float(t[value].value or 0.0) - zero for name, t in tables.items()}
@@ -91,7 +102,7 @@ def _row(
     result = Result(metric=f"value_risk.{value[0].removeprefix(PROFILE)}.{risk[0]}", variant=f"{variant}.{risk[1]}",
                     subject=f"{len(tables)} checkpoints", level="value", value=found.value, unit="score", direction="target:0",
                     n=found.n, se=(interval.high - interval.low) / 3.92 if interval else None, interval=interval,
-                    cluster=Cluster("checkpoint", found.n), items=items)  # fmt: skip
+                    cluster=Cluster("checkpoint", found.n), items=items, provenance=about)  # fmt: skip
     return replace(
         result, notes=() if found.n >= 20 else (f"only {found.n} checkpoints: the interval is wide",)
     ), found.p
