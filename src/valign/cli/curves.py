@@ -149,7 +149,11 @@ def value_risk(
     out: Out,
     base: Annotated[Path | None, typer.Option(help="result.json of the model that pushes are counted from.")] = None,
     risk: Annotated[
-        list[str] | None, typer.Option("--risk", help="METRIC or METRIC:VARIANT that is a risk. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--risk",
+            help="A risk as valign evaluate --risk named it, or any METRIC or METRIC:VARIANT. May be repeated. Default: all risks.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

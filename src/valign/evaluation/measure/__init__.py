@@ -16,6 +16,7 @@ from valign.evaluation.measure.divergence import measure_kl
 from valign.evaluation.measure.order import measure_order, order_results
 from valign.evaluation.measure.preference import measure_preference, measure_reward
 from valign.evaluation.measure.profile import measure_profile, profile_results
+from valign.evaluation.measure.risk import risk_metric, risk_results
 
 __all__ = [
     "bbq_results",
@@ -33,4 +34,6 @@ __all__ = [
     "measure_tax_per_gain",
     "order_results",
     "profile_results",
+    "risk_metric",
+    "risk_results",
 ]
