@@ -62,7 +62,7 @@ def efficiency(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """What a score costs with each method: labels, training and rollout tokens, seconds, peak memory."""
+    """What a score costs with each method: labels, training and rollout tokens, seconds, added memory."""
     with errors(as_json):
         from valign.models.policy import Sampling
         from valign.pipeline.efficiency import efficiency_from_names
@@ -152,7 +152,7 @@ def value_risk(
         list[str] | None,
         typer.Option(
             "--risk",
-            help="A risk as valign evaluate --risk named it, or any METRIC or METRIC:VARIANT. May be repeated. Default: all risks.",
+            help="A risk as valign evaluate --risk named it, or METRIC or METRIC:VARIANT. May be repeated. Default: all risks.",
         ),
     ] = None,
     as_json: Json = False,

@@ -275,6 +275,7 @@ def _total(training: Spent, evaluation: Spent) -> Spent:
         training.seconds + evaluation.seconds,
         max(training.peak_memory_bytes, evaluation.peak_memory_bytes),
         cost,
+        max(training.added_memory_bytes, evaluation.added_memory_bytes),
     )
 
 

@@ -33,15 +33,16 @@ from valign.pipeline.door import method_entry
 from valign.pipeline.evaluate import Plan, evaluate_policy, progress_of
 from valign.pipeline.goals import make_goal
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
+from valign.pipeline.meter import release
 from valign.pipeline.policies import LoadOptions, load_policy
 
-AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "peak_memory")
+AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "added_memory")
 UNITS = {
     "labels": "labels",
     "training_tokens": "tokens",
     "rollout_tokens": "tokens",
     "seconds": "seconds",
-    "peak_memory": "bytes",
+    "added_memory": "bytes",
 }
 
 
@@ -119,6 +120,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
     name = f"{title}-{len(groups)}"
     given = {**({"seed": plan.seed} if method.trains else {}), **settings}
     folder = out / "points" / name
+    release()  # what earlier points left to the process must not spare this one memory
     aligned = align_policy(base, Target(plan.goal, base), method, given, folder, groups=groups if method.trains else (),
                            name=f"{name}({base.id})", on_event=tell, force=force,
                            reload=reload)  # fmt: skip
@@ -131,7 +133,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
         "training_tokens": float(aligned.cost.cost.tokens_trained),
         "rollout_tokens": _rollout_tokens(folder / "run"),
         "seconds": round(aligned.cost.seconds, 3),  # as the folder remembers it
-        "peak_memory": float(aligned.cost.peak_memory_bytes),
+        "added_memory": float(aligned.cost.added_memory_bytes),
         "answer_tokens": float(spent.tokens_read + spent.tokens_generated),
     }
     return Point(title, len(groups), score, cost)
@@ -232,8 +234,15 @@ def _axis(
         reach = efficiency.cost_to_target(costs[t], scores, target, rising=start.direction != "down") if known else None
         why = () if known else (f"{t} does not spend {axis.replace('_', ' ')} that differ between sizes",)
         reached = why or (f"target {target:.4g}" + ("" if reach is not None else ": not reached"),)
-        results += [_summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why),
-                    _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached)]  # fmt: skip
+        # what both were read off, beside the origin of the score; its own cost is that of measuring the start
+        about = {k: v for k, v in start.provenance.items() if k != "cost"} | {
+            "score": f"{start.metric}:{start.variant}", "method": t, "axis": axis,
+            "points": [{"size": p.size, "cost": p.cost[axis], "score": p.score.value} for p in points],
+        }  # fmt: skip
+        results += [
+            _summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why, about),
+            _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached, {**about, "target": target}),
+        ]
         out["methods"][t] = {"cost": costs[t], "mean_height": height, "cost_to_target": reach}
     return out, results
 
@@ -250,7 +259,7 @@ def _unit(axis: str) -> str:
 
 
 def _summary(name: str, axis: str, method: str, value: float | None, start: Result, unit: str, direction: str,
-             common: tuple[float, float] | None, notes: tuple[str, ...]) -> Result:  # fmt: skip
+             common: tuple[float, float] | None, notes: tuple[str, ...], about: Mapping[str, Any]) -> Result:  # fmt: skip
     said = (*notes, *([f"between {common[0]:.4g} and {common[1]:.4g} {UNITS[axis]}"] if common else []))
     return Result(metric=f"efficiency.{name}.{axis}", variant=method, subject=start.subject, level="cost", value=value, unit=unit,
-                  direction=direction, n=start.n, notes=said)  # fmt: skip
+                  direction=direction, n=start.n, notes=said, provenance=about)  # fmt: skip

@@ -16,7 +16,7 @@ AXES = {
     "training_tokens": ("tokens trained on", "count"),
     "rollout_tokens": ("tokens sampled in training", "count"),
     "seconds": ("seconds of the device", "seconds"),
-    "peak_memory": ("peak memory", "bytes"),
+    "added_memory": ("memory added at most", "bytes"),
 }
 KL: Row = {"title": "KL from the reference, nats", "unit": "bare"}
 EXPLAINED = 20  # outputs that are drawn; all stand in explained.jsonl
