@@ -14,10 +14,11 @@ MB = 2**20
 
 
 def work(megabytes, left):
-    """Hold so many megabytes in blocks of 256 KB long enough to be seen; small ones between them stay, as results do."""
+    """Hold so many megabytes in blocks of 64 KB long enough to be seen; small ones between them stay, as results do, and keep
+    the freed blocks in the process."""
     held = []
-    for _ in range(4 * megabytes):
-        held.append(np.ones(MB // 4 // 8))
+    for _ in range(16 * megabytes):
+        held.append(np.ones(MB // 16 // 8))
         left.append(np.ones(16))
     time.sleep(3 * meter.INTERVAL)
 
