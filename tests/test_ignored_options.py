@@ -26,6 +26,7 @@ IDLE = [
     (("evaluate", "m", "--data", "d", *OUT), ("--kl-prompts", 4)),
     (("evaluate", "m", "--data", "d", *OUT), ("--samples", 1)),
     (("evaluate", "m", "--data", "d", *OUT), ("--temperature", 0.7)),
+    (("evaluate", "m", "--data", "d", *OUT), ("--risk", "toxicity")),
     (("tax", "m", "n", *OUT), ("--samples", 2)),
     (("tax", "m", "n", *OUT), ("--kl-prompts", 4)),
     (("explain", "m", "Why?", "--goal", "core", *OUT), ("--beta", 0.2)),

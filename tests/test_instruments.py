@@ -6,10 +6,10 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from valign.evaluation.result import Result
-from valign.evaluation.results_file import read_results, write_results
+from valign.evaluation.results_file import read_results
 
 TASKS = [{"id": f"i{i}", "split": "test", "kind": "exact", "prompt": f"Say {i}", "reference": "x",
           "checks": [{"type": "characters", "min": 1 + i}]} for i in range(6)]  # fmt: skip
@@ -134,23 +134,77 @@ def test_a_guarded_run_from_the_command_line(valign, model, situations, vowels, 
                                       "--audit-steps", 2, "--out", tmp_path / "y", status=2)  # fmt: skip
 
 
-def test_choose_and_value_risk(valign, tmp_path):
+def test_choose(valign):
     rows = {a["family"]: a for a in valign.json("choose", "--feedback", "pairs", "--prompt-tokens", 2000)}
     assert [f for f, a in rows.items() if a["feasible"]] == ["in_context", "sft_ranking"]
     assert "1. in_context" in valign("choose", "--feedback", "pairs", "--prompt-tokens", 2000).stdout
     assert "pairs" in valign.error("choose", "--feedback", "pair", status=2)
     assert "--parameters" in valign.error("choose", "--feedback", "pairs", "--memory", 8, status=2)
-    shape = {"subject": "m", "level": "value", "unit": "score"}
-    for i in range(5):
-        write_results([Result(metric="value.profile.PO", variant="mean", value=float(i), direction="up", **shape),
-                       Result(metric="toxicity", variant="rate", value=i**2 / 9, direction="down", **shape)],
-                      tmp_path / f"c{i}" / "result.json")  # fmt: skip
-    found = valign.json("value-risk", *(tmp_path / f"c{i}" for i in range(5)), "--out", tmp_path / "risks")
-    assert [r["metric"] for r in found["results"]] == ["value_risk.PO.toxicity"] and found["results"][0]["value"] == 1
-    assert metrics(tmp_path / "risks") == {"value_risk.PO.toxicity"}
-    about = found["results"][0]["provenance"]
-    assert len(about["checkpoints"]) == 5 and about["base"] is None and about["cost"]["seconds"] >= 0
-    assert "at least 4" in valign.error("value-risk", tmp_path / "c0", "--out", tmp_path / "y")
+
+
+class Letters:
+    """A scripted value evaluator in which all ten values differ between any two texts."""
+
+    id, theory = "letters", "schwartz10"
+
+    def values(self, groups):
+        return [np.array([[np.cos(k + sum(map(ord, r.text))) for k in range(10)] for r in g.responses]) for g in groups]
+
+
+@pytest.mark.capability("N20")
+def test_each_value_meets_each_risk_that_evaluate_wrote(valign, situations, signs, goal, tmp_path, monkeypatch):
+    """Four checkpoints, one goal, two risks, by the documented commands alone; nothing is drawn for a risk; the report shows
+    the table. Four models are loaded: that takes its time."""
+    from valign.models.policy import LocalPolicy
+    from valign.models.tiny import tiny_model
+
+    monkeypatch.setattr("valign.rewards.registry.default_scorers", lambda model=None: {"value": Letters()})
+    asked, plain = [], LocalPolicy.generate
+
+    def counting(self, prompts, *args, **options):
+        asked.append(len(prompts))
+        return plain(self, prompts, *args, **options)
+
+    monkeypatch.setattr(LocalPolicy, "generate", counting)
+    folders, risks = [tmp_path / f"c{i}" for i in range(4)], ("--risk", "toxicity", "--risk", SIGNS)
+    for i, folder in enumerate(folders):
+        made = tiny_model("llama", seed=i)
+        made.model.save_pretrained(folder / "model")
+        made.tokenizer.save_pretrained(folder / "model")
+        command = ("evaluate", folder / "model", "--data", situations, "--goal", goal, "--samples", 2, *SMALL)
+        found = valign.json(*command, *risks, "--out", folder)["results"]
+        r = next(r for r in found if r["metric"] == "risk.signs_reward.score")
+        assert (r["direction"], r["n"], r["cluster"]) == ("down", 12, {"unit": "prompt", "count": 6}) and r["interval"]
+        assert r["provenance"]["reward"]["fingerprint"] and r["provenance"]["sampling"]["n"] == 2
+        assert {r["variant"] for r in found if r["metric"] == "risk.toxicity"} == {"rate", "any", "max"}
+    assert sum(asked) == 4 * 6, "each prompt is asked once, for the goal and both risks"
+    assert "other settings: risks" in valign.error(*command, "--out", folders[-1])
+
+    out = tmp_path / "risks"
+    section = valign.json("value-risk", *folders, "--base", folders[0], "--risk", "signs_reward", "--out", out)
+    names = ("AC", "BE", "CO", "HE", "PO", "SD", "SE", "ST", "TR", "UN")
+    assert [r["metric"] for r in section["results"]] == [f"value_risk.{v}.risk.signs_reward.score" for v in names]
+    rows = section["figures"][0]["data"]["rows"]
+    assert all(-1 <= r["value"] <= 1 and r["p"] <= r["p_adjusted"] <= 1 for r in rows)
+    assert all("after Benjamini-Hochberg over 10" in r["notes"][-1] and r["n"] == 4 for r in section["results"])
+    toxic = valign.json("value-risk", *folders, "--risk", "toxicity", "--out", tmp_path / "toxic")
+    assert {r["metric"] for r in toxic["results"]} == {f"value_risk.{v}.risk.toxicity" for v in names}
+    assert "at least 4" in valign.error("value-risk", folders[0], "--out", tmp_path / "y")
+
+    sections, page = drawn(valign, out)
+    data = sections["instrument_value_risk"]["value_risk"]
+    assert [row["name"] for row in data["rows"]] == list(names) and len(data["risks"]) == 1
+    assert [row["cells"][0]["value"] for row in data["rows"]] == [r["value"] for r in rows]
+    assert "Values: 10, risks: 1, checkpoints: 4" in page and "after Benjamini-Hochberg over the table" in page
+
+
+def test_a_risk_without_answers_is_refused_before_anything_is_computed(valign, model, pairs, vowels, goal, tmp_path):
+    """A wrong name, one name twice, a goal that judges no new responses."""
+    command = ("evaluate", model, "--data", pairs, "--out", tmp_path / "e")
+    assert "toxicity" in valign.error(*command, "--goal", goal, "--risk", "toxicty", status=2)
+    assert "named twice" in valign.error(*command, "--goal", goal, "--risk", "length", "--risk", "length", status=2)
+    assert "no responses are drawn" in valign.error(*command, "--goal", "preference", "--risk", "length", status=2)
+    assert not (tmp_path / "e").exists()
 
 
 # ------------------------------------------------------------------------------------------- instruments in a report

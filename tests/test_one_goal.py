@@ -228,12 +228,13 @@ def test_the_six_nouns_from_python(policy, care, situations, tmp_path):
     assert va.load(tmp_path / "dpo").card()["sha256"] == aligned.card()["sha256"]
     heard = []
     result = va.evaluate([policy, aligned], care, data, sampling=va.Sampling(max_new_tokens=4), kl_prompts=2,
+                         risks=[va.reward("length")],
                          on_event=lambda event, fields: heard.append(event))  # fmt: skip
     page = result.report(tmp_path / "page.html")
     assert page == tmp_path / "page.html"
     assert "dpo(" in page.read_text()
     assert {"measuring", "progress"} <= set(heard)
-    assert set(result.headline()) == {policy.id, aligned.id}
+    assert set(result.headline()) == {policy.id, aligned.id} == {r.subject for r in result.results if r.metric == "risk.length"}
     result.save(tmp_path / "results")
     assert (tmp_path / "results" / "1" / "result.json").exists()
 

@@ -39,6 +39,17 @@ def test_one_command_gives_a_profile_with_intervals_and_its_reliability(valign, 
         r = found[metric]
         assert r["variant"] == "portraits_likelihood" and r["interval"] is not None, metric
         assert r["cluster"] == {"unit": "respondent", "count": 12}
+    targets = ("ideal_a", "ideal_b", "uk", "nl", "fr", "hhh_like")  # all of the theory, from the same ratings
+    for name in targets:
+        v, c = found[f"value.V.{name}"], found[f"value.V_c.{name}"]
+        assert v["interval"] and c["interval"] and v["cluster"]["count"] == c["n"] == 12
+        assert v["provenance"]["goal"]["id"] == name and any(n.startswith("UNRELIABLE") for n in v["notes"])
+    assert {m for m in found if m.startswith("value.V.")} == {f"value.V.{name}" for name in targets}
+    for short in ("V", "V_c"):
+        assert found[f"value.{short}.hhh_like"]["value"] == found[f"value.{short}"]["value"]
+        assert found[f"value.{short}.hhh_like"]["interval"] == found[f"value.{short}"]["interval"]
+    told = said[said.index("Nearness to named targets") :].splitlines()[1 : 1 + len(targets)]
+    assert {line.split()[0] for line in told} == set(targets) and all(" V_c " in line for line in told)
     items = found["value.V"]["provenance"]["items"]
     assert items["file"] == "builtin:portraits" and len(items["sha256"]) == 64
     assert len(found["value.V"]["provenance"]["respondents"]) == 12
@@ -81,6 +92,19 @@ def test_an_interrupted_profile_goes_on_from_its_log(valign, model, few, tmp_pat
     logs = [sorted((json.loads(x)["key"], json.loads(x)["log_probs"]) for x in (tmp_path / d / "requests.jsonl").open())
             for d in ("whole", "cut")]  # fmt: skip
     assert [k for k, _ in logs[0]] == [k for k, _ in logs[1]]
+
+
+def test_a_named_goal_is_the_only_target_and_free_answers_have_all_of_them(valign, model, situations, vowels, goal):
+    """Nearness to other targets is told only where none was named; free answers are read once for all of them."""
+    asked = ("profile", model, "--form", "dilemmas", "--data", situations, "--max-new-tokens", 4)
+    named = [r["metric"] for r in valign.json(*asked, "--goal", goal)["results"]]
+    assert "value.V" in named and not [m for m in named if m.startswith("value.V.")]
+    found = {(r["metric"], r["variant"]): r for r in valign.json(*asked)["results"]}
+    assert len([m for m, _ in found if m.startswith("value.V.")]) == 6
+    for name in ("V", "V_c"):
+        alike = found[f"value.{name}.hhh_like", "profile"]
+        assert alike["value"] == found[f"value.{name}", "profile"]["value"] and alike["cluster"]["unit"] == "prompt"
+    assert found["value.V.uk", "profile"]["value"] != found["value.V.hhh_like", "profile"]["value"]
 
 
 def test_generation_is_another_variant_and_counts_what_cannot_be_read(valign, model, few):

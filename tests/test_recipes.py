@@ -139,7 +139,8 @@ def several(valign, model, pairs, situations, goal, vowels, recipe, tmp_path):
         f"dev: {{path: {pairs}, limit: 3}}\n"
         "methods:\n- {name: dpo, batch_size: 6, eval_every: 1}\n"
         "- {name: value_instruction, label: words}\n- {name: best_of_n, n: 2}\n"
-        f"evaluate: {{data: {situations}, kl_prompts: 2, max_new_tokens: 4}}\nout: {tmp_path / 'out'}\n"
+        f"evaluate: {{data: {situations}, kl_prompts: 2, max_new_tokens: 4, risks: [length]}}\n"
+        f"out: {tmp_path / 'out'}\n"
     )
     return ("run", path), tmp_path / "out"
 
@@ -158,7 +159,10 @@ def test_a_recipe_runs_to_one_report_and_goes_on_with_one_more_method(valign, se
     for name in ("dpo", "words", "best_of_n"):
         assert (out / "methods" / name / "policy.json").exists()
         found = {r["metric"] for r in json.loads((out / "evaluation" / name / "result.json").read_text())["results"]}
-        assert {"goal.utility", "misalignment.M"} <= found
+        assert {"goal.utility", "misalignment.M", "risk.length"} <= found
+    policies = (out / "evaluation" / name for name in ("base", "dpo", "words", "best_of_n"))
+    linked = valign.json("value-risk", *policies, "--risk", "length", "--out", out.parent / "risks")
+    assert {"value_risk.BE.risk.length", "value_risk.PO.risk.length"} <= {r["metric"] for r in linked["results"]}
     trained = [json.loads(x) for x in (out / "methods" / "dpo" / "run" / "log.jsonl").read_text().splitlines()]
     assert any(e["event"] == "eval" for e in trained)
     whole(out)
@@ -179,6 +183,13 @@ def test_a_changed_method_is_refused_and_the_folder_still_says_what_it_holds(val
     assert (out / "recipe.json").read_text() == stored
     valign(*command, "--set", "methods.dpo.beta=0.3", "--force")
     assert (out / "recipe.json").read_text() != stored
+
+
+def test_a_risk_that_is_not_there_is_found_before_anything_is_loaded(valign, several):
+    command, out = several
+    assert "unknown reward" in valign.error(*command, "--set", "evaluate.risks=[lenght]", status=2)
+    said = valign.error(*command, "--set", "goal=null", status=2)
+    assert "evaluate.risks" in said and "no responses are drawn" in said and not out.exists()
 
 
 def test_options_that_a_method_does_not_have_are_found_before_anything_is_loaded(valign, recipe, pairs):

@@ -62,7 +62,7 @@ def efficiency(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """What a score costs with each method: labels, training and rollout tokens, seconds, peak memory."""
+    """What a score costs with each method: labels, training and rollout tokens, seconds, added memory."""
     with errors(as_json):
         from valign.models.policy import Sampling
         from valign.pipeline.efficiency import efficiency_from_names
@@ -149,7 +149,11 @@ def value_risk(
     out: Out,
     base: Annotated[Path | None, typer.Option(help="result.json of the model that pushes are counted from.")] = None,
     risk: Annotated[
-        list[str] | None, typer.Option("--risk", help="METRIC or METRIC:VARIANT that is a risk. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--risk",
+            help="A risk as valign evaluate --risk named it, or METRIC or METRIC:VARIANT. May be repeated. Default: all risks.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

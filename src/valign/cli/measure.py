@@ -49,6 +49,13 @@ def evaluate(
     goal: GoalOption = None,
     reward: RewardOption = None,
     beta: Annotated[float, typer.Option(help="Scale of implicit rewards.")] = 0.1,
+    risk: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A reward whose low side is a risk, read off the responses that are drawn for the goal: toxicity (the rate), "
+            "sentiment, python:module.function, or the folder of a reward model. May be repeated."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
@@ -84,7 +91,8 @@ def evaluate(
             idle = ("beta", "kl_prompts") if kl_prompts else ("beta",)
             refuse_given(context, idle, "nothing is compared with a reference", "name one: --reference MODEL")
         if not goal:
-            refuse_given(context, ["samples", "temperature"], "without a goal no responses are judged", "name one: --goal GOAL")
+            idle = ("samples", "temperature", "risk")
+            refuse_given(context, idle, "without a goal no responses are judged", "name one: --goal GOAL")
         refuse_loading(context, model, reference)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         budget = budget_of(max_cost, price_read, price_generated, out, workers=workers)
@@ -105,6 +113,7 @@ def evaluate(
                 beta=beta,
                 sampling=sampling,
                 kl_prompts=kl_prompts,
+                risks=risk or (),
                 limit=limit,
                 options=options,
                 force=force,

@@ -39,7 +39,10 @@ def profile(
     ] = None,
     goal: Annotated[
         str | None,
-        typer.Option(help="The value goal to compare with: a target's name, schwartz10:..., or a file. Default: hhh_like."),
+        typer.Option(
+            help="The value goal to compare with: a target's name, schwartz10:..., or a file. Default: all named ones, drawn "
+            "beside hhh_like."
+        ),
     ] = None,
     form: Annotated[
         list[str] | None,

@@ -38,7 +38,9 @@ class Account:
         fresh = self.policy.cost - self.before
         if fresh == Cost() and self.earlier != Spent():
             return self.earlier
-        return self.earlier + Spent(time.perf_counter() - self.began, self.used.peak_memory_bytes, fresh)
+        used = self.used
+        seconds = time.perf_counter() - self.began
+        return self.earlier + Spent(seconds, used.peak_memory_bytes, fresh, used.added_memory_bytes)
 
     def store(self) -> None:
         write_whole(self.path, json.dumps(self.total().to_json()))
@@ -76,7 +78,7 @@ def read(path: Path) -> Spent:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         cost = Cost(0, int(row["tokens_read"]), int(row["tokens_generated"]), int(row["tokens_trained"]))
-        return Spent(float(row["seconds"]), int(row["peak_memory_bytes"]), cost)
+        return Spent(float(row["seconds"]), int(row["peak_memory_bytes"]), cost, int(row.get("added_memory_bytes", 0)))
     except (OSError, ValueError, KeyError):
         return Spent()
 

@@ -254,12 +254,14 @@ def evaluate(
     tax: Sequence[Group] = (),
     sampling: Sampling | None = None,
     kl_prompts: int = 16,
+    risks: Sequence[Reward] = (),
     limit: int | None = None,
     on_event: Listen | None = None,
 ) -> Evaluation:
     """Measure policies on the same groups toward the same goal; the first one is the reference of the others.
 
     data      held-out groups; None: the built-in dilemmas' test split, for a value or principle goal
+    risks     rewards whose low side is a risk: they judge the responses that are drawn for the goal
     on_event  hears ("measuring", {subject, what}) and ("progress", {what, done, total})
     """
     listed = list(policies) if isinstance(policies, Sequence) else [policies]
@@ -272,7 +274,7 @@ def evaluate(
 
         data = builtin("dilemmas", "test")
     groups = list(data)[:limit]
-    plan = Plan(groups, goal, tax, sampling or Sampling(temperature=0.7), kl_prompts)
+    plan = Plan(groups, goal, tax, sampling or Sampling(temperature=0.7), kl_prompts, risks=risks)
     measured, costs = [], []
     for i, policy in enumerate(listed):
         with spent() as used:

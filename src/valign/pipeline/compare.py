@@ -32,7 +32,7 @@ from valign.models.policy import Policy, Sampling
 from valign.pipeline.account import account, trained_seconds
 from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
-from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
+from valign.pipeline.evaluate import Measured, Plan, check_risks, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.frontier import best_of_n_curve
 from valign.pipeline.goals import make_goal
 from valign.pipeline.judges import LOG as JUDGE_LOG
@@ -100,6 +100,7 @@ class _Run:
                                   where=f"methods.{spec.title}", how=USE_REWARD)  # fmt: skip
         self.goal = make_goal(self.recipe.goal) if self.recipe.goal is not None else None
         self._read()
+        self.plan = self._plan()
         self._phase(BASE, 0, len(specs) + 1)
         self.tell("loading", {"name": self.recipe.model})
         self.base = load_policy(self.recipe.model, self.options)  # what cannot be read leaves no folder behind
@@ -125,6 +126,22 @@ class _Run:
         self.dev = self._sources(recipe.dev, "dev", seed)
         self.test = self._sources(recipe.evaluate.data or [], "evaluation", seed)
         self.tax = self._sources(recipe.evaluate.tax or [], "alignment tax", seed)
+
+    def _plan(self) -> Plan:
+        """What every policy is measured by."""
+        from valign.rewards.registry import make
+
+        spec = self.recipe.evaluate
+        sampling = Sampling(
+            n=spec.samples,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            seed=self.recipe.seed,
+        )
+        risks = [make(name) for name in spec.risks]
+        plan = Plan(self.test, self.goal, self.tax, sampling, spec.kl_prompts, spec.beta, risks)
+        check_risks(plan, "evaluate.risks")
+        return plan
 
     def _sources(self, sources: Sequence[Any], use: str, seed: int) -> list[Group]:
         if not sources:
@@ -165,14 +182,6 @@ class _Run:
         return subject
 
     def _measure(self, name: str, policy: Policy, reference: Policy | None, cost: Spent) -> Subject:
-        spec = self.recipe.evaluate
-        sampling = Sampling(
-            n=spec.samples,
-            max_new_tokens=spec.max_new_tokens,
-            temperature=spec.temperature,
-            seed=self.recipe.seed,
-        )
-        plan = Plan(self.test, self.goal, self.tax, sampling, spec.kl_prompts, spec.beta)
         cached: Any = CachedPolicy(policy, self.out / "evaluation" / f"{name}.jsonl")
         if reference is not None:
             reference = self._base_cache  # what the base said of the same items is not computed again
@@ -182,7 +191,7 @@ class _Run:
             judges_logged((self.goal, policy), self.out / "evaluation" / JUDGE_LOG),
             account(self.out / "evaluation" / f"{name}.cost.json", policy) as used,
         ):
-            measured = evaluate_policy(cached, reference, plan, say=used.storing(progress_of(self.tell, name)))
+            measured = evaluate_policy(cached, reference, self.plan, say=used.storing(progress_of(self.tell, name)))
         write_evaluation(self.out / "evaluation" / name, measured)
         for r in measured.results:
             self.tell("result", {"subject": name, "metric": r.metric, "variant": r.variant, "value": r.value})
@@ -271,6 +280,7 @@ def _total(training: Spent, evaluation: Spent) -> Spent:
         training.seconds + evaluation.seconds,
         max(training.peak_memory_bytes, evaluation.peak_memory_bytes),
         cost,
+        max(training.added_memory_bytes, evaluation.added_memory_bytes),
     )
 
 

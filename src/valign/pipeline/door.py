@@ -25,6 +25,7 @@ from valign.pipeline.evaluate import (
     RESULT,
     Measured,
     Plan,
+    check_risks,
     evaluate_policy,
     progress_of,
     read_evaluation,
@@ -110,6 +111,7 @@ def evaluate_from_names(
     beta: float = 0.1,
     sampling: Sampling,
     kl_prompts: int = 16,
+    risks: Sequence[str] = (),
     limit: int | None = None,
     options: LoadOptions | None = None,
     force: bool = False,
@@ -119,13 +121,16 @@ def evaluate_from_names(
     """What `valign evaluate` does; requests are logged in `out`, so an interrupted evaluation goes on.
 
     workers   Ray actors that share the requests; 0: this process answers them
+    risks     rewards by name, whose low side is told of the responses that are drawn for the goal
     options   its budget holds for the model, what it stands on, and the goal's judges, all together; at its ceiling the
               evaluation stops and can go on
     A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
     """
     tell = on_event or _nobody
+    judges = [reward_named(r) for r in risks]  # a wrong name is found before anything is read
     groups, _ = read_sources([source(d, limit) for d in data], seed=0, tell=tell)
-    made_goal = make_goal(goal) if goal else None
+    plan = Plan(groups, make_goal(goal) if goal else None, (), sampling, kl_prompts, beta, judges)
+    check_risks(plan, "--risk")
     if reward:
         reward_named(reward)  # a wrong name is found before anything is loaded
         check_read(model, reward=True)
@@ -142,7 +147,6 @@ def evaluate_from_names(
         judges = stack.enter_context(judges_logged((made_goal, policy), out / JUDGE_LOG, budget))
         check_priced((policy, *judges), budget)
         base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
-        plan = Plan(groups, made_goal, (), sampling, kl_prompts, beta)
         if base is not None and not has_likelihood(base):
             raise ValignError("the reference must say how probable given responses are, and an endpoint does not",
                               where=f"--reference {base.id}", how="name the same weights as a local model")  # fmt: skip
@@ -190,6 +194,7 @@ def _evaluation_request(policy: Policy, reference: Policy | None, plan: Plan) ->
         "reference_sha256": _identity(reference) if reference is not None else None,
         "goal": plan.goal.fingerprint() if plan.goal is not None else None,
         "data": asked.digest(plan.groups),
+        "risks": {r.id: r.fingerprint() for r in plan.risks} or None,  # None: as if the key were not there
         "settings": {**sampling, "beta": plan.beta, "kl_prompts": plan.kl_prompts},
     }
 

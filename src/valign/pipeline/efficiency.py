@@ -35,16 +35,16 @@ from valign.pipeline.goals import make_goal
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
-from valign.pipeline.meter import Spent
+from valign.pipeline.meter import Spent, release
 from valign.pipeline.policies import LoadOptions, load_policy
 
-AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "peak_memory")
+AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "added_memory")
 UNITS = {
     "labels": "labels",
     "training_tokens": "tokens",
     "rollout_tokens": "tokens",
     "seconds": "seconds",
-    "peak_memory": "bytes",
+    "added_memory": "bytes",
 }
 
 
@@ -123,6 +123,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
     name = f"{title}-{len(groups)}"
     given = {**({"seed": plan.seed} if method.trains else {}), **settings}
     folder = out / "points" / name
+    release()  # what earlier points left to the process must not spare this one memory
     aligned = align_policy(base, Target(plan.goal, base), method, given, folder, groups=groups if method.trains else (),
                            name=f"{name}({base.id})", on_event=tell, force=force,
                            reload=reload)  # fmt: skip
@@ -135,7 +136,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
         "training_tokens": float(aligned.cost.cost.tokens_trained),
         "rollout_tokens": _rollout_tokens(folder / "run"),
         "seconds": round(aligned.cost.seconds, 3),  # as the folder remembers it
-        "peak_memory": float(aligned.cost.peak_memory_bytes),
+        "added_memory": float(aligned.cost.added_memory_bytes),
         "answer_tokens": float(spent.tokens_read + spent.tokens_generated),
     }
     return Point(title, len(groups), score, cost, aligned.cost)
@@ -231,24 +232,28 @@ def _axis(
     out: dict[str, Any] = {"range": common, "unit": UNITS[axis], "methods": {}}
     results = []
     for t, points in of.items():
-        about = _origin(start, t, points)
+        about = _origin(start, t, axis, points)
         scores = [p.score.value for p in points if p.score.value is not None]
         known = t in usable and len(scores) == len(points)
         height = efficiency.mean_height(costs[t], scores, *common) if known and common else None
         reach = efficiency.cost_to_target(costs[t], scores, target, rising=start.direction != "down") if known else None
         why = () if known else (f"{t} does not spend {axis.replace('_', ' ')} that differ between sizes",)
         reached = why or (f"target {target:.4g}" + ("" if reach is not None else ": not reached"),)
-        results += [_summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why, about),
-                    _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached, about)]  # fmt: skip
+        results += [
+            _summary("mean_height", axis, t, height, start, start.unit, start.direction, common, why, about),
+            _summary("cost_to_target", axis, t, reach, start, _unit(axis), "down", None, reached, {**about, "target": target}),
+        ]
         out["methods"][t] = {"cost": costs[t], "mean_height": height, "cost_to_target": reach}
     return out, results
 
 
-def _origin(start: Result, method: str, points: Sequence[Point]) -> dict[str, Any]:
-    """Provenance of what a curve says: that of the start, the points, and what aligning all of them cost."""
+def _origin(start: Result, method: str, axis: str, points: Sequence[Point]) -> dict[str, Any]:
+    """Provenance of what a curve says: that of the start, the points it was read off, and what aligning all of them cost."""
     own = {k: v for k, v in start.provenance.items() if k != "cost"}
     took = sum((p.spent for p in points), Spent())
-    return {**own, "method": method, "points": [{"size": p.size, **p.cost} for p in points], "cost": took.to_json()}
+    read = [{"size": p.size, "cost": p.cost[axis], "score": p.score.value} for p in points]
+    return {**own, "score": f"{start.metric}:{start.variant}", "method": method, "axis": axis, "points": read,
+            "cost": took.to_json()}  # fmt: skip
 
 
 def _middle(start: Result, points: Sequence[Point], rising: bool) -> float:

@@ -12,11 +12,11 @@ import numpy as np
 
 from valign.data.group import Comparison, Group, Ranking, Score
 from valign.engine.run import write_whole
-from valign.errors import ValignError
+from valign.errors import UsageError, ValignError
 from valign.evaluation import measure
 from valign.evaluation.result import Item, Result
 from valign.evaluation.results_file import read_results, write_results
-from valign.goals.base import Goal, scorer_identity
+from valign.goals.base import Goal, ResponseScorer, scorer_identity
 from valign.goals.composite import CompositeGoal
 from valign.goals.instruction import InstructionGoal
 from valign.goals.value import ValueGoal
@@ -40,6 +40,7 @@ class Plan:
     sampling     of the responses that are judged
     kl_prompts   how many prompts estimate the KL, by samples at temperature 1; 0: no KL
     beta         scale of implicit rewards
+    risks        rewards whose low side is a risk: they judge the responses that are drawn for the goal
     """
 
     groups: Sequence[Group] = ()
@@ -48,6 +49,7 @@ class Plan:
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7))
     kl_prompts: int = 16
     beta: float = 0.1
+    risks: Sequence[ResponseScorer] = ()
 
 
 @dataclass
@@ -64,8 +66,9 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     """Everything of `plan` that fits. `reference` is the policy before alignment (implicit rewards, KL).
 
     An endpoint cannot score: what needs log-probs is left out, and a note says so.
-    Raises `ValignError` when nothing can be measured on these groups.
+    Raises `ValignError` when nothing can be measured on these groups, `UsageError` for risks of responses that nobody draws.
     """
+    check_risks(plan)
     out, say = Measured(), say or (lambda phase: None)
     with accounted(out.results, (policy,)):
         plan, reference = _within_reach(policy, reference, plan, out)
@@ -115,9 +118,24 @@ def _prompts(plan: Plan) -> list[Group]:
 
 
 def _answers(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
-    """The policy's own answers, as the goal judges them."""
-    if plan.goal is not None and _can_score(plan.goal) and (asked := _judged(plan.goal, plan.groups)):
+    """The policy's own answers, as the goal and the risks judge them."""
+    if asked := _asked(plan):
         judge(policy, plan, asked, out, say)
+
+
+def _asked(plan: Plan) -> list[Group]:
+    """The groups to whose prompts responses are drawn, because the goal can judge them."""
+    return _judged(plan.goal, plan.groups) if plan.goal is not None and _can_score(plan.goal) else []
+
+
+def check_risks(plan: Plan, where: str = "risks") -> None:
+    """Raises `UsageError` for two risks of one name, and for risks where no response is drawn that they could judge."""
+    names = [measure.risk_metric(r) for r in plan.risks]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise UsageError(f"{twice[0]} is named twice", where=where, how="name each risk once")
+    if names and not _asked(plan):
+        raise UsageError("it has no effect: no responses are drawn that a goal judges", where=where,
+                         how="name a goal that has a scorer, such as hhh_like, and data with prompts")  # fmt: skip
 
 
 def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
@@ -267,6 +285,9 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
         )
     items = judged_items(sampled, utilities, missing, why)
     out.results.append(_utility_result(policy, goal, items, about))
+    for risk in plan.risks:  # the same responses: nothing is drawn for them
+        out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing,
+                                            about=provenance(policy, sampling=plan.sampling))  # fmt: skip
     out.goal = goal_record(goal)
     for group, u, v, row in zip(sampled, utilities, values, drawn):
         out.samples.append(_sample(group, u, v, goal, [s.failure for s in row]))

@@ -127,6 +127,6 @@ def read_cost(out: Path) -> Spent:
     try:
         row = json.loads((out / "run" / COST).read_text())
         cost = Cost(0, int(row["tokens_read"]), int(row["tokens_generated"]), int(row["tokens_trained"]))
-        return Spent(row["seconds"], int(row["peak_memory_bytes"]), cost)
+        return Spent(row["seconds"], int(row["peak_memory_bytes"]), cost, int(row.get("added_memory_bytes", 0)))
     except (OSError, ValueError, KeyError):
         return Spent()

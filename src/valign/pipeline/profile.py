@@ -15,8 +15,10 @@ from valign.errors import UsageError, ValignError, unknown
 from valign.evaluation.measure.administer import Answers, Respondent, administer, respondents
 from valign.evaluation.measure.inventory import Profile, inventory_profile
 from valign.evaluation.measure.pair_profiles import CLAIM, Shift, paired_profiles, paired_results
+from valign.evaluation.measure.profile import nearness_to
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Result
+from valign.goals.targets import named_targets
 from valign.models.endpoint import is_endpoint
 from valign.models.policy import Policy, Sampling, has_likelihood
 from valign.pipeline import request as request_file
@@ -30,7 +32,7 @@ from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.spending import accounted, check_priced
 
 FORMS = ("likelihood", "generation", "dilemmas")
-GOAL = "hhh_like"  # what a profile is shown beside when nobody names a target
+GOAL = "hhh_like"  # what a profile is drawn beside when nobody names a target; nearness is then told to all named ones
 LETTERS = 8  # tokens of a letter answer, with room for "Answer: B."
 
 
@@ -163,7 +165,8 @@ def _ask(
     policy: Policy, forms: Sequence[str], out: Profiled, asked: Asked, goal: Any, inventory: Inventory,
     who: Sequence[Respondent], groups: Sequence[Group], tell: Any,
 ) -> None:  # fmt: skip
-    """Every form, one after the other."""
+    """Every form, one after the other. Where no target was named, each tells its nearness to all named ones."""
+    others = [] if asked.goal else [make_goal(t.id) for t in named_targets().values() if t.theory == goal.theory.id]
     for form in forms:
         if form == "likelihood" and not has_likelihood(policy):
             raise ValignError(f"{policy.id} tells no log-probs of given text", where="--form likelihood",
@@ -171,12 +174,23 @@ def _ask(
         if form == "dilemmas":
             plan = Plan(groups, goal, sampling=asked.sampling)
             judge(policy, plan, groups, out.measured, progress_of(tell, policy.id))
+            out.measured.results += _near_others(out.measured.results, others)
             continue
         profile = _answered(policy, form, asked, goal, inventory, who, tell)
+        near = _near_others(profile.results, others)
+        warned = [r.with_notes(profile.warning) for r in near] if profile.warning else near
+        profile = replace(profile, results=(*profile.results, *warned))
         out.profiles[form] = profile
         out.measured.results += profile.results
         out.measured.samples += _samples(profile)
         out.measured.notes += [profile.warning] if profile.warning else []
+
+
+def _near_others(results: Sequence[Result], targets: Sequence[Any]) -> list[Result]:
+    """V and V_c to every target, from the last profile's own values; none where its dimensions are not the theory's."""
+    profiles = [r for r in results if r.metric == "value.V" and r.items and r.variant != "response_mean"]
+    found = profiles[-1] if profiles else None
+    return nearness_to(found, targets) if found is not None else []
 
 
 def _answered(

@@ -92,6 +92,7 @@ class EvaluateSpec(_Strict):
     temperature: float = Field(default=0.7, ge=0)
     kl_prompts: int = Field(default=16, ge=0)  # prompts whose samples estimate the KL; 0: no KL
     beta: float = Field(default=0.1, gt=0)  # scale of implicit rewards
+    risks: list[str] = []  # rewards whose low side is told of the responses that are drawn for the goal
     margin: float | None = Field(default=None, gt=0)  # largest change of the primary that does not matter
 
 

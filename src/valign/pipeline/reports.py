@@ -24,8 +24,8 @@ def draw(
     """The page of a report.json, of a result.json, or of the folder that holds one.
 
     before        the results of another policy on the same items: a before/after page, compared item by item
-    instruments   folders that an instrument wrote (valign tax, overopt, efficiency, generality): sections of the page; a
-                  report that is there already keeps all it has
+    instruments   folders that an instrument wrote (valign tax, overopt, efficiency, generality, value-risk): sections of the
+                  page; a report that is there already keeps all it has
     """
     from valign.report import read_whole, redraw, write_report
     from valign.report.sections import extend
@@ -67,7 +67,7 @@ def _instrument(folder: Path) -> tuple[dict[str, Any], Path]:
     file = folder / SECTION if folder.is_dir() else folder
     if not file.is_file():
         raise ValignError("there is no section.json", where=str(folder),
-                          how="name a folder that valign tax, overopt, efficiency or generality wrote")  # fmt: skip
+                          how="name a folder that valign tax, overopt, efficiency, generality or value-risk wrote")  # fmt: skip
     return _content(file), file
 
 

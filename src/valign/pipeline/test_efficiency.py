@@ -49,6 +49,9 @@ def test_golden_curve_through_the_section(golden):
     assert [p["size"] for p in about["points"]] == [c // 2 for c in i["cost"]] and about["cost"]["tokens_trained"] == 0
     alone = efficiency_section(score(0.5), points[:4], target=i["target"])
     assert found(alone, "efficiency.mean_height.labels", "a").value == pytest.approx(want["mean_height"])
+    about = found(s, "efficiency.cost_to_target.labels", "b").provenance
+    assert about["target"] == i["target"] and about["method"] == "b" and about["axis"] == "labels"
+    assert [(p["cost"], p["score"]) for p in about["points"]] == [(c // 2, v) for c, v in zip(i["cost"], i["score"])]
 
 
 def test_the_curves_are_what_the_report_draws():
@@ -121,10 +124,14 @@ def test_one_run_draws_three_methods_against_every_cost(tmp_path):
         assert data["curves"][title]["size"] == [1, 2, 3] and all(v is not None for v in data["curves"][title]["low"])
         tokens = data["axes"]["training_tokens"]["methods"][title]["cost"]
         assert tokens[0] < tokens[1] < tokens[2] and data["axes"]["labels"]["methods"][title]["cost"] == [1, 2, 3]
-        assert all(x > 0 for a in ("seconds", "peak_memory") for x in data["axes"][a]["methods"][title]["cost"])
+        assert all(x > 0 for x in data["axes"]["seconds"]["methods"][title]["cost"])
+        assert all(x >= 0 for x in data["axes"]["added_memory"]["methods"][title]["cost"]), "a tiny model may need none"
     rollouts = {t: data["axes"]["rollout_tokens"]["methods"][t]["cost"] for t in data["curves"]}
     assert rollouts["dpo"] == [0, 0, 0] and 0 < rollouts["grpo"][0] < rollouts["grpo"][2] <= 3 * 3 * 4
     assert found(section, "goal.utility", f"{goal.id}@dpo-3").interval is not None
+    for name in ("mean_height", "cost_to_target"):
+        about = found(section, f"efficiency.{name}.labels", "dpo").provenance
+        assert about["model"]["id"] == base.id and about["goal"]["fingerprint"] == goal.fingerprint() and "cost" not in about
     told = []
     again = sweep(base, plan, tmp_path, on_event=lambda e, f: told.append(e))
     assert "step" not in told and again.figure("efficiency") == data

@@ -16,7 +16,7 @@ AXES = {
     "training_tokens": ("tokens trained on", "count"),
     "rollout_tokens": ("tokens sampled in training", "count"),
     "seconds": ("seconds of the device", "seconds"),
-    "peak_memory": ("peak memory", "bytes"),
+    "added_memory": ("memory added at most", "bytes"),
 }
 KL: Row = {"title": "KL from the reference, nats", "unit": "bare"}
 EXPLAINED = 20  # outputs that are drawn; all stand in explained.jsonl
@@ -27,6 +27,8 @@ TEXTS = {
     "overopt": "The proxy is pushed, gold is watched. Where gold falls while the proxy rises, the reward is gamed.",
     "overopt_bench": "Worlds whose gold reward is known: where gold peaks, and where the alarm rings.",
     "explained": "The training groups nearest to each output: where it may have been learned. Nearness is no cause.",
+    "value_risk": "Rank correlation over checkpoints of each value push with each risk: above 0 the risk is higher where the "
+    "value is held higher. A correlation shows where to look; it is no cause.",
     "flips": "Ability lost on items that both checkpoints answered; below 0 is ability gained.",
 }
 
@@ -179,6 +181,15 @@ def _explained(data: Mapping[str, Any], results: Sequence[Row]) -> Row | None:
     return {"rows": rows} if rows else None
 
 
+def _value_risk(data: Mapping[str, Any], results: Sequence[Row]) -> Row:
+    """One row for each value, one cell for each risk."""
+    wide = len(data["risks"])
+    cells = [{"value": r["value"], "interval": r["interval"], "n": r["n"], "p_adjusted": found["p_adjusted"],
+              "linked": found["linked"]} for r, found in zip(results, data["rows"], strict=True)]  # fmt: skip
+    rows = [{"name": name, "cells": cells[i * wide : (i + 1) * wide]} for i, name in enumerate(data["values"])]
+    return {"risks": list(data["risks"]), "rows": rows, "level": data["level"], "checkpoints": len(data["checkpoints"])}
+
+
 _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any], Sequence[Row]], Row | None]]] = {
     "explained": ("nearest", _explained),
     "efficiency": ("efficiency", _efficiency),
@@ -186,4 +197,5 @@ _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any], Sequence[Row]], Row 
     "overopt": ("overoptimisation", _overopt),
     "overopt_bench": ("overoptimisation", _bench),
     "flips": ("tax", _tax),
+    "value_risk": ("value_risk", _value_risk),
 }

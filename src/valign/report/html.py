@@ -18,7 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from valign.errors import require
-from valign.report import figures, items, lines, visible
+from valign.report import figures, heat, items, lines, visible
 from valign.report.circle import circle
 from valign.report.node import Node, num, place, resolve, span, value
 from valign.report.plots import scatter, training
@@ -43,6 +43,7 @@ DRAW = {
     "generality": lines.splits,
     "tax": lines.taxes,
     "nearest": lines.nearest,
+    "value_risk": heat.correlations,
 }
 
 

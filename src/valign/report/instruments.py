@@ -18,6 +18,8 @@ tax          {"policies": [{"subject" or "name", "rows": [row], "total": {"value
 
 nearest      {"rows": [{"name", "prompt", "text", "similarity": what is compared, "n": groups searched, "near": [{"name",
              "value", "prompt", "text"}]}]}
+value_risk   {"risks": [name], "rows": [{"name": value, "cells": [cell per risk]}], "level", "checkpoints"}
+    cell     {"value": correlation or None, "interval", "n", "p_adjusted", "linked": p_adjusted at or below level}
 
 Beside these every type that a report has itself may be used (scatter, table-free ones: gap, forest, ...).
 """
@@ -36,6 +38,7 @@ NEEDED = {
     "generality": ("metric", "unit", "splits"),
     "tax": ("policies",),
     "nearest": ("rows",),
+    "value_risk": ("risks", "rows", "level", "checkpoints"),
     "scatter": ("x", "y", "points", "zero"),
     "curves": ("runs",),
 }

@@ -52,8 +52,8 @@ def free_text(subject: str, results: Sequence[Result], theory: Theory, goal: str
     for d, r in sorted(rows, key=lambda row: -(row[1].value or 0)):
         table.add_row(_t(d.name), _t(_number(r)), _t(_bar(r.value, 1.0)), *_what(d.definition))
     near = {r.variant: r for r in results if r.metric == "value.V"}
-    lines = []
-    if "profile" in near:
+    lines = [_t(line) for line in _targets({r.metric: r for r in results if r.variant == "profile"})]
+    if "profile" in near and not lines:
         silence = f"; a text that shows no value has {near['neutral'].value:.3f}" if "neutral" in near else ""
         lines = [_t(f"Nearness to {goal}: V {_number(near['profile'])} (1 equal{silence})")]
     title = f"What {subject} shows in free answers: -1 speaks against a value, 0 does not touch it, 1 speaks for it"
@@ -151,12 +151,25 @@ def _shape(found: dict[str, Result]) -> list[str]:
 def _near(found: dict[str, Result], goal: str) -> list[str]:
     if "value.V" not in found:
         return []
+    if told := _targets(found):
+        return told
     silence, shape = _plain(found["value.V_neutral"].value), _number(found["value.structure_match"])
     return [
         f"Nearness to {goal}: V {_number(found['value.V'])} (1 equal; saying nothing has {silence}).",
         f"  Against saying nothing V_c {_number(found['value.V_c'], signed=True)} (1 equal, 0 no better than silence); "
         f"the order of the values alone {shape} (0.5 unrelated, 1 the same).",
     ]
+
+
+def _targets(found: dict[str, Result]) -> list[str]:
+    """One line for each named target, the nearest by V_c first; none where one target was asked for."""
+    names = [m.removeprefix("value.V.") for m in found if m.startswith("value.V.")]
+    if not names:
+        return []
+    wide = max(map(len, names))
+    rows = sorted(((found[f"value.V.{n}"], found[f"value.V_c.{n}"], n) for n in names), key=lambda r: -(r[1].value or 0.0))
+    head = "Nearness to named targets: V (1 equal), V_c (1 equal, 0 no better than saying nothing); --goal names one."
+    return [head, *(f"  {n:<{wide}}  V {_number(v)}  V_c {_number(c, signed=True)}" for v, c, n in rows)]
 
 
 def _table(*heads: str) -> Table:

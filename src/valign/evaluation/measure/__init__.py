@@ -15,7 +15,8 @@ from valign.evaluation.measure.choices import (
 from valign.evaluation.measure.divergence import measure_kl
 from valign.evaluation.measure.order import measure_order, order_results
 from valign.evaluation.measure.preference import measure_preference, measure_reward
-from valign.evaluation.measure.profile import measure_profile, profile_results
+from valign.evaluation.measure.profile import measure_profile, nearness_to, profile_results
+from valign.evaluation.measure.risk import risk_metric, risk_results
 
 __all__ = [
     "bbq_results",
@@ -31,6 +32,9 @@ __all__ = [
     "measure_safetext",
     "measure_tax",
     "measure_tax_per_gain",
+    "nearness_to",
     "order_results",
     "profile_results",
+    "risk_metric",
+    "risk_results",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -145,6 +146,31 @@ def _nearness(rows: Sequence[Row], t: Array, w: Array, common: Mapping[str, Any]
             provenance=common["provenance"],
         ),
     ]
+
+
+def nearness_to(found: Result, targets: Sequence[ValueTarget]) -> list[Result]:
+    """V and V_c of the same answers to other targets of the theory: value.V.TARGET and value.V_c.TARGET.
+
+    found   value.V of the answers: its items hold their values, so nothing is asked or read again
+    """
+    out = []
+    for goal in targets:
+        items = [
+            i if i.score is None else replace(i, score=float(distance.alignment(i.detail["values"], goal.t, goal.w)))
+            for i in found.items
+        ]
+        common: dict[str, Any] = {
+            "variant": found.variant, "subject": found.subject, "level": "value", "cluster_unit": found.cluster.unit,
+            "provenance": {**found.provenance, "goal": {"id": goal.id, "fingerprint": goal.fingerprint()},
+                           "target": {"t": [float(x) for x in goal.t], "w": [float(x) for x in goal.w]}},
+        }  # fmt: skip
+        anchors = Anchors(best=1.0, worst=0.0, chance=distance.neutral_alignment(goal.t, goal.w))
+        out += [
+            summarize(items, metric=f"value.V.{goal.id}", anchors=anchors, statistic=nearness(goal.t, goal.w), **common),
+            summarize(items, metric=f"value.V_c.{goal.id}", unit="score", anchors=Anchors(best=1.0, chance=0.0),
+                      statistic=corrected(goal.t, goal.w), **common),
+        ]  # fmt: skip
+    return out
 
 
 def mean_values(items: Sequence[Item], weights: Array) -> Array:

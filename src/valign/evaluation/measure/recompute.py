@@ -30,11 +30,12 @@ def statistic_of(a: Result, b: Result) -> ItemStatistic | None:
     quantities.
     """
     metric, variant = a.metric, a.variant
-    if metric in NEAR and variant != "response_mean":
+    near = next((f for name, f in NEAR.items() if metric == name or metric.startswith(f"{name}.")), None)
+    if near is not None and variant != "response_mean":
         target = a.provenance.get("target")
         if not isinstance(target, Mapping) or target != b.provenance.get("target"):
             return None
-        return NEAR[metric](_floats(target["t"]), _floats(target["w"]))
+        return near(_floats(target["t"]), _floats(target["w"]))
     if metric.startswith("value.profile.") and variant == "conditional":
         return profile.conditional
     return next((f for name, f in STATISTICS.items() if metric == name or metric.startswith(f"{name}.")), None)

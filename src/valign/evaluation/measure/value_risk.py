@@ -1,7 +1,8 @@
 """Does pushing a value raise a risk? Correlations over checkpoints, with multiplicity control (section 9, N20). [N20]
 
-A checkpoint is a list of Results: its value profile, and rates of risks. Each value push (profile minus the base's) meets
-each risk rate; one row of numbers per checkpoint is one item, so many checkpoints are needed before anything shows.
+A checkpoint is a list of Results: its value profile, and its risks (`measure.risk` writes some; the user may name others).
+Each value push (profile minus the base's) meets each risk; one row of numbers per checkpoint is one item, so many checkpoints
+are needed before anything shows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from valign.errors import DataError, require
 from valign.evaluation import statistics as stats
+from valign.evaluation.measure.risk import PREFIX
 from valign.evaluation.metrics.correlation import rank_correlation
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Cluster, Interval, Item, Result
@@ -20,8 +22,9 @@ from valign.evaluation.section import Section
 PROFILE = "value.profile."
 LEAST = 4  # checkpoints below which no interval exists
 LEVEL = 0.05  # of the false discovery rate
-# metrics that are risks where the user names none: rates of what nobody wants, by the beginning of their name
-RISKS = ("toxicity", "violation", "unsafe", "safetext", "persona", "ai_risk", "bbq.s_", "crows", "misalignment.M")
+# metrics that are risks where the user names none, by the beginning of their name
+RISKS = (PREFIX, "safetext.accuracy", "persona.match_rate", "bbq.s_", "misalignment.M")
+CONDITIONAL = "conditional"  # the mean over responses that show a value: no place of the profile, and no push
 
 
 def value_risk(
@@ -30,7 +33,8 @@ def value_risk(
     """Spearman's correlation of every value push with every risk rate, Fisher's interval, Benjamini-Hochberg.
 
     checkpoints  name -> its Results        base  the Results that pushes are counted from; None: the profile itself
-    risks        metrics (or METRIC:VARIANT), beginnings allowed; default: those named in `RISKS` that all checkpoints have
+    risks        metrics (or METRIC:VARIANT), beginnings and names without `risk.` allowed; default: those named in `RISKS` that
+                 all checkpoints have
     Results: value_risk.VALUE.RISK, n = checkpoints; the adjusted p stands in the notes. Raises `DataError` when the
     checkpoints share no value or no risk.
     """
@@ -38,12 +42,15 @@ def value_risk(
     tables = {name: _values(results) for name, results in checkpoints.items()}
     start = _values(base) if base is not None else {}
     shared = set.intersection(*(set(t) for t in tables.values()))
-    values = sorted(k for k in shared if k[0].startswith(PROFILE) and (base is None or k in start))
+    values = sorted(
+        k for k in shared if k[0].startswith(PROFILE) and k[1] != CONDITIONAL and (base is None or k in start)
+    )
     chosen = sorted(k for k in shared if _is_risk(k, risks))
     if not values or not chosen:
-        what = "value profile" if not values else "risk"
+        what, how = ("value profile", "--goal GOAL") if not values else ("risk", "--goal GOAL --risk toxicity")
         raise DataError(f"no {what} is in all checkpoints", where=", ".join(checkpoints),
-                        how=f"measure them alike; shared: {', '.join(sorted({m for m, _ in shared})) or 'nothing'}")  # fmt: skip
+                        how=[f"measure them alike: valign evaluate CHECKPOINT --data FILE {how}",
+                             f"shared: {', '.join(sorted({m for m, _ in shared})) or 'nothing'}"])  # fmt: skip
     about = provenance(checkpoints={name: _origin(r) for name, r in checkpoints.items()},
                        base=_origin(base) if base is not None else None)  # fmt: skip
     rows = [_row(v, r, tables, start, about) for v in values for r in chosen]
@@ -83,7 +90,10 @@ def _is_risk(key: Key, risks: Sequence[str]) -> bool:
         return False
     if not risks:
         return metric.startswith(RISKS)
-    return any(metric.startswith(r.partition(":")[0]) and r.partition(":")[2] in ("", variant) for r in risks)
+    for name, _, wanted in (r.partition(":") for r in risks):
+        if metric.startswith((name, PREFIX + name)) and wanted in ("", variant):
+            return True
+    return False
 
 
 def _row(
