@@ -188,7 +188,7 @@ class _Run:
         else:
             self._base_cache = cached
         with (
-            judges_logged((self.goal, policy), self.out / "evaluation" / JUDGE_LOG),
+            judges_logged((self.goal, policy, *self.plan.risks), self.out / "evaluation" / JUDGE_LOG),
             account(self.out / "evaluation" / f"{name}.cost.json", policy) as used,
         ):
             measured = evaluate_policy(cached, reference, self.plan, say=used.storing(progress_of(self.tell, name)))

@@ -127,9 +127,9 @@ def evaluate_from_names(
     A finished one is read, not measured again. Raises `ValignError` when `out` holds one of other settings.
     """
     tell = on_event or _nobody
-    judges = [reward_named(r) for r in risks]  # a wrong name is found before anything is read
+    watched = [reward_named(r) for r in risks]  # a wrong name is found before anything is read
     groups, _ = read_sources([source(d, limit) for d in data], seed=0, tell=tell)
-    plan = Plan(groups, make_goal(goal) if goal else None, (), sampling, kl_prompts, beta, judges)
+    plan = Plan(groups, make_goal(goal) if goal else None, (), sampling, kl_prompts, beta, watched)
     check_risks(plan, "--risk")
     if reward:
         reward_named(reward)  # a wrong name is found before anything is loaded
@@ -144,7 +144,7 @@ def evaluate_from_names(
         if reference:
             tell("loading", {"name": reference})
         budget = options.budget if options is not None else None
-        judges = stack.enter_context(judges_logged((made_goal, policy), out / JUDGE_LOG, budget))
+        judges = stack.enter_context(judges_logged((plan.goal, policy, *plan.risks), out / JUDGE_LOG, budget))
         check_priced((policy, *judges), budget)
         base = logged(partial(_policy_named, reference, options), "reference.jsonl") if reference else None
         if base is not None and not has_likelihood(base):

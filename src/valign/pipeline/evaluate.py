@@ -73,7 +73,7 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     with accounted(out.results, (policy,)):
         plan, reference = _within_reach(policy, reference, plan, out)
     for part in (_given, _answers, _distance, _tasks):
-        with accounted(out.results, (policy, reference, *judge_policies(plan.goal, policy))):
+        with accounted(out.results, (policy, reference, *judge_policies(plan.goal, policy, *plan.risks))):
             part(policy, reference, plan, out, say)
     if not out.results:
         raise ValignError(

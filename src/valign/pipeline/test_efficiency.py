@@ -131,7 +131,8 @@ def test_one_run_draws_three_methods_against_every_cost(tmp_path):
     assert found(section, "goal.utility", f"{goal.id}@dpo-3").interval is not None
     for name in ("mean_height", "cost_to_target"):
         about = found(section, f"efficiency.{name}.labels", "dpo").provenance
-        assert about["model"]["id"] == base.id and about["goal"]["fingerprint"] == goal.fingerprint() and "cost" not in about
+        assert about["model"]["id"] == base.id and about["goal"]["fingerprint"] == goal.fingerprint()
+        assert about["cost"]["tokens_trained"] == sum(data["axes"]["training_tokens"]["methods"]["dpo"]["cost"])
     told = []
     again = sweep(base, plan, tmp_path, on_event=lambda e, f: told.append(e))
     assert "step" not in told and again.figure("efficiency") == data
