@@ -168,7 +168,8 @@ def _reliability(rows: Sequence[Row], common: Mapping[str, Any]) -> Result:
     why = f"{n} prompts have no two halves to compare" if few else "in every half all values are alike"
     verdict = reliability.verdict(value, asked_again=False, of="prompts", undefined=why)
     notes = [f"{reliability.SPLITS} random halves of the prompts, stepped up to all of them" if value is not None else why, ONCE]
-    notes += [NO_WIDTH] if value is not None and estimate.se is None else []
+    if value is not None and estimate.se is None:
+        notes.append(NO_WIDTH if value > 0 else "no interval: without one of the prompts no values are left")
     notes += [*cluster_notes(n), *filter(None, [verdict.warning])]
     return Result(
         metric=reliability.SPLIT_HALF,

@@ -94,8 +94,8 @@ def prompt_split_half(values: ArrayLike, answers: ArrayLike, splits: int = SPLIT
     sums, counts = [s @ (mass[:, None] * x) for s in sides], [s @ mass for s in sides]
 
     def coefficient(profiles: Sequence[Array]) -> Array:
-        r = correlation(*profiles)
-        return _stepped_up(np.where(np.isnan(r).all(-1, keepdims=True), np.nan, np.nan_to_num(r)))
+        widest = np.max([np.ptp(p, -1).max(-1) for p in profiles], 0)
+        return np.where(widest > 1e-9, _stepped_up(np.nan_to_num(correlation(*profiles))), np.nan)
 
     value = float(coefficient([s / c[:, None] for s, c in zip(sums, counts, strict=True)]))
     out, step = [], max(1, CHUNK // (splits * x.shape[1]))
