@@ -218,14 +218,21 @@ def test_evaluate_writes_results_that_other_programs_read(valign, model, aligned
 
 def test_a_goal_adds_its_utility_and_misalignment_and_the_samples(valign, model, situations, goal, vowels, tmp_path):
     out = tmp_path / "e"
-    printed = valign.json("evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6)
+    command = ("evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6)
+    printed = valign.json(*command)
     metrics = {r["metric"] for r in printed["results"]}
-    assert {"goal.utility", "misalignment.M", "value.V"} <= metrics
+    assert {"goal.utility", "misalignment.M", "value.V", "value.reliability.split_half"} <= metrics
     samples = [json.loads(x) for x in (out / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 6
     assert set(samples[0]) >= {"id", "prompt", "responses", "score"}
     page = valign.json("report", out / "result.json")
-    assert Path(page["html"]).exists()
+    assert "Can these profiles be trusted?" in Path(page["html"]).read_text()
+    lines = valign(*command).stdout.split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("value.reliability.split_half (free_answers)"))
+    assert lines[at - 1].startswith("value.V (neutral)")
+    (trust,) = [r for r in printed["results"] if r["metric"] == "value.reliability.split_half"]
+    unread = trust["value"] is None or trust["value"] < 0.7
+    assert lines[at + 1].startswith("! UNRELIABLE, do not read this profile") == unread
 
 
 def test_a_finished_evaluation_is_read_and_another_one_refused(valign, model, pairs, tmp_path, monkeypatch):

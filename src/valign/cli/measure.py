@@ -81,6 +81,7 @@ def evaluate(
 ) -> None:
     """Measure MODEL on data: result.json and samples.jsonl in the output folder."""
     with errors(as_json):
+        from valign.evaluation.measure.profile import warning_of
         from valign.models.policy import Sampling
         from valign.pipeline import differences
         from valign.pipeline.door import evaluate_from_names
@@ -132,6 +133,8 @@ def evaluate(
         for r in measured.results:
             if not r.metric.startswith(("value.profile.", "value.coverage.")) or r.variant == "mean":
                 say(result_line(r))
+            if warning := warning_of([r]):
+                say(f"! {warning}")
         if against is not None:
             show(changes)
         for name in ("results", "samples", "differences"):

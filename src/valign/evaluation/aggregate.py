@@ -36,6 +36,7 @@ def summarize(
     cluster_unit: str = "item",
     statistic: ItemStatistic | None = None,
     bootstrap: bool = False,
+    jackknife: bool = False,
     provenance: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     scaled: bool = True,
@@ -45,6 +46,7 @@ def summarize(
     anchors     None: 0 and 1 for a share, open ends for any other unit, whose best and worst nobody said
     statistic   None: the weighted mean of the scores. Otherwise its value at weights 1; nan means undefined
     bootstrap   resample although the metric is a mean (τ: its items are no plain shares)
+    jackknife   the statistic is a coefficient of reliability: leave clusters out instead of resampling them
     scaled      also place the value between the anchors (where both exist)
     The order of the items changes nothing; no scored item gives value None.
     """
@@ -71,7 +73,7 @@ def summarize(
             **common, value=None, cluster=Cluster(cluster_unit, 0), notes=(*notes, "nothing was scored")
         )
     estimate, method = estimate_items(
-        scored, statistic, bootstrap, None if direction.startswith("target:") else anchors.span
+        scored, statistic, bootstrap, None if direction.startswith("target:") else anchors.span, jackknife
     )
     value = None if np.isnan(estimate.value) else estimate.value
     more = cluster_notes(estimate.clusters)
@@ -111,17 +113,21 @@ def estimate_items(
     statistic: ItemStatistic | None = None,
     bootstrap: bool = False,
     span: tuple[float, float] | None = None,
+    jackknife: bool = False,
 ) -> tuple[Estimate, str]:
     """(estimate, name of the interval's method) of scored items, by table 1.2.
 
     span   lowest and highest score there can be: where all clusters are alike the t interval would have no width, and
            the exact end for clusters that were not seen takes its place (0/1 scores need no span)
+    jackknife  see `summarize`
     """
     clusters = [i.cluster for i in scored]
     scores = np.array([i.score for i in scored], float)
     weights = np.array([i.weight for i in scored], float)
     if statistic is not None:
         chosen = statistic
+        if jackknife:
+            return stats.jackknife_cluster(lambda w: chosen(scored, w * weights), len(scored), clusters), "jackknife"
         return stats.bootstrap_cluster(
             lambda w: chosen(scored, w * weights), len(scored), clusters
         ), "bootstrap_cluster"

@@ -27,7 +27,7 @@ REASONS = (
     "no_answer",
     "skipped",
 )
-METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi", "always_valid", "fisher", "exact")
+METHODS = ("t_cluster", "wilson", "bootstrap_cluster", "paired_t", "ppi", "always_valid", "fisher", "exact", "jackknife")
 ItemStatistic = Callable[
     [Sequence["Item"], stats.Array], stats.Array
 ]  # (scored items, (b, n) weights) -> (b,) values

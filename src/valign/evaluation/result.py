@@ -297,7 +297,7 @@ def _resampled(
     if count < 2:
         return stats.Estimate(value, None, None, None, count), None, "none", cluster_notes(count), "bootstrap_cluster"
     replicates = stats.bootstrap_replicates(change, len(both), clusters)
-    p = stats.bootstrap_p(replicates)
+    p = stats.bootstrap_p(replicates, count)
     estimate = stats.of_replicates(value, replicates, count)
     if stats.is_alike(estimate, replicates[np.isfinite(replicates)]):
         nothing = estimate._replace(se=None, low=None, high=None)

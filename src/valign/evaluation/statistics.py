@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]  # (replicates, items) weights -> (replicates,) values
@@ -178,7 +178,7 @@ def bootstrap_cluster(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """The statistic at weights 1, the standard deviation of its replicates, and their percentiles.
+    """The statistic at weights 1, the standard deviation of its replicates, and their `widened` percentiles.
 
     Replicates in which the statistic is undefined (0/0, or a ratio over 0) are left out. The standard deviation *is* the
     standard error: it is not divided by √draws.
@@ -196,21 +196,62 @@ def of_replicates(value: float, replicates: Array, clusters: int, *, level: floa
     values = replicates[np.isfinite(replicates)]
     if len(values) < 2:
         return Estimate(value, None, None, None, clusters)
-    low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
+    tail = widened((1 - level) / 2, clusters)
+    low, high = np.quantile(values, [tail, 1 - tail])
     return Estimate(value, float(values.std(ddof=1)), float(low), float(high), clusters)
 
 
-def bootstrap_p(replicates: Array) -> float | None:
-    """Two-sided p of "the difference is 0": twice the smaller share of replicates on the other side of 0.
+def widened(tail: float, clusters: int) -> float:
+    """The smaller tail whose bootstrap percentile lies as far out as Student's t of `tail`: Φ(t_{C-1}(tail) √(C/(C-1))).
 
-    (1 + min(#{d <= 0}, #{d >= 0})) / (1 + draws), doubled, at most 1: the percentile interval of level 1 - p just
-    reaches 0. None without two defined replicates.
+    A resample of C clusters scatters by √((C-1)/C) too little, and its percentiles are those of a normal: of 12 clusters the
+    2.5 and 97.5 % points hold 88 to 91 % (Hesterberg 2015, 1411.5279, "expanded percentile"). At 1000 clusters nothing changes.
+    """
+    return float(ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, tail)))
+
+
+def bootstrap_p(replicates: Array, clusters: int) -> float | None:
+    """Two-sided p of "the difference is 0": the level at which the interval of `of_replicates` just reaches 0.
+
+    q = (1 + min(#{d <= 0}, #{d >= 0})) / (1 + draws) is the smaller share of replicates on the other side of 0; p is twice the
+    tail that `widened` makes q of, at most 1. None without two defined replicates or two clusters.
     """
     values = replicates[np.isfinite(replicates)]
-    if len(values) < 2:
+    if len(values) < 2 or clusters < 2:
         return None
-    tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
-    return min(1.0, 2 * (1 + tail) / (1 + len(values)))
+    share = (1 + min(int((values <= 0).sum()), int((values >= 0).sum()))) / (1 + len(values))
+    return min(1.0, 2 * float(stdtr(clusters - 1, math.sqrt((clusters - 1) / clusters) * ndtri(min(share, 0.5)))))
+
+
+def jackknife_log(value: float, left_out: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Interval of a coefficient x <= 1 from its values with each cluster left out: Student's t of log(1 - x), C - 1 degrees.
+
+    value < 1; left_out (C,). For reliabilities, 1 - (error) / (spread), whose bootstrap counts the error twice; the logarithm
+    makes their skew even (Bonett 2002). The lower end is not below -1; the standard error is that of x itself.
+    """
+    x = np.asarray(left_out, float)
+    count = len(x)
+    if count < 2 or not (np.isfinite(x).all() and math.isfinite(value)) or max(value, float(x.max())) > 1 - 1e-12:
+        return Estimate(value, None, None, None, count)
+
+    def error(v: Array) -> float:
+        return math.sqrt((count - 1) / count * float(((v - v.mean()) ** 2).sum()))
+
+    half = float(stdtrit(count - 1, 0.5 + level / 2)) * error(np.log1p(-x))
+    low, high = (1 - (1 - value) * math.exp(h) for h in (half, -half))
+    return Estimate(value, error(x), max(-1.0, low), high, count)
+
+
+def jackknife_cluster(
+    statistic: Statistic, n: int, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95
+) -> Estimate:
+    """`jackknife_log` of a statistic of item weights: the value at weights 1, whole clusters left out one by one."""
+    index = cluster_index(clusters, n)
+    weights = (index != np.arange(int(index.max(initial=-1)) + 1)[:, None]).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(np.asarray(statistic(np.ones((1, n))), float)[0])
+        left_out = np.asarray(statistic(weights), float) if len(weights) > 1 else np.full(len(weights), np.nan)
+    return jackknife_log(value, left_out, level=level)
 
 
 def mean_statistic(scores: ArrayLike) -> Statistic:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from valign.data.group import Group, Response, user
+from valign.data.group import Comparison, Group, Response, user
 from valign.errors import ValignError
 from valign.evaluation.cached import CachedPolicy
 from valign.evaluation.sharded import BUNDLE, ShardedPolicy
@@ -127,6 +128,38 @@ def test_a_request_that_fails_three_times_is_named_when_all_others_are_answered(
         with pytest.raises(ValignError, match=r"1 requests failed three times[\s\S]*cannot read 'ask 12'"):
             policy.score(GROUPS)
         assert len(policy.log) == 29 and asked(tmp_path).count("ask 12") == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_answers_alike_on_any_number_of_workers(tmp_path, workers):
+    """A tiny random model in full float32: the same samples token by token, log-probs within what batches may change, and so
+    the same values of the results, as in this process."""
+    pytest.importorskip("ray", reason="needs the extra valign[ray]")
+    from valign.evaluation.measure import measure_preference
+
+    def make():
+        from valign.engine.local import LocalEngine
+        from valign.models.policy import LocalPolicy
+        from valign.models.tiny import tiny_model
+
+        return LocalPolicy(tiny_model("llama", seed=1), LocalEngine("full"))
+
+    pairs = [replace(g, feedback=(Comparison(chosen=0, rejected=1),)) for g in GROUPS]
+    found = []
+    for count in (0, workers):
+        with ShardedPolicy(make, count, log=tmp_path / f"log-{count}") as policy:
+            (samples, scored), results = answers(policy), measure_preference(policy, None, pairs)
+        found.append((samples, scored, {(r.metric, r.variant): (r.value, r.n) for r in results}))
+    (samples, scored, results), (others, rescored, again) = found
+    assert [[(text, ids, finish) for text, ids, _, finish in row] for row in samples] == [
+        [(text, ids, finish) for text, ids, _, finish in row] for row in others
+    ]
+    for one, other in zip(scored, rescored, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert np.abs(np.subtract(a, b)).max() < 1e-4
+    assert results.keys() == again.keys()
+    for key, (value, n) in results.items():
+        assert again[key] == (pytest.approx(value, abs=1e-4), n), key
 
 
 @pytest.mark.proof("E24")

@@ -165,6 +165,40 @@ def test_bootstrap_covers_at_200_draws():
     assert 0.90 <= covered / 300 <= 0.99
 
 
+def test_percentiles_of_few_clusters_reach_as_far_as_students_t():
+    """Of 2000 resampled means the interval is that of t; plain percentiles of 8 clusters are a fifth shorter."""
+    x = np.random.default_rng(5).normal(size=8)
+    e, t = stats.bootstrap_cluster(stats.mean_statistic(x), 8, draws=40_000), stats.t_cluster(x)
+    assert e.high - e.low == pytest.approx(t.high - t.low, rel=0.05)
+    assert stats.widened(0.025, 8) < 0.007 and stats.widened(0.025, 10**6) == pytest.approx(0.025, rel=1e-4)
+
+
+@pytest.mark.parametrize("clusters", [6, 12, 300])
+def test_the_bootstraps_p_is_the_level_at_which_its_interval_reaches_0(clusters):
+    draws = np.random.default_rng(6).normal(size=4000)
+    for level in (0.8, 0.95):
+        low = stats.of_replicates(0.0, draws, clusters, level=level).low
+        assert stats.bootstrap_p(draws - low, clusters) == pytest.approx(1 - level, rel=0.1)
+    assert stats.bootstrap_p(draws, clusters) > 0.9 and stats.bootstrap_p(draws, 1) is None
+
+
+def test_the_jackknife_of_a_reliability_is_the_formula():
+    """Student t of log(1 - x): ends below 1 and not below -1; without spread, or at 1, there is none."""
+    left = np.array([0.78, 0.8, 0.79, 0.82, 0.77])
+    e, log = stats.jackknife_log(0.8, left), np.log(1 - left)
+    half = 2.7764451 * math.sqrt(0.8 * ((log - log.mean()) ** 2).sum())
+    assert (e.low, e.high) == pytest.approx((1 - 0.2 * math.exp(half), 1 - 0.2 * math.exp(-half)), abs=1e-6)
+    assert e.se == pytest.approx(math.sqrt(0.8 * ((left - left.mean()) ** 2).sum())) and e.clusters == 5
+    assert stats.jackknife_log(-0.5, [-0.9, 0.2, -0.8]).low == -1 and e.high < 1
+    for value, rows in ((1.0, [1.0, 1.0, 1.0]), (0.5, [0.5, float("nan")]), (float("nan"), [0.5, 0.4]), (0.5, [0.4])):
+        assert stats.jackknife_log(value, rows).low is None
+    x = np.random.default_rng(7).uniform(size=(12, 2))
+    share = stats.jackknife_cluster(lambda w: (w @ x[:, 0]) / (w @ x.sum(1)), 12, [str(i // 2) for i in range(12)])
+    gone = [x[np.arange(12) // 2 != c] for c in range(6)]
+    whole = stats.jackknife_log(x[:, 0].sum() / x.sum(), [g[:, 0].sum() / g.sum() for g in gone])
+    np.testing.assert_allclose(share, whole, atol=1e-12)
+
+
 @pytest.mark.capability("E15")
 def test_a_model_against_itself_is_rejected_in_at_most_five_percent():
     """A/A: 500 pairs of equal models; both tests stay below 5 % + 2 SE of the simulation."""

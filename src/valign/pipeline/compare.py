@@ -290,6 +290,9 @@ def _accuracies(measured: Measured) -> list[Result]:
 
 def profile_of(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
     """The value profile as the report's circle draws it."""
+    from valign.evaluation.metrics.reliability import FREE
+    from valign.report.values import reliability_of
+
     rows = {
         r.metric.removeprefix("value.profile."): r
         for r in measured.results
@@ -300,6 +303,7 @@ def profile_of(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
     out: dict[str, Any] = {
         "values": {k: r.value for k, r in rows.items()},
         "n": max(r.n for r in rows.values()),
+        "reliability": reliability_of([r for r in measured.results if r.variant == FREE]),
     }
     if all(r.interval is not None for r in rows.values()):
         out["low"] = {k: r.interval.low for k, r in rows.items() if r.interval}

@@ -14,8 +14,9 @@ from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError, unknown
 from valign.evaluation.measure.administer import Answers, Respondent, administer, respondents
 from valign.evaluation.measure.inventory import Profile, inventory_profile
-from valign.evaluation.measure.pair_profiles import CLAIM, Shift, paired_profiles, paired_results
-from valign.evaluation.measure.profile import nearness_to
+from valign.evaluation.measure.pair_profiles import CLAIM, UNREADABLE, Shift, paired_profiles, paired_results
+from valign.evaluation.measure.profile import nearness_to, warning_of
+from valign.evaluation.metrics.reliability import FREE
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Result
 from valign.goals.targets import named_targets
@@ -245,7 +246,8 @@ def _shifts(found: Sequence[Profiled], goal: Any) -> dict[str, list[Shift]]:
     names = [n for n in goal.theory.ids if f"value.profile.{n}" in one and f"value.profile.{n}" in two]
     if names:
         pairs = [(one[f"value.profile.{n}"], two[f"value.profile.{n}"]) for n in names]
-        out["dilemmas"] = paired_results(names, pairs)
+        unreadable = any(warning_of([r for r in m.measured.results if r.variant == FREE]) for m in found)
+        out["dilemmas"] = [s.noted(UNREADABLE) if unreadable else s for s in paired_results(names, pairs)]
     return out
 
 
@@ -323,7 +325,10 @@ def _circle(profile: Profile) -> dict[str, Any] | None:
     rows = {r.metric.removeprefix("value.profile."): r for r in profile.results if r.metric.startswith("value.profile.")}
     if not rows or any(r.value is None for r in rows.values()):
         return None
-    out: dict[str, Any] = {"values": {k: r.value for k, r in rows.items()}, "n": max(r.n for r in rows.values())}
+    from valign.report.values import reliability_of
+
+    out: dict[str, Any] = {"values": {k: r.value for k, r in rows.items()}, "n": max(r.n for r in rows.values()),
+                           "reliability": reliability_of(profile.results)}  # fmt: skip
     if all(r.interval is not None for r in rows.values()):
         out["low"] = {k: r.interval.low for k, r in rows.items() if r.interval}
         out["high"] = {k: r.interval.high for k, r in rows.items() if r.interval}

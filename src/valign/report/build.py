@@ -264,6 +264,7 @@ def _warnings(facts: Facts) -> list[str]:
                 out.append(f"{s.name}, {role}: {left_out} of {n + left_out} items are unscored ({reasons}).")
     said: dict[str, list[str]] = {}
     for s in facts.subjects:
-        for note in s.notes:
+        unread = [values.warning_in(r) for r in facts.results[s.id] if r["metric"] == values.SPLIT_HALF]
+        for note in dict.fromkeys([*s.notes, *filter(None, unread)]):
             said.setdefault(note, []).append(s.name)
     return list(dict.fromkeys([*out, *(f"{', '.join(names)}: {note}" for note, names in said.items())]))

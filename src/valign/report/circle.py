@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from valign.evaluation.metrics.reliability import ENOUGH
 from valign.report.figures import mark, tone
-from valign.report.node import Node, num, value
+from valign.report.node import Node, num, span, value
 from valign.report.units import number
 from valign.report.visible import attribute, plain
 
@@ -29,7 +30,7 @@ def circle(data: Node, subjects: dict[str, Node]) -> Markup:
     table."""
     others = [p for p in data.policies if str(p.subject) != str(data.base)]
     if len(data.spokes) < 3:
-        return _numbers(data, subjects, True)
+        return _trust(data, subjects) + _numbers(data, subjects, True)
     picks = [_pick(p, subjects[str(p.subject)], data) for p in (others or data.policies)]
     large = _large(data, subjects, others or list(data.policies))
     few = (
@@ -42,8 +43,8 @@ def circle(data: Node, subjects: dict[str, Node]) -> Markup:
     return Markup(
         '<div class="circle-box">{}<div class="circle-side">{}'
         '<div class="picks" role="group" aria-label="profile shown">'
-        "{}</div></div></div>{}{}"
-    ).format(large, _key(data, subjects), Markup("").join(picks), few, _numbers(data, subjects, False))
+        "{}</div></div></div>{}{}{}"
+    ).format(large, _key(data, subjects), Markup("").join(picks), few, _trust(data, subjects), _numbers(data, subjects, False))
 
 
 def _at(angle: float, radius: float) -> Point:
@@ -283,6 +284,29 @@ def _key(data: Node, subjects: dict[str, Node]) -> Markup:
         Markup('<li class="hint">centre −1 opposed, dashed ring 0 no connection, rim +1 important</li>')
     )
     return Markup('<ul class="key-list">{}</ul>').format(Markup("").join(rows))
+
+
+def _trust(data: Node, subjects: dict[str, Node]) -> Markup:
+    """How far each profile can be trusted, and a plain warning where it cannot."""
+    rows = []
+    for p in data.policies:
+        said, r = Markup("its reliability was not measured"), p.reliability
+        if r:
+            again = Markup("not asked again in other words")
+            if r.retest:
+                again = Markup("asked again in other words {} {}").format(
+                    num(r.retest["value"], "plain"), span(r.retest.interval, "plain")
+                )
+            said = Markup("{} {}; {}").format(num(r["value"], "plain"), span(r.interval, "plain"), again)
+            said += Markup(' <b class="unreliable">{}</b>').format(r.warning) if r.warning else Markup("")
+        subject = subjects[str(p.subject)]
+        rows.append(
+            Markup('<li data-subject="{}">{}{}: {}</li>').format(attribute(p.subject), mark(subject), subject.label, said)
+        )
+    return Markup(
+        '<div class="trust"><p class="hint">Can these profiles be trusted? Two halves of what was asked must give the same '
+        "one: 1 they do, 0 not at all; {} is needed.</p><ul>{}</ul></div>"
+    ).format(ENOUGH, Markup("").join(rows))
 
 
 def _numbers(data: Node, subjects: dict[str, Node], open: bool) -> Markup:

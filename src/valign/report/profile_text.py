@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from valign.evaluation.measure.inventory import Profile
 from valign.evaluation.measure.pair_profiles import CLAIM, UNREADABLE, Shift
-from valign.evaluation.metrics.reliability import ENOUGH
+from valign.evaluation.measure.profile import warning_of
+from valign.evaluation.metrics.reliability import ENOUGH, SPLIT_HALF
 from valign.evaluation.result import Result
 from valign.goals.theory import Theory
 from valign.report.text import _t
@@ -46,18 +47,24 @@ def profile_text(profile: Profile, theory: Theory | None, goal: str) -> list[Ren
 
 def free_text(subject: str, results: Sequence[Result], theory: Theory, goal: str) -> list[RenderableType]:
     """The profile of free answers to situations, as the value evaluator reads it."""
-    found = {r.metric: r for r in results if r.variant == "mean" or r.metric in ("value.V", "value.V_c")}
+    found = {r.metric: r for r in results if r.variant == "mean"}
+    trust = next((r for r in results if r.metric == SPLIT_HALF), None)
+    warning = warning_of([trust]) if trust is not None else ""
+    style = "dim" if warning else ""
     table = _table("value", "mean [95 %]", "against · for", *_what())
     rows = [(d, found[f"value.profile.{d.id}"]) for d in theory.dimensions if f"value.profile.{d.id}" in found]
     for d, r in sorted(rows, key=lambda row: -(row[1].value or 0)):
-        table.add_row(_t(d.name), _t(_number(r)), _t(_bar(r.value, 1.0)), *_what(d.definition))
+        table.add_row(_t(d.name, style), _t(_number(r), style), _t(_bar(r.value, 1.0), style), *_what(d.definition))
     near = {r.variant: r for r in results if r.metric == "value.V"}
-    lines = [_t(line) for line in _targets({r.metric: r for r in results if r.variant == "profile"})]
-    if "profile" in near and not lines:
+    lines = _halves_and_retest(trust, None, "prompts", bool(warning)) if trust is not None else []
+    targets = _targets({r.metric: r for r in results if r.variant == "profile"})
+    lines += targets
+    if "profile" in near and not targets:
         silence = f"; a text that shows no value has {near['neutral'].value:.3f}" if "neutral" in near else ""
-        lines = [_t(f"Nearness to {goal}: V {_number(near['profile'])} (1 equal{silence})")]
+        lines += [f"Nearness to {goal}: V {_number(near['profile'])} (1 equal{silence})"]
     title = f"What {subject} shows in free answers: -1 speaks against a value, 0 does not touch it, 1 speaks for it"
-    return [_t(title, "bold"), table, *lines]
+    said = [_t(f"! {warning}", "bold yellow")] if warning else []
+    return [_t(title, "bold"), *said, table, *map(_t, lines)]
 
 
 def shifts_text(a: str, b: str, form: str, shifts: Sequence[Shift], theory: Theory | None) -> list[RenderableType]:
@@ -100,14 +107,10 @@ def _values(profile: Profile, found: dict[str, Result], theory: Theory | None) -
 
 
 def _trust(profile: Profile, found: dict[str, Result]) -> list[str]:
-    half, spread = found["value.reliability.split_half"], found["value.reliability.spread_p"]
-    words = "reliable enough to read" if not profile.warning else "NOT reliable"
-    out = [f"Trust: {words}. Two halves of the items agree {_number(half)} (1 fully, 0 not at all; {ENOUGH} is needed)."]
+    spread, again = found["value.reliability.spread_p"], None
     if "value.reliability.retest" in found:
-        values, single = (_number(found[f"value.reliability.{k}"]) for k in ("retest", "retest_items"))
-        out.append(f"  Asked again in other words: values agree {values} ({ENOUGH} is needed), single items {single}.")
-    else:
-        out.append("  Not asked again in other words: that part of the check is left out.")
+        again = (found["value.reliability.retest"], found["value.reliability.retest_items"])
+    out = _halves_and_retest(found[SPLIT_HALF], again, "items", bool(profile.warning))
     if spread.value is not None:
         p = f"p = {spread.value:.3f} (below 0.05 is needed)"
         out.append(f"  Items dealt out to the values at random would differ as much with {p}.")
@@ -115,6 +118,16 @@ def _trust(profile: Profile, found: dict[str, Result]) -> list[str]:
     if alphas:
         out.append("  Cronbach's alpha over persons: " + ", ".join(f"{k} {_plain(v)}" for k, v in alphas.items()))
     return out
+
+
+def _halves_and_retest(half: Result, again: tuple[Result, Result] | None, of: str, unreliable: bool) -> list[str]:
+    """again: re-test of the values and of single items; None where nothing was asked in other words."""
+    words = "NOT reliable" if unreliable else "reliable enough to read"
+    out = [f"Trust: {words}. Two halves of the {of} agree {_number(half)} (1 fully, 0 not at all; {ENOUGH} is needed)."]
+    if again is None:
+        return [*out, "  Not asked again in other words: that part of the check is left out."]
+    values, single = map(_number, again)
+    return [*out, f"  Asked again in other words: values agree {values} ({ENOUGH} is needed), single items {single}."]
 
 
 def _habits(found: dict[str, Result]) -> list[str]:

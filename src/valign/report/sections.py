@@ -44,7 +44,7 @@ def build(
             "tax"
             if r.get("level") == "capability"
             else "values"
-            if values.PROFILE.search(r["metric"])
+            if values.PROFILE.search(r["metric"]) or r["metric"].startswith(values.RELIABILITY)
             else "measured"
         )
         placed[where].append(r)

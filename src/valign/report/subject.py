@@ -33,7 +33,8 @@ class SubjectReport:
     audits       the guard lines of its log.jsonl: what the over-optimization alarm saw
     differences  Results "this vs base" measured elsewhere (JSON may carry "p"); metrics that are means of
                  items are compared here when they are missing
-    profile      {"values": {dimension: v}, "low": {...}, "high": {...}, "n": count}, each v in [-1, 1]
+    profile      {"values": {dimension: v}, "low": {...}, "high": {...}, "n": count}, each v in [-1, 1], and "reliability"
+                 as `report.values.reliability_of` gives it
     seeds        training seeds the results rest on; 0 = nothing was trained     labels   human or judge
                  labels used
     group        name that the runs of one method share when only their training seed differs; "" = a method of its own

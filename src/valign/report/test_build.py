@@ -261,6 +261,42 @@ def test_long_curves_keep_both_ends():
     assert found["of"] == 5000 and list(found["series"]) == ["loss"]
 
 
+def test_every_profile_says_under_its_circle_whether_it_can_be_trusted():
+    """Two policies on the same 24 prompts, one with values and one that answers at random: both numbers stand on the page with
+    their intervals, and the random one is warned about there and before all numbers."""
+    import numpy as np
+
+    from valign.data.group import Group, Response, user
+    from valign.evaluation.measure.profile import profile_results
+    from valign.goals.theory import load_theory
+    from valign.goals.value import ValueGoal
+
+    rng, goal = np.random.default_rng(0), ValueGoal(load_theory("schwartz10"), {"BE": 1.0})
+    groups = [Group(id=f"p{i}", prompt=user("?"), responses=(Response("a"),)) for i in range(24)]
+    made = {
+        "steady": np.linspace(-0.5, 0.5, 10) + 0.2 * rng.normal(size=(24, 1, 10)),
+        "random": rng.uniform(-1, 1, (24, 1, 10)),
+    }
+    subjects = [
+        SubjectReport(policy={"id": id}, label=id, base=id == "steady",
+                      results=profile_results(groups, list(values), goal, subject=id, about={}))
+        for id, values in made.items()
+    ]  # fmt: skip
+    report = json.loads(json.dumps(method_report(subjects, goal={**GOAL, "theory": "schwartz10"}, primary="profile")))
+    (circle,) = [f for s in report["sections"] if s["id"] == "values" for f in s["figures"]]
+    steady, noisy = (p["reliability"] for p in circle["data"]["policies"])
+    assert steady["value"] > 0.9 and not steady["warning"] and steady["retest"] is None
+    assert noisy["value"] < 0.7 and noisy["warning"].startswith("UNRELIABLE, do not read this profile: two halves of the prompts")
+    assert report["warnings"] == [f"random: {noisy['warning']}"]
+    html = render(report)
+    trust = html.partition('<div class="trust">')[2].partition("</div>")[0]
+    for r in (steady, noisy):
+        assert all(f'value="{x!r}"' in trust for x in (r["value"], r["interval"]["low"], r["interval"]["high"]))
+    assert trust.count("not asked again in other words") == 2 and trust.count("UNRELIABLE") == 1 and "0.7 is needed" in trust
+    bare = [replace(s, results=[r for r in s.results if r.metric.startswith("value.profile")]) for s in subjects]
+    assert render(method_report(bare, goal=GOAL, primary="profile")).count("its reliability was not measured") == 2
+
+
 def test_the_circle_has_nine_wedges_and_four_groups(seven: dict[str, Any]):
     """Schwartz: conformity and tradition share a wedge, hedonism is shared by two groups."""
     data = next(f["data"] for s in seven["sections"] for f in s["figures"] if f["id"] == "values")

@@ -12,9 +12,13 @@ from typing import Any
 
 from valign.errors import ValignError
 from valign.evaluation.metrics.circle import POSITIONS, sinusoid
+from valign.evaluation.metrics.reliability import FREE, SPLIT_HALF, UNRELIABLE
+from valign.evaluation.result import Result
 from valign.report.subject import Row, SubjectReport, as_json
 
 PROFILE = re.compile(r"(?:^|\.)profile\.([\w-]+)$")  # metric of one dimension of a profile
+RELIABILITY = "value.reliability."  # how the metrics begin that say how far a profile can be trusted
+RETEST = f"{RELIABILITY}retest"
 SHARED_WEDGE = 8.0  # degrees between two spokes of one wedge and its middle
 
 
@@ -55,15 +59,35 @@ def _policy(subject: SubjectReport) -> Row | None:
             "low": dict(p.get("low") or {}),
             "high": dict(p.get("high") or {}),
             "n": p.get("n"),
+            "reliability": p.get("reliability"),
         }
-    out: Row = {"subject": subject.id, "values": {}, "low": {}, "high": {}, "n": None}
-    for row in map(as_json, subject.results):
+    rows = [as_json(r) for r in subject.results]
+    trust = reliability_of([r for r in rows if r["variant"] == FREE])
+    out: Row = {"subject": subject.id, "values": {}, "low": {}, "high": {}, "n": None, "reliability": trust}
+    for row in rows:
         if (found := PROFILE.search(row["metric"])) and row["variant"] == "mean":
             name, ends = found.group(1), row.get("interval")
             out["values"][name], out["n"] = row["value"], row.get("n")
             if ends:
                 out["low"][name], out["high"][name] = ends["low"], ends["high"]
     return out if out["values"] else None
+
+
+def reliability_of(results: Sequence[Result | Mapping[str, Any]]) -> Row | None:
+    """{"value", "interval", "retest", "warning"} of a profile, from the Results of one way of asking; None where it was not
+    measured. retest: None where nothing was asked in other words; warning: "" for a profile that can be read.
+    """
+    found = {r["metric"]: r for r in map(as_json, results)}
+    half, again = found.get(SPLIT_HALF), found.get(RETEST)
+    if half is None:
+        return None
+    retest = {k: again[k] for k in ("value", "interval")} if again is not None else None
+    return {"value": half["value"], "interval": half["interval"], "retest": retest, "warning": warning_in(half)}
+
+
+def warning_in(result: Mapping[str, Any]) -> str:
+    """The warning that a reliability carries; "" where it has none."""
+    return next((n for n in result.get("notes") or () if n.startswith(UNRELIABLE)), "")
 
 
 def target(goal: Mapping[str, Any]) -> dict[str, float]:

@@ -206,7 +206,7 @@ def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[
 
     Where not one item was lost or won, resampling shows no width; then the exact ends for clusters that were not seen hold.
     """
-    signed, clusters = _signed(benchmarks, weights)
+    signed, clusters = signed_mean_tax(benchmarks, weights)
     estimate = stats.bootstrap_cluster(signed, len(clusters), clusters)
     if estimate.se is None or estimate.se > 1e-12 or any(b.largest is None for b in benchmarks):
         return estimate, "bootstrap_cluster"
@@ -219,7 +219,7 @@ def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[
     return estimate._replace(low=low / sum(weights), high=high / sum(weights)), "exact"
 
 
-def _signed(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Statistic, list[str]]:
+def signed_mean_tax(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Statistic, list[str]]:
     """The signed mean tax as a function of item weights, and each item's cluster."""
     clusters = [f"{k}:{c}" for k, b in enumerate(benchmarks) for c, _, _ in b.rows]
     pieces = [(b.chance, np.array([r[1:] for r in b.rows], float)) for b in benchmarks]
@@ -253,7 +253,7 @@ def measure_tax_per_gain(base: Sequence[Result], aligned: Sequence[Result], gain
     if not used or gain.value is None or gain.interval is None or gain.interval.low <= 0:
         why = "no benchmark can show tax" if not used else "the gain in reward cannot be told from 0"
         return Result(**shape, value=None, notes=(why,))
-    signed, clusters = _signed(used, [1.0] * len(used))
+    signed, clusters = signed_mean_tax(used, [1.0] * len(used))
     scored = gain.scored_items
     rows = [float(i.score or 0) for i in scored]
     paid = stats.bootstrap_replicates(signed, len(clusters), clusters)

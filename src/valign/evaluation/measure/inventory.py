@@ -41,7 +41,7 @@ class Profile:
     @property
     def warning(self) -> str:
         """One sentence for the reader; "" for a reliable profile."""
-        return "" if self.verdict.reliable else "UNRELIABLE, do not read this profile: " + "; ".join(self.verdict.reasons)
+        return self.verdict.warning
 
 
 def inventory_profile(
@@ -204,7 +204,7 @@ def _reliability(one: Sheet, two: Sheet | None, common: Mapping[str, Any]) -> li
     means = column_means(scores)
     p = reliability.spread_p(means, index, signs) if whole else None
     about = {k: v for k, v in common.items() if k != "cluster_unit"}
-    split = _split_half(one, scores, index, signs, good) if whole else _nothing("value.reliability.split_half", good)
+    split = _split_half(one, scores, index, signs, good) if whole else _nothing(reliability.SPLIT_HALF, good)
     out = [
         split,
         Result(metric="value.reliability.spread_p", value=p, unit="share", direction="down", n=int(answered.sum()),
@@ -242,7 +242,7 @@ def _split_half(one: Sheet, scores: Array, index: Any, signs: Any, good: Mapping
 
     note = f"{reliability.SPLITS} random splits of each value's items, stepped up to the whole inventory"
     items = one.respondent_items(one.mean_rating)
-    return summarize(items, metric="value.reliability.split_half", statistic=statistic, notes=[note], **good)
+    return summarize(items, metric=reliability.SPLIT_HALF, statistic=statistic, jackknife=True, notes=[note], **good)
 
 
 def _nothing(metric: str, common: Mapping[str, Any]) -> Result:

@@ -29,6 +29,10 @@ class Shift:
     adjusted: float
     differs: bool
 
+    def noted(self, note: str) -> Shift:
+        """The same with a note on its result."""
+        return replace(self, result=self.result.with_notes(note))
+
 
 def paired_profiles(a: Profile, b: Profile) -> list[Shift]:
     """Where a and b differ, largest difference first.
@@ -42,7 +46,7 @@ def paired_profiles(a: Profile, b: Profile) -> list[Shift]:
     shifts = paired_results(names, [(_centred(a, name), _centred(b, name)) for name in names])
     if not (a.warning or b.warning):
         return shifts
-    return [replace(s, result=s.result.with_notes(UNREADABLE)) for s in shifts]
+    return [s.noted(UNREADABLE) for s in shifts]
 
 
 def paired_results(names: Sequence[str], pairs: Sequence[tuple[Result, Result]]) -> list[Shift]:

@@ -1,7 +1,9 @@
-"""What a model values: the profile of its sampled responses, and how near that is to a target (5.1). [G07]"""
+"""What a model values: the profile of its sampled responses, how near that is to a target, and how far it can be trusted (5.1).
+[G07]"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -11,24 +13,19 @@ from numpy.typing import NDArray
 
 from valign.data.group import Group
 from valign.errors import ValignError, require
-from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import (
-    cluster_of,
-    data_of,
-    require_ids,
-    sample_groups,
-    unanswered,
-    why_unscored,
-)
-from valign.evaluation.metrics import profile
+from valign.evaluation import statistics as stats
+from valign.evaluation.aggregate import NO_WIDTH, summarize
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups, unanswered, why_unscored
+from valign.evaluation.metrics import profile, reliability
 from valign.evaluation.provenance import provenance
-from valign.evaluation.result import Anchors, Item, ItemStatistic, Result
+from valign.evaluation.result import Anchors, Cluster, Item, ItemStatistic, Result, cluster_notes, interval_of
 from valign.goals import distance
 from valign.goals.base import ValueScorer
 from valign.models.policy import Policy, Progress, Sampling
 
 Array = NDArray[np.float64]
 Row = tuple[str, str, Array | str]  # item, cluster, values or why there are none
+ONCE = "asked once: no re-test in other words was made, so that part of the check is left out"
 
 
 class Named(Protocol):
@@ -95,8 +92,8 @@ def profile_results(
     missing: Collection[str] = (),
     why: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Results of scored responses: V first, then V_c, response-level V, V of silence,
-    and three per dimension.
+    """Results of scored responses: V first, then V_c, response-level V, V of silence, the reliability of the profile, and
+    three per dimension. A profile that is too unreliable to be read says so in the notes of V and of its reliability.
 
     values   per group (responses, K); a row with nan is unscored
     missing  items (group#response) that have no response (`no_answer`), whatever their values
@@ -117,7 +114,9 @@ def profile_results(
         "cluster_unit": "prompt",
         "provenance": about,
     }
-    out = _nearness(rows, goal.t, goal.w, common)
+    trust = _reliability(rows, common)
+    first, *near = _nearness(rows, goal.t, goal.w, common)
+    out = [first.with_notes(*filter(None, [warning_of([trust])])), *near, trust]
     return out + [r for k, name in enumerate(names) for r in _dimension(name, k, goal.t[k], rows, common)]
 
 
@@ -171,6 +170,50 @@ def nearness_to(found: Result, targets: Sequence[ValueTarget]) -> list[Result]:
                       statistic=corrected(goal.t, goal.w), **common),
         ]  # fmt: skip
     return out
+
+
+def warning_of(results: Sequence[Result]) -> str:
+    """The warning about profiles that are too unreliable to be read; "" where none is."""
+    notes = (note for r in results if r.metric == reliability.SPLIT_HALF for note in r.notes)
+    return next((note for note in notes if note.startswith(reliability.UNRELIABLE)), "")
+
+
+def _reliability(rows: Sequence[Row], common: Mapping[str, Any]) -> Result:
+    """Split-half over prompts: would other prompts of this kind have given the same profile?"""
+    found: dict[str, list[Array]] = {}
+    lost: dict[str, str] = {}
+    for _, prompt, v in rows:
+        if isinstance(v, str):
+            lost[prompt] = v
+        else:
+            found.setdefault(prompt, []).append(v)
+    tables = [found[prompt] for prompt in sorted(found)]  # by name: the order of the data changes nothing
+    n, unscored = len(tables), Counter(why for prompt, why in lost.items() if prompt not in found)
+    half = reliability.prompt_split_half(np.array([np.mean(t, 0) for t in tables]), [len(t) for t in tables])
+    value = half.value if np.isfinite(half.value) else None
+    estimate = stats.Estimate(0.0, None, None, None, n) if value is None else stats.jackknife_log(value, half.left_out)
+    few = n < reliability.FEW_PROMPTS
+    why = f"{n} prompts have no two halves to compare" if few else "in every half all values are alike"
+    verdict = reliability.verdict(value, asked_again=False, of="prompts", undefined=why)
+    notes = [f"{reliability.SPLITS} random halves of the prompts, stepped up to all of them" if value is not None else why, ONCE]
+    if value is not None and estimate.se is None:
+        notes.append(NO_WIDTH if value > 0 else "no interval: without one of the prompts no values are left")
+    notes += [*cluster_notes(n), *filter(None, [verdict.warning])]
+    return Result(
+        metric=reliability.SPLIT_HALF,
+        variant=reliability.FREE,
+        value=value,
+        unit="score",
+        direction="up",
+        anchors=Anchors(1.0, None, 0.0),
+        n=n,
+        n_unscored=dict(sorted(unscored.items())),
+        se=estimate.se,
+        interval=interval_of(estimate, "jackknife"),
+        cluster=Cluster(common["cluster_unit"], n),
+        notes=tuple(notes),
+        **{k: common[k] for k in ("subject", "level", "provenance")},
+    )
 
 
 def mean_values(items: Sequence[Item], weights: Array) -> Array:

@@ -3,11 +3,12 @@
 The unit that must be told from noise is the profile: the differences between the values of one model. So the split-half
 coefficient correlates, over the K values, the profile from one half of each value's items with the profile from the other
 half; items within a value are what is random. Scores are item means on the scale of the dimension: an item against the
-value is already turned round.
+value is already turned round. Free answers show every value at once: there the prompts are dealt out to the halves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,11 @@ between values, so two values that lie one standard deviation apart stand in the
 Φ(1 / (.55 √2)) = .90; below it that sinks toward a coin. It is also the customary floor (Nunnally 1978)."""
 SPREAD_P = 0.05  # the values must differ by more than items dealt out at random
 SPLITS = 200
+FEW_PROMPTS = 4  # with fewer, a half is a single prompt, or none where one is left out
+SPLIT_HALF = "value.reliability.split_half"  # the metric's name
+FREE = "free_answers"  # its variant for profiles that are read from free answers
+UNRELIABLE = "UNRELIABLE, do not read this profile: "  # how every warning begins
+CHUNK = 2_000_000  # numbers held at once: 16 MB
 
 
 def halves(dimensions: ArrayLike, keyed: ArrayLike, splits: int = SPLITS, seed: int = 0) -> tuple[Array, Array]:
@@ -57,9 +63,48 @@ def split_half(scores: ArrayLike, tables: tuple[Array, Array]) -> Array:
     and no length makes a test out of halves that contradict each other.
     """
     x = np.atleast_2d(np.asarray(scores, float))
-    r = correlation(*(np.einsum("bi,ski->bsk", x, t, optimize=True) for t in tables))
+    return _stepped_up(correlation(*(np.einsum("bi,ski->bsk", x, t, optimize=True) for t in tables)))
+
+
+def _stepped_up(r: Array) -> Array:
+    """Spearman-Brown of the mean over the last axis; a negative mean is given as it is."""
     mean = r.mean(-1)
     return np.where(mean > 0, spearman_brown(np.maximum(mean, 0)), mean)
+
+
+class SplitHalf(NamedTuple):
+    """The coefficient (NaN where undefined), and (n,) what it would be with each prompt left out."""
+
+    value: float
+    left_out: Array
+
+
+def prompt_split_half(values: ArrayLike, answers: ArrayLike, splits: int = SPLITS, seed: int = 0) -> SplitHalf:
+    """`split_half` of profiles that are read from free answers: random halves of the prompts, each with a profile of its own.
+
+    values (n, K) mean of each prompt's answers; answers (n,) how many those are, > 0. A half in which all values are alike
+    agrees with nothing (r = 0), unless every half is: then the coefficient is undefined, as with fewer than `FEW_PROMPTS`.
+    """
+    x, mass = np.asarray(values, float), np.asarray(answers, float)
+    n = len(x)
+    if n < FEW_PROMPTS:
+        return SplitHalf(float("nan"), np.full(n, np.nan))
+    tables = halves([0] * n, [1] * n, splits, seed)
+    sides = [(t[:, 0] > 0).astype(float) for t in tables]  # (splits, n): who is in the half
+    sums, counts = [s @ (mass[:, None] * x) for s in sides], [s @ mass for s in sides]
+
+    def coefficient(profiles: Sequence[Array]) -> Array:
+        widest = np.max([np.ptp(p, -1).max(-1) for p in profiles], 0)
+        return np.where(widest > 1e-9, _stepped_up(np.nan_to_num(correlation(*profiles))), np.nan)
+
+    value = float(coefficient([s / c[:, None] for s, c in zip(sums, counts, strict=True)]))
+    out, step = [], max(1, CHUNK // (splits * x.shape[1]))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        gone = [s.T[rows] * mass[rows, None] for s in sides]  # (rows, splits) answers that the half loses
+        out.append(coefficient([(s - g[:, :, None] * x[rows, None]) / (c - g)[:, :, None]
+                                for s, c, g in zip(sums, counts, gone, strict=True)]))  # fmt: skip
+    return SplitHalf(value, np.concatenate(out))
 
 
 def correlation(a: Array, b: Array) -> Array:
@@ -114,22 +159,38 @@ class Verdict(NamedTuple):
     reliable: bool
     reasons: tuple[str, ...]
 
+    @property
+    def warning(self) -> str:
+        """One sentence for the reader; "" for a reliable profile."""
+        return "" if self.reliable else UNRELIABLE + "; ".join(self.reasons)
 
-def verdict(half: float | None, retest: float | None, p: float, *, asked_again: bool = True) -> Verdict:
-    """Three conditions, all needed: split-half >= .7, agreement with paraphrases >= .7, spread beyond chance (p < .05).
 
-    half, retest   None where undefined (all answers alike), which fails
-    asked_again    False where the items have no paraphrases: that condition is then left out
+def verdict(
+    half: float | None,
+    retest: float | None = None,
+    p: float | None = None,
+    *,
+    asked_again: bool = True,
+    of: str = "items",
+    undefined: str = "all answers are alike",
+) -> Verdict:
+    """Up to three conditions, all needed: split-half >= .7, agreement with paraphrases >= .7, spread beyond chance (p < .05).
+
+    half, retest   None where undefined, which fails; `undefined` says why        of  what the halves are halves of
+    p              None where the spread was not tested: that condition is then left out
+    asked_again    False where nothing was asked in other words: so is that one
     """
     reasons = []
-    if p >= SPREAD_P:
-        reasons.append(f"its values differ no more than items dealt out to them at random would (p = {p:.2f})")
+    if p is not None and p >= SPREAD_P:
+        reasons.append(f"its values differ no more than {of} dealt out to them at random would (p = {p:.2f})")
     if half is None or half < ENOUGH:
-        reasons.append(f"two halves of the items disagree (reliability {_told(half)}; at least {ENOUGH} is needed)")
+        told = _told(half, undefined)
+        reasons.append(f"two halves of the {of} disagree (reliability {told}; at least {ENOUGH} is needed)")
     if asked_again and (retest is None or retest < ENOUGH):
-        reasons.append(f"the same items in other words give another profile (r {_told(retest)}; {ENOUGH} is needed)")
+        told = _told(retest, undefined)
+        reasons.append(f"the same {of} in other words give another profile (r {told}; {ENOUGH} is needed)")
     return Verdict(not reasons, tuple(reasons))
 
 
-def _told(x: float | None) -> str:
-    return "undefined: all answers are alike" if x is None else f"{x:.2f}"
+def _told(x: float | None, undefined: str) -> str:
+    return f"undefined: {undefined}" if x is None else f"{x:.2f}"

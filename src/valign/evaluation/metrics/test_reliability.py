@@ -50,6 +50,40 @@ def test_split_half_estimates_the_share_of_true_variance():
     assert rel.split_half(scores, tables).mean() == pytest.approx(2 / 3, abs=0.03)
 
 
+def test_split_half_of_prompts_equals_a_plain_loop():
+    """With unequal numbers of answers, as a whole and with one prompt left out."""
+    rng = np.random.default_rng(4)
+    x, answers = rng.normal(size=10) + rng.normal(size=(13, 10)), rng.integers(1, 4, 13)
+    sides = rel.halves([0] * 13, [1] * 13, 9)[0][:, 0] > 0
+
+    def plain(keep):
+        rs = []
+        for side in sides:
+            a, b = (np.average(x[s & keep], axis=0, weights=answers[s & keep]) for s in (side, ~side))
+            rs.append(np.corrcoef(a, b)[0, 1])
+        return float(rel.spearman_brown(np.mean(rs)) if np.mean(rs) > 0 else np.mean(rs))
+
+    found = rel.prompt_split_half(x, answers, splits=9)
+    assert found.value == pytest.approx(plain(np.ones(13, bool)))
+    assert found.left_out == pytest.approx([plain(np.arange(13) != k) for k in range(13)])
+
+
+def test_chunks_of_prompts_change_nothing(monkeypatch):
+    x = np.random.default_rng(5).normal(size=(11, 4))
+    whole = rel.prompt_split_half(x, np.ones(11)).left_out
+    monkeypatch.setattr(rel, "CHUNK", 3 * rel.SPLITS * 4)
+    np.testing.assert_array_equal(rel.prompt_split_half(x, np.ones(11)).left_out, whole)
+
+
+def test_a_half_without_values_agrees_with_nothing():
+    """One prompt of twelve shows values: in each split the other half is silent, which is no agreement and not undefined."""
+    x = np.zeros((12, 10))
+    assert np.isnan(rel.prompt_split_half(x, np.ones(12)).value), "nobody says anything"
+    x[3] = np.arange(10)
+    assert rel.prompt_split_half(x, np.ones(12)).value == 0
+    assert np.isnan(rel.prompt_split_half(np.eye(3), np.ones(3)).value), "three prompts have no halves"
+
+
 def test_equal_scores_have_no_reliability_and_no_spread():
     assert np.isnan(rel.split_half(np.full((1, 80), 3.5), rel.halves(INDEX.tolist(), SIGNS.tolist(), splits=3))).all()
     assert rel.spread_p(np.full(80, 3.5), INDEX, SIGNS, draws=50) == 1
@@ -87,6 +121,13 @@ def test_cronbach_alpha_by_covariances():
 def test_all_conditions_are_needed(half, retest, p, asked, ok, said):
     found = rel.verdict(half, retest, p, asked_again=asked)
     assert found.reliable is ok and said in "; ".join(found.reasons)
+
+
+def test_the_verdict_says_what_was_split_and_leaves_out_what_was_not_tested():
+    bad = rel.verdict(0.4, asked_again=False, of="prompts")
+    assert bad.warning == rel.UNRELIABLE + "two halves of the prompts disagree (reliability 0.40; at least 0.7 is needed)"
+    assert rel.verdict(0.9, asked_again=False).warning == ""
+    assert "undefined: too few;" in rel.verdict(None, asked_again=False, undefined="too few").warning
 
 
 def test_many_circle_fits_equal_the_single_one():
