@@ -126,9 +126,10 @@ def explain_from_names(
         records = [{**r, "sampled": r["id"] not in given} for r in explain(groups, ask, say("explanations"))]
         text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records)
         written = write_whole(out / FILE, text)
-        section = explain_section(
-            records, policy, provenance(policy, reference=base, sampling=sampling, beta=beta, by=by), notes
-        )
+        named = {"id": made.id, "fingerprint": made.fingerprint()} if made else None
+        about = provenance(policy, reference=base, sampling=sampling, beta=beta, by=by, goal=named,
+                           judge=judge.id if judge else None)  # fmt: skip
+        section = explain_section(records, policy, about, notes)
         return section, {"records": written, **finish(section, out, tell)}
 
 

@@ -2,7 +2,8 @@
 
 Nothing is trained; the same fixed prefix makes a base model answer like an assistant. The prompt text here is the
 project's own. As published the prefix knows no goal; here the goal's own description ends its system text, where there
-is a goal. It is one text for all questions either way, so that its keys and values are computed once. `token_shift` reports how far an aligned policy's tokens lie from what the base would have said.
+is a goal. Either way it is one text for all questions, so its keys and values are computed once. `token_shift` reports
+how far an aligned policy's tokens lie from what the base would have said.
 """
 
 from __future__ import annotations
