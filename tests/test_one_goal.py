@@ -7,6 +7,8 @@ import pytest
 
 import valign as va
 from valign.data.group import Group, Response, VectorScore, user
+from valign.engine.rollout import with_samples
+from valign.engine.sampler import address
 from valign.errors import ValignError
 
 TEXTS = ("aaa eee iii", "bcd fgh", "zzz")
@@ -165,7 +167,8 @@ def toward_vowels(name, goal, policy):
     """How far `goal` moves what a method makes toward vowels; prompts, for a method that only changes these.
 
     reward models    reward of the response with vowels minus that of the others
-    offline methods  the same of the gain in log-prob       on-policy ones  covariance of that gain with the share of vowels
+    offline methods  the same of the gain in log-prob
+    on-policy ones   covariance of that gain with the share of vowels, within a prompt, over the samples of the step
     best of n        share of vowels of what it chose
     """
     from valign.methods.table import METHODS
@@ -184,15 +187,18 @@ def toward_vowels(name, goal, policy):
         return aligned.rewrite(prompts)
     if method.family == "decoding":
         return np.mean([vowel_share(row[0].text) for row in answers])
-    asked = bare(1)
+    if method.samples:  # drawn again from the addresses of step 0
+        law = va.Sampling(n=settings["group_size"], max_new_tokens=6, seed=address(0, "rollout", 0))
+        drawn = policy.generate([g.prompt for g in data], law, keys=[g.id for g in data])
+        asked = [with_samples(g, row) for g, row in zip(data, drawn)]
+    else:
+        asked = bare(1)
+    scored = zip(aligned.score(asked), policy.score(asked))
+    gains = [np.array([a.log_prob - b.log_prob for a, b in zip(now, before)]) for now, before in scored]
     if method.samples:
-        drawn = policy.generate([asked[0].prompt], va.Sampling(n=64, max_new_tokens=6))[0]
-        asked = [Group("own", asked[0].prompt, tuple(Response(s.text) for s in drawn))]
-    (now,), (before,) = aligned.score(asked), policy.score(asked)
-    gain = np.array([a.log_prob - b.log_prob for a, b in zip(now, before)])
-    if method.samples:
-        return np.cov(gain, [vowel_share(r.text) for r in asked[0].responses])[0, 1]
-    return gain[0] - gain[1:].mean()
+        shares = [[vowel_share(r.text) for r in g.responses] for g in asked]
+        return np.mean([np.cov(gain, share)[0, 1] for gain, share in zip(gains, shares)])
+    return gains[0][0] - gains[0][1:].mean()
 
 
 @pytest.mark.capability("G01")

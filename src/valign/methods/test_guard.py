@@ -201,12 +201,12 @@ def test_training_that_works_against_gold_rings_and_training_for_it_does_not(tin
     step 0, whatever a dev split found best; the page of the run shows both curves."""
     good = offline(tiny_policy, tmp_path / "good", audited(action="stop"))
     assert good.outcome.steps == 4 and not good.outcome.by_hook and not any(r["fires"] for r in curve(tmp_path / "good"))
-    ended = offline(tiny_policy, tmp_path / "ended", audited(-1, action="stop"))
-    assert ended.outcome.by_hook and ended.outcome.steps == ended.outcome.kept == 2
+    ended = offline(tiny_policy, tmp_path / "ended", audited(-1, action="stop"), max_steps=8)
+    assert ended.outcome.by_hook and ended.outcome.steps == ended.outcome.kept == 4
     (rang,) = [r for r in curve(tmp_path / "ended") if r["fires"]]
     assert rang["reasons"] == ["proxy and gold disagree: their covariance is below 0"] and rang["high"] < 0
-    back = offline(tiny_policy, tmp_path / "back", audited(-1, action="rollback"), dev=taught(2), eval_every=1)
-    assert (back.outcome.steps, back.outcome.kept, back.outcome.best[0]) == (2, 0, 0)
+    back = offline(tiny_policy, tmp_path / "back", audited(-1, action="rollback"), dev=taught(2), eval_every=1, max_steps=8)
+    assert (back.outcome.steps, back.outcome.kept, back.outcome.best[0]) == (4, 0, 0)
     params = back.policy.model.model.parameters(), tiny_policy.model.model.parameters()
     assert all(torch.equal(p, q) for p, q in zip(*params))
     page = watch_page(tmp_path / "ended")
