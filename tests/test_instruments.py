@@ -122,14 +122,21 @@ def test_overopt_samples_once_and_reads_both_laws(valign, model, situations, vow
 
 
 def test_a_guarded_run_from_the_command_line(valign, model, situations, vowels, signs, goal, tmp_path):
-    """Reward: the user's own; gold: the goal. Audits stand in the log; a method that samples nothing has nothing to guard."""
+    """Reward: the user's own; gold: the goal. Audits stand in the log and on the run's page, also of a run that samples
+    nothing; what trains no policy has nothing to guard."""
     small = ("--set", "max_steps=2", "--set", "batch_size=3", "--set", "group_size=3", "--set", "max_new_tokens=4")
     valign("align", model, "--method", "rloo", "--data", situations, "--reward", SIGNS, "--gold", goal, "--audit", situations,
            "--audit-steps", 1, *small, "--out", tmp_path / "run")  # fmt: skip
     log = [json.loads(x) for x in (tmp_path / "run" / "run" / "log.jsonl").read_text().splitlines()]
     assert [x["step"] for x in log if x["event"] == "guard" and "covariance" in x] == [0, 1, 2]
-    assert "nothing to guard" in valign.error("align", model, "--method", "sft", "--data", situations, "--goal", goal, "--gold",
-                                              goal, "--audit", situations, "--out", tmp_path / "x")  # fmt: skip
+    valign("align", model, "--method", "sft", "--data", situations, "--goal", goal, "--gold", goal, "--audit", situations,
+           *small[:4], "--out", tmp_path / "sft")  # fmt: skip
+    log = [json.loads(x) for x in (tmp_path / "sft" / "run" / "log.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in log if x["event"] == "guard" and "covariance" in x] == [0, 1, 2]
+    valign("report", tmp_path / "sft", "--watch")
+    assert "gain of gold and proxy" in (tmp_path / "sft" / "run" / "watch.html").read_text()
+    assert "nothing to guard" in valign.error("align", model, "--method", "urial", "--gold", goal, "--audit", situations,
+                                              "--out", tmp_path / "x", status=2)  # fmt: skip
     assert "no audit" in valign.error("align", model, "--method", "rloo", "--data", situations, "--reward", SIGNS,
                                       "--audit-steps", 2, "--out", tmp_path / "y", status=2)  # fmt: skip
 

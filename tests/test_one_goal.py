@@ -7,6 +7,8 @@ import pytest
 
 import valign as va
 from valign.data.group import Group, Response, VectorScore, user
+from valign.engine.rollout import with_samples
+from valign.engine.sampler import address
 from valign.errors import ValignError
 
 TEXTS = ("aaa eee iii", "bcd fgh", "zzz")
@@ -96,21 +98,30 @@ def test_best_of_n_answers_nearer_to_the_goal_than_its_base(policy, care):
 
 LEVELS = ("instruction", "preference", "principle", "value")
 TINY_RUN = {"batch_size": 2, "max_steps": 1}
+QUICK = {**TINY_RUN, "learning_rate": 1e-2}
 CHEAP = {
-    **{name: TINY_RUN for name in ("sft", "dpo", "cdpo", "robust_dpo", "reward_model", "reward_ranked_pairs",
-                                   "reward_plackett_luce")},
-    **{name: {**TINY_RUN, "batch_size": 4, "group_size": 2, "max_new_tokens": 6} for name in ("grpo", "rloo")},
-    "value_instruction": {}, "urial": {}, "best_of_n": {"n": 2},
+    **{name: QUICK for name in ("sft", "dpo", "cdpo", "robust_dpo", "reward_model", "reward_ranked_pairs",
+                                "reward_plackett_luce")},
+    **{name: {**QUICK, "batch_size": 4, "group_size": 16, "max_new_tokens": 6} for name in ("grpo", "rloo")},
+    "value_instruction": {}, "urial": {"examples": 0, "system": ""}, "best_of_n": {"n": 64},
 }  # fmt: skip
+SIGNS = {True: "an answer is full of vowels", False: "an answer has no vowel"}
+
+
+def vowel_share(text: str) -> float:
+    return sum(c in "aeiou" for c in text) / max(1, len(text))
 
 
 class VowelShare:
-    """One scripted truth for the other three levels: the share of vowels, as a verdict, a reward, a judge of tasks."""
+    """One scripted truth for the other three levels: the share of vowels (or of other signs), as a verdict, a reward, a
+    judge of tasks."""
 
-    id = "vowel share"
+    def __init__(self, liked: bool = True) -> None:
+        self.liked, self.id = liked, "vowel share" if liked else "share of other signs"
 
     def score(self, groups):
-        return [np.array([sum(c in "aeiou" for c in r.text) / max(1, len(r.text)) for r in g.responses]) for g in groups]
+        shares = [np.array([vowel_share(r.text) for r in g.responses]) for g in groups]
+        return shares if self.liked else [1 - s for s in shares]
 
     def verdicts(self, groups, principles):
         return [np.tile(2 * u[:, None] - 1, (1, len(principles))) for u in self.score(groups)]
@@ -119,19 +130,21 @@ class VowelShare:
         return self.id
 
 
-def goal_of(level: str, vowels):
-    """A goal of each level whose scorer is scripted: all four like vowels."""
+def goal_of(level: str, vowels, liked: bool = True):
+    """A goal of each level whose scorer is scripted: all four like vowels, or (liked=False) all four like the others."""
     from valign.goals.instruction import InstructionGoal
     from valign.goals.loading import load_goal
 
+    scorer, sign = VowelShare(liked), 1 if liked else -1
     match level:
         case "instruction":
-            return InstructionGoal(judge=VowelShare())
+            return InstructionGoal(judge=scorer)
         case "preference":
-            return load_goal({"level": "preference", "text": "answers full of vowels"}, scorers=VowelShare())
+            return load_goal({"level": "preference", "text": SIGNS[liked]}, scorers=scorer)
         case "principle":
-            return load_goal({"level": "principle", "set": "core", "only": ["help", "harm"]}, scorers=VowelShare())
-    return load_goal("schwartz10", scorers=vowels, benevolence=1, power=-1)
+            words = {"id": "help", "text": SIGNS[liked], "negation": SIGNS[not liked]}
+            return load_goal({"level": "principle", "principles": [words]}, scorers=scorer)
+    return load_goal("schwartz10", scorers=vowels, benevolence=sign, power=-sign)
 
 
 @pytest.fixture(scope="session")
@@ -150,30 +163,63 @@ def test_every_method_of_the_table_is_driven_below():
     assert set(CHEAP) == set(METHODS)
 
 
+def toward_vowels(name, goal, policy):
+    """How far `goal` moves what a method makes toward vowels; prompts, for a method that only changes these.
+
+    reward models    reward of the response with vowels minus that of the others
+    offline methods  the same of the gain in log-prob
+    on-policy ones   covariance of that gain with the share of vowels, within a prompt, over the samples of the step
+    best of n        share of vowels of what it chose
+    """
+    from valign.methods.table import METHODS
+
+    settings, method = CHEAP[name], METHODS[name]
+    if method.makes_reward:
+        (r,) = va.train_reward(policy, bare(2), method=name, goal=goal, **settings).score(bare(1))
+        return r[0] - r[1:].mean()
+    data = bare(settings["batch_size"]) if method.trains else ()
+    aligned = va.align(policy, va.Target(goal, policy), name, data, **settings)
+    assert aligned.kind == {"context": "context", "decoding": "decoding"}.get(method.family, "weights")
+    prompts = [user("Why?"), user("Who?")]
+    answers = aligned.generate(prompts, va.Sampling(max_new_tokens=6))
+    assert [len(row) for row in answers] == [1, 1]
+    if method.family == "context":
+        return aligned.rewrite(prompts)
+    if method.family == "decoding":
+        return np.mean([vowel_share(row[0].text) for row in answers])
+    if method.samples:  # drawn again from the addresses of step 0
+        law = va.Sampling(n=settings["group_size"], max_new_tokens=6, seed=address(0, "rollout", 0))
+        drawn = policy.generate([g.prompt for g in data], law, keys=[g.id for g in data])
+        asked = [with_samples(g, row) for g, row in zip(data, drawn)]
+    else:
+        asked = bare(1)
+    scored = zip(aligned.score(asked), policy.score(asked))
+    gains = [np.array([a.log_prob - b.log_prob for a, b in zip(now, before)]) for now, before in scored]
+    if method.samples:
+        shares = [[vowel_share(r.text) for r in g.responses] for g in asked]
+        return np.mean([np.cov(gain, share)[0, 1] for gain, share in zip(gains, shares)])
+    return gains[0][0] - gains[0][1:].mean()
+
+
 @pytest.mark.capability("G01")
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", sorted(CHEAP))
 def test_a_goal_of_every_level_drives_every_method(name, level, shared_policy, vowels):
-    """12 methods x 4 levels, one or two optimizer steps each. No feedback stands in the data: what is learned, preferred,
-    rewarded, said or chosen comes from the goal object alone; what comes out answers (or, for a reward model, scores).
+    """12 methods x 4 levels, one optimizer step each, toward a goal and toward its opposite. No feedback stands in the data:
+    what is learned, preferred, rewarded, said or chosen comes from the goal object alone, so it must differ, and the way
+    the goal asks for.
     """
-    from valign.methods.table import METHODS
-
-    goal, settings = goal_of(level, vowels), CHEAP[name]
-    if METHODS[name].makes_reward:
-        reward = va.train_reward(shared_policy, bare(2), method=name, goal=goal, **settings)
-        assert np.isfinite(reward.score(bare(1))[0]).all()
-        return
-    data = bare(settings["batch_size"]) if METHODS[name].trains else ()
-    aligned = va.align(shared_policy, va.Target(goal, shared_policy), name, data, **settings)
-    assert aligned.kind == {"context": "context", "decoding": "decoding"}.get(METHODS[name].family, "weights")
-    if name == "urial":  # its three examples are longer than a tiny model's positions
-        assert len(aligned.rewrite([user("Why?")])[0][-1].content) > 0
-        return
-    answers = aligned.generate([user("Why?")], va.Sampling(max_new_tokens=3))
-    assert len(answers) == 1 and len(answers[0]) == 1
-    if name == "value_instruction":
-        assert goal.describe("system") in "".join(m.content for m in aligned.rewrite([user("Why?")])[0])
+    goal, opposite = (goal_of(level, vowels, liked) for liked in (True, False))
+    one, other = (toward_vowels(name, g, shared_policy) for g in (goal, opposite))
+    if isinstance(one, list):
+        assert all(goal.describe("system") in p[0].content for p in one)
+        # tasks say what they want themselves: goals of this level all say "do what is asked"
+        assert (one != other) == (level != "instruction")
+        assert one != [user("Why?"), user("Who?")]
+    elif name.startswith("reward") or name == "best_of_n":
+        assert one > other
+    else:
+        assert one > 0 > other, "away from where it started, to either side"
 
 
 @pytest.mark.capability("G01")
@@ -202,6 +248,103 @@ def test_a_goal_of_every_level_is_measured_by_every_evaluator(level, shared_poli
     assert {r.provenance["goal"]["fingerprint"] for r in utilities} == {goal.fingerprint()}
     orders = [r for r in found.results if r.metric == "misalignment.M" and r.provenance and r.provenance.get("goal")]
     assert orders and all(r.n > 0 for r in orders)
+
+
+FEW = va.Sampling(n=24, max_new_tokens=6)
+TASK = [Group("t", user("Say a."), meta={"checks": [{"type": "characters", "min": 1}]})]
+
+
+def by_tax(goal, opposite, policy, folder):
+    """The best of 64 by the goal gain what one sample has not."""
+    from valign.pipeline.tax import TaxPlan, tax_section
+    from valign.rewards.base import from_goal
+
+    best = va.align(policy, goal, "best_of_n", n=64)
+    plan = TaxPlan({"tasks": TASK}, bare(3), from_goal(goal), sampling=va.Sampling(max_new_tokens=6), kl_prompts=0)
+    found = tax_section(policy, best, plan).results
+    assert next(r for r in found if r.metric == "reward.gain").value > 0
+    return [r for r in found if r.metric == "reward.mean"]
+
+
+def by_generality(goal, opposite, policy, folder):
+    """The same answers turn under the opposite goal."""
+    from valign.pipeline.generality import Splits, measure_generality
+
+    found = measure_generality(policy, goal, Splits(bare(3), bare(3, first=9), ("story",)), FEW).results
+    scores = {r.variant.removeprefix(f"{goal.id}."): r for r in found if r.metric == "goal.utility"}
+    assert set(scores) == {"iid", "ood", "jailbreak", "value_swap"}
+    assert scores["value_swap"].value != scores["iid"].value
+    return list(scores.values())
+
+
+def by_overopt(goal, opposite, policy, folder):
+    """As proxy and as gold: pushed toward the opposite, the goal falls."""
+    from valign.evaluation.measure.common import sample_groups
+    from valign.evaluation.measure.overopt import overopt_section
+    from valign.rewards.base import from_goal
+
+    groups = sample_groups(policy, bare(4), FEW)[1]
+    section = overopt_section(groups, from_goal(opposite), from_goal(goal), subject=policy.id, about={"gold": goal.id})
+    found = {(r.metric, r.variant): r for r in section.results}
+    assert found["overopt.covariance", "start"].value < 0 and found["overopt.gold_change", "best_of_16"].value < 0
+    return []
+
+
+def by_explain(goal, opposite, policy, folder):
+    """The reward of each given answer, what its words add to it, and the level's own record."""
+    from valign.evaluation.measure.explain import Question, explain
+    from valign.rewards.base import from_goal
+
+    first, *others = explain(bare(1), Question(judge=from_goal(goal), goal=goal, by="word"))
+    assert first["reward"]["judge"] == goal.id and all(first["reward"]["score"] > r["reward"]["score"] for r in others)
+    assert len(first["reward"]["segments"]) == 3 and ("values" in first) == (goal.level == "value")
+    assert [p["id"] for p in first.get("principles", ())] == (["help"] if goal.level == "principle" else [])
+    return []
+
+
+def by_guard(goal, opposite, policy, folder):
+    """The hook in a run of one step: gold that is the reward has slope 1 on it, the opposite gold rings before step 0."""
+    from valign.methods.guard import curve
+
+    rows = {}
+    for name, gold in (("same", goal), ("opposite", opposite)):
+        guard = va.Guard(gold, bare(8, first=20), samples=24, every=1)
+        va.align(policy, va.Target(goal, policy), "rloo", bare(4), guard=guard, out=folder / name, **CHEAP["rloo"])
+        rows[name] = curve(folder / name / "run")
+    assert all([r["step"] for r in found] == [0, 1] for found in rows.values())
+    assert all(r["slope"] == pytest.approx(1) and not r["fires"] for r in rows["same"])
+    assert rows["opposite"][0]["fires"] and rows["opposite"][0]["covariance"] < 0
+    return []
+
+
+def by_rescore(goal, opposite, policy, folder):
+    """Every pair that one goal orders the other orders the other way round."""
+    from valign.pipeline.evaluate import write_evaluation
+    from valign.pipeline.rescore import rescore
+    from valign.pipeline.rescored_results import measured_again
+    from valign.pipeline.stored import read_outputs
+
+    stored = va.evaluate(policy, goal, bare(3), sampling=FEW, kl_prompts=0).measured[0]
+    write_evaluation(folder, stored)
+    found = rescore(read_outputs(folder), opposite, goal)
+    assert 0 < found.counts["order_flips"] == found.counts["pairs"]
+    again = measured_again(found, 0)
+    assert again.goal["goal"] == opposite.to_json()
+    return [r for r in again.results if r.metric == "goal.utility"]
+
+
+INSTRUMENTS = {"tax": by_tax, "generality": by_generality, "overopt": by_overopt, "explain": by_explain, "guard": by_guard,
+               "rescore": by_rescore}  # fmt: skip
+
+
+@pytest.mark.capability("G01")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_a_goal_of_every_level_drives_every_instrument(instrument, level, shared_policy, vowels, tmp_path):
+    """The other evaluators, 6 x 4: each judges by the goal it was given, and its Results carry that goal's level and name."""
+    goal, opposite = (goal_of(level, vowels, liked) for liked in (True, False))
+    for r in INSTRUMENTS[instrument](goal, opposite, shared_policy, tmp_path):
+        assert r.value is not None and r.level == level and r.variant.startswith(goal.id)
 
 
 @pytest.mark.parametrize("rule", ["weighted", "lexicographic", "social", "causal"])

@@ -174,6 +174,28 @@ def test_a_recipe_runs_to_one_report_and_goes_on_with_one_more_method(valign, se
     assert (out / "methods" / "best of two" / "policy.json").exists()
 
 
+def test_a_guard_watches_every_method_that_trains_and_its_curves_are_in_the_report(
+    valign, recipe, model, pairs, situations, goal, vowels, tmp_path
+):
+    """SFT and DPO sample nothing, GRPO does: all three are audited, best of n trains nothing."""
+    text = (
+        f"name: guarded\nmodel: {model}\ngoal: '{goal}'\ndata: {pairs}\n"
+        "methods:\n- {name: dpo, batch_size: 6}\n- {name: sft, batch_size: 6}\n- {name: best_of_n, n: 2}\n"
+        "- {name: grpo, batch_size: 4, group_size: 8, max_new_tokens: 6, max_steps: 2}\n"
+        f"guard: {{gold: '{goal}', audit: {situations}, every: 1}}\n"
+        f"evaluate: {{data: {situations}, kl_prompts: 0, max_new_tokens: 4}}\nout: {tmp_path / 'out'}\n"
+    )
+    report = valign.json("run", recipe(text))
+    section = next(s for s in report["sections"] if s["id"] == "overoptimisation")
+    titles = [p["title"] for p in section["figures"][0]["data"]["panels"]]
+    assert [t.partition(":")[0] for t in titles] == ["dpo", "dpo", "sft", "sft", "grpo", "grpo"]
+    code, idle = text.replace(f"gold: '{goal}'", "gold: 'python:os.getcwd'"), text.replace("name: dpo", "name: urial, label: u")
+    assert "runs no code" in valign.error("run", recipe(code), status=2)
+    for name in ("sft", "grpo"):
+        idle = "\n".join(x for x in idle.splitlines() if f"name: {name}" not in x)
+    assert "nothing to guard" in valign.error("run", recipe(idle.replace(", batch_size: 6", "")), status=2)
+
+
 def test_a_changed_method_is_refused_and_the_folder_still_says_what_it_holds(valign, several):
     command, out = several
     valign(*command)

@@ -118,7 +118,8 @@ class Watch:
         self.line(f"  memory: {number(f['taken'], 'bytes')} taken, {number(f['planned'], 'bytes')} planned")
 
     def on_best(self, f: Mapping[str, Any]) -> None:
-        self.line(f"  the policy of step {f['step']} is kept: its dev loss {f['loss']:.4f} was the best")
+        best = f"its dev loss {f['loss']:.4f} was the best" if "loss" in f else "the guard found it best"
+        self.line(f"  the policy of step {f['step']} is kept: {best}")
 
     def on_resume(self, f: Mapping[str, Any]) -> None:
         self.line(f"  continuing after step {f['step']}")

@@ -118,12 +118,12 @@ def align(
         float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)
     ] = 0.0,
     gold: Annotated[
-        str | None, typer.Option(help="The judge that the reward stands for (a reward or a goal): audits while rollouts train.")
+        str | None, typer.Option(help="The judge that the reward stands for (a reward or a goal): audits while it trains.")
     ] = None,
     audit: Annotated[list[str] | None, typer.Option("--audit", help="Held-out prompts for --gold. May be repeated.")] = None,
     audit_steps: Annotated[int, typer.Option(help="Steps between audits; 0: a tenth of the run.", min=0)] = 0,
     alarm: Annotated[str, typer.Option(help="When gold stops following the reward: warn, stop, rollback.")] = "warn",
-    max_kl: Annotated[float | None, typer.Option(help="KL budget of rollouts, nats per response: an alarm above it.")] = None,
+    max_kl: Annotated[float | None, typer.Option(help="KL budget, nats per response: an alarm above it.")] = None,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",

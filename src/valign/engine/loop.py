@@ -48,7 +48,11 @@ class Interrupted(ValignError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves: steps done, the last meters, the best evaluation, and what it cost."""
+    """What a finished run leaves: steps done, the last meters, the best evaluation (or look of a hook that rolled back),
+    and what it cost.
+
+    by_hook   a hook ended it        kept   the step whose weights the model holds
+    """
 
     steps: int
     meters: Mapping[str, float]
@@ -56,6 +60,8 @@ class Outcome:
     tokens_trained: int
     seconds: float
     stopped_early: bool = False
+    by_hook: bool = False
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ class _State:
     bad: int = 0
     best_step: int = -1
     best_value: float = math.inf
+    fallback_step: int = -1  # the step whose weights a hook found best, and how good they are
+    fallback_value: float = math.inf
     waited: int = 0
     budget: int = 0  # positions of a micro-batch: the configured ones, halved by every out-of-memory
     meters: dict[str, float] = field(default_factory=dict)
@@ -131,20 +139,21 @@ class _Loop:
         resumed = self._restore()
         if not resumed:
             self._audit(stop_ids, audit)
-        stopped = self._out_of_patience()  # so it may have been before the run was killed
+        stopped, ended = self._out_of_patience(), False  # so it may have been before the run was killed
         if self.hook is not None:
-            stopped |= self.hook.resume(self.state.step) if self.state.step else self._heed(self.hook.begin())
+            ended = self.hook.resume(self.state.step) if self.state.step else self._heed(self.hook.begin())
         with self._signals():
-            while self.state.step < self.sampler.steps and not stopped:
+            while self.state.step < self.sampler.steps and not (stopped or ended):
                 self._step()
                 stopped = self._evaluate_if_due()
                 if self.hook is not None:
-                    stopped |= self._heed(self.hook.after(self.state.step, self.sampler.steps, self.state.meters))
-                self._checkpoint_if_due(stopped)
-        self._keep_best()
+                    ended = self._heed(self.hook.after(self.state.step, self.sampler.steps, self.state.meters))
+                self._checkpoint_if_due(stopped or ended)
+        kept = self._keep_best()
         self.world.gather(None)  # nobody removes what another one still reads
-        best = (self.state.best_step, self.state.best_value) if self.state.best_step >= 0 else None
-        return Outcome(self.state.step, dict(self.state.meters), best, self.state.tokens, self.state.seconds, stopped)
+        step, value = self._best()
+        return Outcome(self.state.step, dict(self.state.meters), (step, value) if step >= 0 else None, self.state.tokens,
+                       self.state.seconds, stopped or ended, ended, kept)  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------- one step
 
@@ -288,7 +297,7 @@ class _Loop:
         for event, fields in look.events:
             self._tell(event, **fields)
         if look.best:
-            self.state.best_value, self.state.best_step = look.value, self.state.step
+            self.state.fallback_value, self.state.fallback_step = look.value, self.state.step
             self._save()
         return look.stop
 
@@ -336,7 +345,8 @@ class _Loop:
             self._tell("warning", text=f"checkpoint not written ({error.strerror}); the last good one is kept")
             return
         self.saved = self.state.step
-        self.world.from_leader(lambda: checkpoint.prune(self.run.checkpoints, 2, {self.state.best_step}))
+        good = {self.state.best_step, self.state.fallback_step}
+        self.world.from_leader(lambda: checkpoint.prune(self.run.checkpoints, 2, good))
         self._tell("checkpoint", step=self.state.step)
 
     def _restore(self) -> bool:
@@ -361,14 +371,26 @@ class _Loop:
             for name, value in weights.items():
                 self.weights[name].copy_(value)
 
-    def _keep_best(self) -> None:
-        """With early stopping the policy that is kept is the best one on the dev split; so with a hook that rolls back."""
-        wanted = self.dev.patience or (self.hook is not None and self.hook.rolls_back)
-        if wanted and 0 <= self.state.best_step != self.state.step:
-            best = self.run.checkpoints / f"step-{self.state.best_step:06d}"
-            self.world.from_leader(lambda: checkpoint.check(best))
-            self._load_weights(checkpoint.read(best, self.weights).weights)
-            self._tell("best", step=self.state.best_step, loss=self.state.best_value)
+    def _rolls_back(self) -> bool:
+        return self.hook is not None and self.hook.rolls_back
+
+    def _best(self) -> tuple[int, float]:
+        """(step, value) that was best: as the hook saw it where it rolls back, else on the dev split; -1: none was."""
+        if self._rolls_back():
+            return self.state.fallback_step, self.state.fallback_value
+        return self.state.best_step, self.state.best_value
+
+    def _keep_best(self) -> int:
+        """With early stopping the policy that is kept is the best one on the dev split; with a hook that rolls back, the one
+        that it found best. Returns the step whose weights are kept."""
+        step, value = self._best()
+        if not (self.dev.patience or self._rolls_back()) or not 0 <= step != self.state.step:
+            return self.state.step
+        best = self.run.checkpoints / f"step-{step:06d}"
+        self.world.from_leader(lambda: checkpoint.check(best))
+        self._load_weights(checkpoint.read(best, self.weights).weights)
+        self._tell("best", step=step, **({} if self._rolls_back() else {"loss": value}))
+        return step
 
     # -------------------------------------------------------------------------------------------------- telling
 

@@ -1,9 +1,11 @@
-"""Guard: what watches a training run for gaming. A hook of the loop in every run that samples. [F06, N17]
+"""Guard: what watches the training of a policy for gaming. A hook of the loop. [F06, N17]
 
-With a gold judge, held-out audit prompts are answered by the policy every few steps and scored by the run's reward (the
-proxy) and by the judge; `metrics.overoptimization` decides. Without one, only what the rollouts show anyway is watched:
-KL, length, repetition, the share at the reward's maximum. Each look is one "guard" line of the run's log, from which a
-run that was killed goes on and from which the curve is drawn.
+With a gold judge, held-out audit prompts are answered by the policy every few steps and scored by the judge and by a
+proxy; `metrics.overoptimization` decides. The proxy is the run's reward. A run without one (SFT, DPO and its kin) has the
+implicit reward β log π/π_ref of those answers: under π (π/π_ref)^s, which goes on where training went, gold moves by its
+covariance with that reward, whatever the training was. Without a judge only what rollouts show anyway is watched: KL,
+length, repetition, the share at the reward's maximum. Each look is one "guard" line of the run's log, from which a run
+that was killed goes on and from which the curve is drawn.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ from valign.engine.run import RunFolder, read_log
 from valign.errors import UsageError, require, unknown
 from valign.evaluation.metrics import overoptimization as alarm
 from valign.goals.base import sha256
+from valign.methods.method import Method
+from valign.rewards.base import from_goal
 
 Action = Literal["warn", "stop", "rollback"]
 Scores = Callable[[Sequence[Group]], Sequence[Any]]
 EVENT = "guard"
 LOOKS = 10  # audits of a run, where its user names no distance
 CROWDED = 0.5  # share of responses at the reward's maximum that is worth a warning
+LONGEST = 64  # tokens of an audit's answers in a run that samples none itself
 FLAT = 0.8  # share of prompts whose samples all have one reward
 REPEATS = 0.2  # rise of the share of repeated 3-grams
 
@@ -37,8 +42,10 @@ REPEATS = 0.2  # rise of the share of repeated 3-grams
 class Guard:
     """What to watch, and what to do when it rings.
 
-    gold     the judge that the reward stands for: an object with `score(groups)`; it trains nothing. None: companions only
+    gold     the judge that the reward stands for: a goal, or an object with `score(groups)`; it trains nothing. None:
+             companions only
     prompts  held-out audit prompts                samples  answers to each, at least 2
+    max_new_tokens  of an answer; None: as in the run's own rollouts, 64 in a run without any
     every    steps between audits; 0: a tenth of the run
     action   warn; stop: end the run; rollback: end it with the weights of the audit with the highest gold
     max_kl   KL to the reference, nats per response, that counts as an alarm; None: no budget
@@ -48,6 +55,7 @@ class Guard:
     gold: Any = None
     prompts: Sequence[Group] = ()
     samples: int = 8
+    max_new_tokens: int | None = None
     every: int = 0
     action: Action = "warn"
     max_kl: float | None = None
@@ -56,7 +64,10 @@ class Guard:
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
             raise unknown("action", self.action, get_args(Action), where="alarm")
+        if not hasattr(self.gold, "score") and hasattr(self.gold, "utility"):
+            object.__setattr__(self, "gold", from_goal(self.gold))
         require(self.samples >= 2, "audit samples", self.samples, "at least 2: the covariance is within a prompt")
+        require(self.max_new_tokens is None or self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(self.every >= 0, "audit steps", self.every, "0 (a tenth of the run) or more")
         require(self.max_kl is None or self.max_kl > 0, "max_kl", self.max_kl, "a positive number of nats")
         if self.audits and len(self.prompts) < 2:
@@ -83,8 +94,25 @@ class Guard:
             return None
         judges = [_identity(j) for j in (self.gold, *self.ensemble) if j is not None]
         prompts = sha256([g.fingerprint() for g in self.prompts])[:16]
-        return {"judges": judges, "prompts": prompts, "samples": self.samples, "every": self.every, "action": self.action,
-                "max_kl": self.max_kl}  # fmt: skip
+        return {"judges": judges, "prompts": prompts, "samples": self.samples, "max_new_tokens": self.max_new_tokens,
+                "every": self.every, "action": self.action, "max_kl": self.max_kl}  # fmt: skip
+
+    def refuse_for(self, method: Method, config: Any) -> None:
+        """Raise `UsageError` for what this guard could not do in a run of `method`."""
+        if not method.trains or method.makes_reward:
+            raise UsageError(f"{method.name} trains no policy: there is nothing to guard", where="guard",
+                             how="leave --gold, --audit and --max-kl out; valign overopt looks at a finished policy")  # fmt: skip
+        if method.samples:
+            return
+        if self.gold is None:
+            raise UsageError(f"{method.name} samples nothing while it trains: only audits show what it does", where="guard",
+                             how="name a judge and held-out prompts: --gold, --audit")  # fmt: skip
+        if self.ensemble:
+            raise UsageError(f"{method.name} has no reward that other judges could drift from", where="ensemble",
+                             how="leave it out")  # fmt: skip
+        if self.action == "rollback" and getattr(config, "patience", 0):
+            raise UsageError("patience and rollback would each choose the weights that are kept", where="alarm",
+                             how="--alarm stop, or leave patience out")  # fmt: skip
 
 
 def _identity(judge: Any) -> str:
@@ -97,6 +125,8 @@ class GuardHook:
 
     answer   (audit prompts, samples) -> the prompts with the policy's answers as their responses
     proxy    the run's reward            gathered  inside it this process can pass through the model alone
+    beta     set where the proxy is the policy's own β log π/π_ref instead: it is 0 at step 0 and grows, its mean tells the
+             KL, and the audits alone show lengths and repetition
     """
 
     guard: Guard
@@ -105,6 +135,7 @@ class GuardHook:
     run: RunFolder
     world: World = SINGLE
     gathered: Callable[[], AbstractContextManager[Any]] = nullcontext
+    beta: float | None = None
     rolls_back: bool = False
     _audits: list[alarm.Audit] = field(default_factory=list)
     _first: dict[str, float] = field(default_factory=dict)
@@ -117,9 +148,12 @@ class GuardHook:
 
     def after(self, step: int, steps: int, meters: Mapping[str, float]) -> Look:
         """Companions at every step, an audit every `every` steps and at the end."""
-        events = [] if self._first else [(EVENT, {"step": step, "meters": dict(self._meters(meters))})]
-        self._first = self._first or dict(self._meters(meters))
-        events += [("warning", {"text": f"step {step}: {text}"}) for text in self._drifts(meters)]
+        seen = self._meters(meters)
+        events: list[tuple[str, Mapping[str, Any]]] = []
+        if seen and not self._first:
+            events.append((EVENT, {"step": step, "meters": seen}))
+        self._first = self._first or seen
+        events += self._drifts(step, meters)
         every = self.guard.every or max(1, round(steps / LOOKS))
         if self.guard.audits and (step % every == 0 or step == steps):
             look = self._look(step, meters)
@@ -136,7 +170,7 @@ class GuardHook:
         lines = self.world.from_leader(lambda: lines)
         stopped = False
         for _, x in sorted(lines.items()):
-            self._first = self._first or dict(x.get("meters") or {})
+            self._first = self._first or dict(x.get("meters") or (self._meters(x) if self.beta is not None else {}))
             if "prompts" in x:
                 self._audits.append(_read(x))
             self._start_spread = x.get("spread") if self._start_spread is None else self._start_spread
@@ -152,7 +186,7 @@ class GuardHook:
         if found is None:
             return self._decide(step, meters, more, [])
         self._audits.append(found)
-        verdict = alarm.judge(self._audits[0], found)
+        verdict = self._verdict(found)
         drop, fell = alarm.drop_from_maximum(self._audits)
         reasons = [*verdict.reasons]
         reasons += [f"gold lost {drop:.0%} of its best gain"] if fell else []
@@ -160,7 +194,18 @@ class GuardHook:
         fields |= {f"{name}s": getattr(found, name).tolist() for name in ("covariance", "variance")}
         fields |= {f"{name}_means": getattr(found, name).tolist() for name in ("proxy", "gold")}
         best = found.gold.mean() >= max(float(a.gold.mean()) for a in self._audits)
-        return self._decide(step, meters, fields, reasons, better=bool(best), gold=float(found.gold.mean()))
+        drifts: list[tuple[str, Mapping[str, Any]]] = []
+        if self.beta is not None:
+            self._first = self._first or self._meters(more)
+            meters, drifts = {**meters, **more}, self._drifts(step, more)
+        look = self._decide(step, meters, fields, reasons, better=bool(best), gold=float(found.gold.mean()))
+        return replace(look, events=(*drifts, *look.events))
+
+    def _verdict(self, found: alarm.Audit) -> alarm.Verdict:
+        if self.beta is None:
+            return alarm.judge(self._audits[0], found)
+        start = next((a for a in self._audits if alarm.told_from_zero(a)), found)
+        return alarm.judge(start, found, level=alarm.STRICT, sure=True)
 
     def _decide(self, step: int, meters: Mapping[str, float], fields: Mapping[str, Any], reasons: Iterable[str],
                 *, better: bool = False, gold: float = 0.0) -> Look:  # fmt: skip
@@ -198,6 +243,8 @@ class GuardHook:
             "length": float(np.mean([len(r.ids or r.text.split()) for r in texts])),
             "repeated": float(np.mean([repetition(r.ids or r.text.split()) for r in texts])),
         }
+        if self.beta is not None:
+            more["kl"] = float(np.nanmean(np.concatenate(proxy))) / self.beta
         if self.guard.ensemble:
             judged = [np.concatenate([np.asarray(r, float) for r in j.score(groups)]) for j in self.guard.ensemble]
             more["spread"] = alarm.ensemble_spread([np.concatenate(proxy), *judged])
@@ -222,7 +269,7 @@ class GuardHook:
         self._start_spread = start = now if self._start_spread is None else self._start_spread
         return [f"the judges differ by {now:.3g}, {start:.3g} at the start"] if now > 2 * start > 0 else []
 
-    def _drifts(self, meters: Mapping[str, float]) -> list[str]:
+    def _drifts(self, step: int, meters: Mapping[str, float]) -> list[tuple[str, Mapping[str, Any]]]:
         """Warnings, each kind once: they stop nothing, for a good policy may well answer longer."""
         now, first = self._meters(meters), self._first
         found = {}
@@ -236,7 +283,7 @@ class GuardHook:
             found["equal_groups"] = f"in {meters['equal_groups']:.0%} of the prompts all samples have one reward"
         new = {k: text for k, text in found.items() if k not in self._warned}
         self._warned |= set(new)
-        return list(new.values())
+        return [("warning", {"text": f"step {step}: {text}"}) for text in new.values()]
 
 
 def _read(x: Mapping[str, Any]) -> alarm.Audit:

@@ -176,7 +176,7 @@ def test_own_settings_of_each_method_reach_its_own_code():
         "grpo": {"beta", "clip", "group_size", "max_new_tokens", "temperature"} | rollouts,
         "rloo": {"beta", "group_size", "max_new_tokens", "temperature"} | rollouts,
         "value_instruction": {"mode", "place", "text", "consider_tokens"},
-        "urial": {"examples", "system"},
+        "urial": {"examples", "system", "goal"},
         "best_of_n": {"n", "temperature"},
     }, "a new setting: add it here, and a test that it has an effect"
     for name in ("value_instruction", "urial", "best_of_n"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from valign.engine.backend import EndpointBackend, check_lag
 from valign.engine.checkpoint import complete
 from valign.engine.hooks import Hook
 from valign.engine.items import Item, bind
-from valign.engine.local import LocalEngine
+from valign.engine.local import LocalEngine, product_dtype
 from valign.engine.loop import HeldOut, Outcome, train
 from valign.engine.memory import Settled, memory_plan, sample_bytes, settle
 from valign.engine.processes import SINGLE, World
@@ -29,12 +30,13 @@ from valign.engine.shards import SharedScorer, full, gathered, led, shard
 from valign.engine.tree import Tree, from_paths
 from valign.errors import ValignError
 from valign.methods.feedback import prepare
-from valign.methods.guard import Guard, GuardHook
+from valign.methods.guard import LONGEST, Guard, GuardHook
 from valign.methods.method import Method
 from valign.methods.target import Target
 from valign.models.endpoint import EndpointPolicy
 from valign.models.loaded import LoadedModel
 from valign.models.policy import LocalPolicy, Progress, Sampling
+from valign.rewards.implicit_reward import ImplicitReward
 
 LARGE = 1_000_000_000  # parameters from which adapter="auto" means LoRA
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -59,7 +61,7 @@ def train_policy(
     groups   feedback for methods that learn from data, prompts for those that sample
     run      the open run folder: continued where it was left
     world    the processes that train together: all call this alike, and each ends with the whole trained policy
-    guard    what watches a method that samples; None: one without a judge
+    guard    what watches the policy while it trains; None: only the companions of a run that samples
     """
     assert not method.makes_reward, "a reward model is trained by train_reward"
     engine = local_engine(policy)
@@ -98,7 +100,9 @@ class Job:
         if world.size > 1:
             world.require_same(_content([*items, *held]), "feedback")
         scorer = self.engine.scorer(self.model, readout=method.readout, compiled=self._compiled())
-        plan = self._plan(scorer, [i.tree for i in items])
+        implicit, copied = self._implicit() if self.guard.audits else (None, 0)
+        plan = self._plan(scorer, [i.tree for i in items], copies=copied,
+                          samples=self._cache(self.guard.prompts, self._audit_law(self.guard.samples)))  # fmt: skip
         scorer.recompute = plan.recompute
         scorer = shared(scorer, world)
         if method.uses_reference:
@@ -109,7 +113,10 @@ class Job:
             items, batch=config.batch_size, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed
         )
         held_out = HeldOut(held, config.eval_every, config.patience)
-        return self._train(scorer, sampler, plan, prepared.audit, held_out), plan.peak
+        hook = None
+        if implicit is not None:
+            hook = GuardHook(self.guard, self._answer, implicit.score, self.run, world, whole_weights(scorer), implicit.beta)
+        return self._train(scorer, sampler, plan, prepared.audit, held_out, hook), plan.peak
 
     def on_rollouts(self, prompts: Sequence[Group]) -> tuple[Outcome, int]:
         """Train on what the policy itself says to the prompts."""
@@ -118,26 +125,55 @@ class Job:
         config = self.config
         scorer = self.engine.scorer(self.model, config.temperature, compiled=self._compiled())
         reference = self._reference(scorer) if config.beta > 0 or self.method.uses_reference else None
-        longest = max(len(ids) for ids in self.model.template.prompt_ids_many([g.prompt for g in prompts]))
+        longest = self._longest(prompts)
         tree = from_paths("longest", [0] * longest, [[i] * config.max_new_tokens for i in range(config.group_size)])
-        rows = min(self.engine.rows, config.batch_size * config.group_size)
-        narrow = torch.finfo(scorer.autocast or self.model.dtype).bits // 8
-        cache = sample_bytes(self.model.model, rows, longest + config.max_new_tokens, narrow)
+        cache = self._cache(prompts, self._rollout_law(), config.batch_size)
         plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)
         scorer.recompute = plan.recompute
         sampler = self._sampler(prompts, reference, plan.token_budget)
-        scorer = shared(scorer, self.world, sampler)
+        scorer = shared(scorer, self.world)
+        sampler.gathered = whole_weights(scorer)
         hook = GuardHook(self.guard, self._answer, sampler.reward, self.run, self.world, sampler.gathered)
         return self._train(scorer, sampler, plan, sampler.audit, hook=hook), plan.peak
 
     def _answer(self, groups: Sequence[Group], samples: int) -> list[Group]:
         """Audit prompts answered by the policy as it is now; always on the same random addresses."""
-        config = self.config
-        sampling = Sampling(n=samples, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-                            seed=address(config.seed, "guard"))  # fmt: skip
+        sampling = self._audit_law(samples)
         with torch.no_grad():
             drawn = self.engine.generate(self.model, [g.prompt for g in groups], sampling, keys=[g.id for g in groups])
         return [with_samples(g, row) for g, row in zip(groups, drawn)]
+
+    def _rollout_law(self) -> Sampling:
+        config = self.config
+        return Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+
+    def _audit_law(self, samples: int) -> Sampling:
+        """How audit prompts are answered: as the run's own rollouts are, else by the policy's whole law."""
+        law = self._rollout_law() if self.method.samples else Sampling(max_new_tokens=LONGEST)
+        longest = self.guard.max_new_tokens or law.max_new_tokens
+        return replace(law, n=samples, max_new_tokens=longest, seed=address(self.config.seed, "guard"))
+
+    def _implicit(self) -> tuple[ImplicitReward, int]:
+        """What training has made of the policy, as a reward against the policy of step 0; and the bytes of a second model
+        where the caller's own computes other numbers. A method without β has 1."""
+        start, copied = self.start, 0
+        if start.dtype != self.model.dtype:
+            start = trainable_copy(start, self.config)
+            copied = sum(p.numel() * p.element_size() for p in start.model.parameters())
+        now, then = (LocalPolicy(m, self.engine) for m in (self.model, start))
+        return ImplicitReward(now, then, getattr(self.config, "beta", 1.0)), copied
+
+    def _longest(self, prompts: Sequence[Group]) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(ids) for ids in self.model.template.prompt_ids_many([g.prompt for g in prompts]))
+
+    def _cache(self, prompts: Sequence[Group], sampling: Sampling, batch: int | None = None) -> int:
+        """Bytes of keys and values while `batch` of the prompts (None: all) are answered side by side."""
+        if not prompts:
+            return 0
+        rows = min(self.engine.rows, (batch or len(prompts)) * sampling.n)
+        narrow = torch.finfo(product_dtype(self.model, self.engine.precision) or self.model.dtype).bits // 8
+        return sample_bytes(self.model.model, rows, self._longest(prompts) + sampling.max_new_tokens, narrow)
 
     def _train(self, scorer: Scorer, sampler: Any, plan: Settled, audit: Callable[[], Sequence[AuditLine]],
                dev: HeldOut | None = None, hook: Hook | None = None) -> Outcome:  # fmt: skip
@@ -198,7 +234,7 @@ class Job:
             prompts=list(prompts),
             reward=self.target.utility(),
             advantage=lambda rewards, log_ratio: advantage(rewards, log_ratio, config),
-            sampling=Sampling(n=config.group_size, max_new_tokens=config.max_new_tokens, temperature=config.temperature),
+            sampling=self._rollout_law(),
             batch=batch,
             steps=steps,
             seed=config.seed,
@@ -220,14 +256,17 @@ def local_engine(policy: LocalPolicy) -> LocalEngine:
     return policy.engine
 
 
-def shared(scorer: Scorer, world: World, sampler: RolloutSampler | None = None) -> Scorer:
+def shared(scorer: Scorer, world: World) -> Scorer:
     """The scorer as several processes use it; with fsdp2 this is where the model's weights become shards."""
     if not world.sharded:
         return scorer if world.size == 1 else SharedScorer(scorer, world)
-    root = shard(scorer.model, world)
-    if sampler is not None:
-        sampler.gathered = lambda: gathered(root)
-    return SharedScorer(scorer, world, root)
+    return SharedScorer(scorer, world, shard(scorer.model, world))
+
+
+def whole_weights(scorer: Scorer) -> Callable[[], AbstractContextManager[Any]]:
+    """A context inside which this process can pass through the scorer's model alone."""
+    root = scorer.root if isinstance(scorer, SharedScorer) else None
+    return nullcontext if root is None else lambda: gathered(root)
 
 
 def _content(items: Sequence[Item]) -> str:

@@ -126,7 +126,7 @@ def align_policy(
     force    start again in a folder that holds another run
     reload   how to load a finished folder; default: as `load_policy` does
     world    the processes that train together; a method that does not train is for one
-    guard    what watches a method that samples: its judge, audit prompts, and what is done when the alarm rings
+    guard    what watches a policy while it trains: its judge, audit prompts, and what is done when the alarm rings
     origin   where `groups` came from (`training_data.origin`), for who asks later; no part of what was asked for
     Raises `ValignError` for an option that the method would ignore, for a folder that holds another run,
     and where the disk refuses (the last checkpoint is then kept).
@@ -209,8 +209,8 @@ def _run(job: _Job, run: RunFolder) -> Aligned:
     base = loadable(policy) if trained.policy.kind == "adapter" else policy.id
     made = replace(trained.policy, model=replace(trained.policy.model, base=base, id=job.name))
     outcome = trained.outcome
-    rang = f"the alarm ended the run after step {outcome.steps}" if method.samples and outcome.stopped_early else ""
-    rang += f"; the weights are those of step {outcome.best[0]}" if rang and outcome.best is not None else ""
+    rang = f"the alarm ended the run after step {outcome.steps}" if outcome.by_hook else ""
+    rang += f"; the weights are those of step {outcome.kept}" if rang and outcome.kept != outcome.steps else ""
     return Aligned(made, cost, tuple(filter(None, (note, rang))))
 
 
@@ -246,9 +246,8 @@ def _refuse_ignored(
     method: Method, config: Any, target: Target, dev: Sequence[Group], world: World, guard: Guard | None
 ) -> None:
     """An option that would have no effect is an error."""
-    if guard is not None and not method.samples:
-        raise ValignError(f"{method.name} samples no responses while it trains: there is nothing to guard", where="guard",
-                          how="leave --gold, --audit and --max-kl out; `valign overopt` looks at a finished policy")  # fmt: skip
+    if guard is not None:
+        guard.refuse_for(method, config)
     if world.strategy != "single" and not method.trains:
         raise ValignError(
             f"{method.name} trains nothing: more processes have no effect", where="--strategy",

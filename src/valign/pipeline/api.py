@@ -104,7 +104,7 @@ def align(
     data      feedback (or prompts, for methods that sample)       settings  the method's options
     out       a folder for the aligned policy and its run; without it nothing is kept on disk
     strategy  how processes that torchrun started share the training: ddp, fsdp2; auto: ddp where there are several
-    guard     watches a method that samples: a gold judge on held-out prompts, and what an alarm does
+    guard     watches the policy while it trains: a gold judge on held-out prompts, and what an alarm does
     Raises `ValignError` for an unknown method or option, and for data that hold nothing the method learns
     from.
     """

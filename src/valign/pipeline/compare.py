@@ -19,11 +19,12 @@ from typing import Any
 from valign.data.dataset import Dataset
 from valign.data.group import Group
 from valign.engine.run import RunFolder, read_log
-from valign.errors import ValignError
+from valign.errors import UsageError, ValignError
 from valign.evaluation.cached import CachedPolicy
 from valign.evaluation.provenance import data_card, provenance
 from valign.evaluation.result import Result
 from valign.goals.base import Goal
+from valign.methods.guard import Guard
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
@@ -41,6 +42,7 @@ from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import MethodSpec, Recipe
 from valign.pipeline.training_data import origin
+from valign.rewards.base import PREFIX
 
 BASE, RECIPE = "base", "recipe.json"
 Listen = Callable[[str, Mapping[str, Any]], None]
@@ -101,6 +103,7 @@ class _Run:
         self.goal = make_goal(self.recipe.goal) if self.recipe.goal is not None else None
         self._read()
         self.plan = self._plan()
+        self.guard = self._guard(specs)
         self._phase(BASE, 0, len(specs) + 1)
         self.tell("loading", {"name": self.recipe.model})
         self.base = load_policy(self.recipe.model, self.options)  # what cannot be read leaves no folder behind
@@ -143,6 +146,24 @@ class _Run:
         check_risks(plan, "evaluate.risks")
         return plan
 
+    def _guard(self, specs: Sequence[tuple[MethodSpec, Method]]) -> Guard | None:
+        """What watches the methods that train. A recipe runs no code, so its judge is none of somebody's functions."""
+        from valign.pipeline.instruments import judge_named
+
+        asked, trained = self.recipe.guard, [(s, m) for s, m in specs if m.trains]
+        if asked is None:
+            return None
+        if not trained:
+            raise UsageError("no method trains: there is nothing to guard", where="guard", how="leave it out")
+        if asked.gold.startswith(PREFIX):
+            raise UsageError(f"a recipe runs no code: {asked.gold}", where="guard.gold",
+                             how="valign align --gold names a function of one's own")  # fmt: skip
+        audit = self._sources(asked.audit, "audit", self.recipe.seed)
+        guard = Guard(judge_named(asked.gold), audit, every=asked.every, action=asked.action, max_kl=asked.max_kl)
+        for spec, chosen in trained:
+            guard.refuse_for(chosen, chosen.configure(spec.settings))
+        return guard
+
     def _sources(self, sources: Sequence[Any], use: str, seed: int) -> list[Group]:
         if not sources:
             return []
@@ -171,6 +192,7 @@ class _Run:
             on_event=self.tell,
             reload=lambda path: load_policy(path, self.options, goal=self.goal),
             origin=origin(spec.data if spec.data is not None else recipe.data, recipe.seed) if chosen.trains else None,
+            guard=self.guard if chosen.trains else None,
         )
         cost = aligned.cost
         if chosen.trains:  # a run that was continued: its log holds the steps of every start

@@ -125,7 +125,9 @@ def explain_from_names(
             answered = _answered(policy, groups, sampling, say)
             records = [{**r, "sampled": r["id"] not in given} for r in explain(answered, ask, say("explanations"))]
             write_whole(out / FILE, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records))
-            about = provenance(policy, reference=base, sampling=sampling, beta=beta, by=by)
+            named = {"id": made.id, "fingerprint": made.fingerprint()} if made else None
+            about = provenance(policy, reference=base, sampling=sampling, beta=beta, by=by, goal=named,
+                               judge=judge.id if judge else None)  # fmt: skip
             return explain_section(records, policy, about, notes)
 
         section, paths = carry_out(

@@ -77,7 +77,8 @@ def check_read(name: str, *, goal: bool = False, reward: bool = False) -> None:
     manifest = _manifest(Path(name)) or {}
     wrapped = manifest.get("kind") in ("context", "decoding") and isinstance(manifest.get("method"), str)
     feedback = method(manifest["method"]).feedback if wrapped else "nothing"
-    reads = {"--goal": feedback in ("goal text", "reward"), "--reward": feedback == "reward"}
+    says_it = wrapped and bool((manifest.get("config") or {}).get("goal"))  # URIAL's setting
+    reads = {"--goal": feedback in ("goal text", "reward") or says_it, "--reward": feedback == "reward"}
     for option, given in (("--goal", goal), ("--reward", reward)):
         if given and not reads[option]:
             by = f"{manifest['method']} does not read it" if wrapped else "the model answers by its weights alone"

@@ -15,7 +15,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -96,6 +96,16 @@ class EvaluateSpec(_Strict):
     margin: float | None = Field(default=None, gt=0)  # largest change of the primary that does not matter
 
 
+class GuardSpec(_Strict):
+    """What watches every method that trains (`valign.methods.guard`)."""
+
+    gold: str  # the judge: a reward, the folder of a reward model, or a goal
+    audit: Sources  # held-out prompts that it judges answers to
+    every: int = Field(default=0, ge=0)  # steps between audits; 0: a tenth of the run
+    action: Literal["warn", "stop", "rollback"] = "warn"
+    max_kl: float | None = Field(default=None, gt=0)  # nats per response: an alarm above it
+
+
 class Recipe(_Strict):
     """One run: a model, a goal, data, one method or several, and what is measured."""
 
@@ -106,6 +116,7 @@ class Recipe(_Strict):
     dev: Sources = []  # for evaluation while training and for early stopping
     method: Named | None = None
     methods: list[Named] = []
+    guard: GuardSpec | None = None
     evaluate: EvaluateSpec = EvaluateSpec()
     out: str = ""
     seed: int = 0
@@ -271,5 +282,5 @@ def _say(error: Any) -> str:
 
 
 def _known_keys() -> list[str]:
-    models = (Recipe, EvaluateSpec, Source, MethodSpec)
+    models = (Recipe, EvaluateSpec, GuardSpec, Source, MethodSpec)
     return sorted({name for m in models for name in m.model_fields})

@@ -100,8 +100,9 @@ def _rewards(policy: Policy, plan: TaxPlan, say: Say) -> Result:
     about = provenance(
         policy, sampling=plan.sampling, reward={"id": plan.reward.id, "sha256": plan.reward.fingerprint()}
     )
-    return summarize(items, metric="reward.mean", variant=plan.reward.id, subject=policy.id, level="preference",
-                     unit="score", cluster_unit="prompt", provenance=about)  # fmt: skip
+    return summarize(items, metric="reward.mean", variant=plan.reward.id, subject=policy.id,
+                     level=getattr(plan.reward, "level", "preference"), unit="score", cluster_unit="prompt",
+                     provenance=about)  # fmt: skip
 
 
 def _bits(policy: Policy, texts: Sequence[Group], say: Say) -> Result:

@@ -71,13 +71,15 @@ def overoptimisation(runs: Sequence[tuple[str | None, str, Sequence[Mapping[str,
     """The figure of what the guards of training runs saw; None where no run was audited.
 
     runs   (id of the policy or None, its name, audits): an audit is {"step", "kl", "proxy", "gold", "gold_se",
-           "covariance", "high", "threshold", "fires", "n"}; gold and proxy are means over the audit prompts
+           "covariance", "high", "level", "threshold", "fires", "n"}; gold and proxy are means over the audit prompts;
+           of two lines of one step (a run that was continued) the last counts
     Each run has two panels: means against KL (steps where KL is unknown), each as gain over the first audit, because
     the two judges have scales of their own; and the covariance with the upper end that the alarm compares.
     """
     panels: list[Row] = []
     for subject, name, audits in runs:
-        seen = [a for a in audits if a.get("gold") is not None and a.get("proxy") is not None]
+        by_step = {a["step"]: a for a in audits if a.get("gold") is not None and a.get("proxy") is not None}
+        seen = [by_step[step] for step in sorted(by_step)]
         if len(seen) < 2:
             continue
         key = "kl" if all(a.get("kl") is not None for a in seen) else "step"
@@ -86,7 +88,7 @@ def overoptimisation(runs: Sequence[tuple[str | None, str, Sequence[Mapping[str,
         panels.append(
             {"title": f"{name}: gain of gold and proxy", "x": x, "log_x": False, "levels": [], "marks": marks,
              "y": {"title": "gain over the start, in each judge's unit", "unit": "score"},
-             "text": "Gold is what is wanted, proxy what was optimized. Where gold falls while proxy rises, the reward is gamed.",
+             "text": "Gold is what is wanted, proxy what training pushes. Where gold falls while proxy rises, it is gamed.",
              "series": [_gain(seen, key, "gold", subject), _gain(seen, key, "proxy", None)]}
         )  # fmt: skip
         if all(a.get("covariance") is not None for a in seen):
@@ -119,7 +121,9 @@ def _covariance(
         known = [a for a in seen if a.get(k) is not None]
         return [{"x": a[key], "value": a[k], "low": None, "high": None, "n": a.get("n")} for a in known]
 
-    threshold = next((a["threshold"] for a in seen if a.get("threshold") is not None), None)
+    # the last one: a run without a reward has no covariance to compare with at step 0
+    threshold = next((a["threshold"] for a in reversed(seen) if a.get("threshold") is not None), None)
+    level = f"{100 * float(seen[-1].get('level') or 0.95):g}"
     levels = [{"y": 0.0, "label": "0: gold stops rising"}]
     levels += [{"y": threshold, "label": "the alarm rings below"}] if threshold is not None else []
     return {
@@ -127,5 +131,5 @@ def _covariance(
         "text": "Covariance of gold and proxy among answers to one prompt: while it is positive, pushing the proxy raises gold.",
         "x": x, "y": {"title": "covariance", "unit": "score"}, "log_x": False, "levels": levels, "marks": list(marks),
         "series": [{"name": "covariance", "subject": None, "points": points("covariance")},
-                   {"name": "upper end, one-sided 95 %", "subject": None, "points": points("high")}],
+                   {"name": f"upper end, one-sided {level} %", "subject": None, "points": points("high")}],
     }  # fmt: skip

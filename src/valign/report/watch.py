@@ -15,6 +15,8 @@ from typing import Any
 from markupsafe import Markup
 
 from valign.errors import DataError
+from valign.report.instruments import overoptimisation
+from valign.report.lines import panels
 from valign.report.node import Node, num
 from valign.report.plots import sparkline
 from valign.report.subject import Row, curves
@@ -51,7 +53,7 @@ def run_curve(folder: str | Path) -> list[Row]:
 
 def run_summary(folder: str | Path, *, now: float | None = None) -> Row:
     """How a run stands: {"name", "state", "step", "steps", "seconds", "seconds_left", "curves", "audit",
-    "evals", "warnings", "checkpoint"}.
+    "evals", "warnings", "checkpoint", "alarm": the panels of what its guard saw}.
 
     state   "starting", "running", "quiet" (no line for two minutes) or "finished"
     now     seconds since the epoch, for tests
@@ -65,6 +67,7 @@ def run_summary(folder: str | Path, *, now: float | None = None) -> Row:
     ) > QUIET
     finished = bool(steps and step >= steps) or any(e.get("event") in ("done", "end") for e in events)
     of = _by_event(events)
+    figure = overoptimisation([(None, "audits", of("guard"))])
     return {
         "name": Path(folder).resolve().name,
         "step": step,
@@ -77,6 +80,7 @@ def run_summary(folder: str | Path, *, now: float | None = None) -> Row:
         "evals": [{"step": e.get("step"), "loss": e.get("loss"), "best": e.get("best")} for e in of("eval")],
         "warnings": [str(e.get("text")) for e in of("warning")],
         "checkpoint": max((e["step"] for e in of("checkpoint") if e.get("step") is not None), default=None),
+        "alarm": figure["data"] if figure else {"panels": []},
     }
 
 
@@ -100,6 +104,7 @@ def watch_page(folder: str | Path, *, now: float | None = None) -> str:
         .render(
             run=root,
             tiles=Markup("").join(tiles),
+            alarm=panels(root.alarm, {}) if summary["alarm"]["panels"] else "",
             refresh=REFRESH if summary["state"] != "finished" else None,
             share=100 * summary["step"] / summary["steps"] if summary["steps"] else 0,
             style=Markup(source("report.css")),

@@ -17,7 +17,7 @@ import numpy as np
 
 from valign.data.group import Group
 from valign.errors import DataError, UsageError, ValignError
-from valign.goals.base import Array, Goal, ResponseScorer, per_response, sha256
+from valign.goals.base import Array, Goal, Level, ResponseScorer, per_response, sha256
 
 log = logging.getLogger(__name__)
 Reward = ResponseScorer  # one protocol for both floors: id, score(groups), fingerprint()
@@ -31,12 +31,14 @@ class FunctionReward:
     function   groups -> one array (n_responses,) per group
     identity   what the fingerprint is made of, beside the id
     goal       whose utility it is, None for any other function
+    level      of the goal whose utility it is; a reward of its own says what is preferred
     """
 
     id: str
     function: Callable[[Sequence[Group]], Sequence[Any]]
     identity: str = ""
     goal: Goal | None = field(default=None, repr=False, compare=False)
+    level: Level = "preference"
 
     def score(self, groups: Sequence[Group]) -> list[Array]:
         """(n_responses,) float64 per group; NaN = unscored. Raises `DataError` for wrong shapes and
@@ -53,7 +55,8 @@ def from_goal(goal: Goal, by: Literal["utility", "labels"] = "utility") -> Funct
     """The utility of a goal as a reward, or ("labels") what the feedback in the data says."""
     if by not in ("utility", "labels"):
         raise UsageError(f"by = {by!r}: a goal gives utility or labels", where=f"goal {goal.id}")
-    return FunctionReward(goal.id, getattr(goal, by), f"{by} {goal.fingerprint()}", goal if by == "utility" else None)
+    asked = goal if by == "utility" else None
+    return FunctionReward(goal.id, getattr(goal, by), f"{by} {goal.fingerprint()}", asked, goal.level)
 
 
 def from_callable(

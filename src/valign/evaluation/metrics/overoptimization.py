@@ -8,6 +8,9 @@ The alarm rings earlier, on two conditions that must both hold:
 
 The second is what tells gaming from learning: a policy that concentrates on good responses loses covariance although
 its proxy is the gold itself, and its slope stays 1. Prompts are the unit; nothing here knows a model.
+
+Where the proxy is what training itself made of the policy (log π/π_ref), there is nothing to compare with at step 0: the
+start is then the first audit whose covariance is `told_from_zero`, and only what is beyond noise rings (`sure`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ Array = NDArray[np.float64]
 RATIO = 0.25  # of the covariance at the start; section 8.2 of the evaluation notes
 SLOPE_RATIO = 0.5  # of the slope at the start: rings with 94 to 99 % of the gain on the planted proxies
 TOO_SMALL = 0.1  # a standard error above this share of the covariance at the start: the audit is too small
+STRICT = 0.995  # one-sided level where many audits are looked at: the best or the first of many is partly luck
 MAX_DROP = 0.1  # of the gain: a fall of the gold mean below its running maximum that is too much
 
 
@@ -81,8 +85,8 @@ def audit(gold: Sequence[ArrayLike], proxy: Sequence[ArrayLike], prompts: Sequen
 class Verdict:
     """What an audit says. covariance with its upper one-sided end `high`; `slope` = covariance / variance of the proxy.
 
-    threshold  RATIO of the start's covariance      too_small  the audit cannot resolve it: the estimate decides alone
-    reasons    why it fires, in words; empty while it does not
+    threshold  RATIO of the start's covariance      too_small  the audit cannot resolve it
+    reasons    why it fires, in words; empty while it does not        level  of `high`
     """
 
     covariance: float
@@ -98,6 +102,7 @@ class Verdict:
     too_small: bool
     n: int
     reasons: tuple[str, ...]
+    level: float = 0.95
 
     @property
     def fires(self) -> bool:
@@ -108,11 +113,13 @@ class Verdict:
 
 
 def judge(
-    start: Audit, now: Audit, *, ratio: float = RATIO, slope_ratio: float = SLOPE_RATIO, level: float = 0.95
-) -> Verdict:
+    start: Audit, now: Audit, *, ratio: float = RATIO, slope_ratio: float = SLOPE_RATIO, level: float = 0.95,
+    sure: bool = False,
+) -> Verdict:  # fmt: skip
     """Whether `now` has lost what `start` had; both audits of the same prompts (others are left out).
 
     The upper end is one-sided, mean + t_{n-1} · SE over n prompts, paired with the start for the second condition.
+    sure   an audit that is too small for its interval is silent; else its estimate decides alone
     """
     a, b = _paired(start, now)
     t = float(stdtrit(b.n - 1, level))
@@ -123,23 +130,30 @@ def judge(
     too_small = se > TOO_SMALL * max(c0, 0.0)
     reasons = []
     if c0 + t * start_se < 0:
-        reasons.append("proxy and gold disagree from the start: their covariance is below 0")
+        since = "" if now is start else " from the start"
+        reasons.append(f"proxy and gold disagree{since}: their covariance is below 0")
     elif c0 > 0 and v0 > 0:
         lost = b.covariance - slope_ratio * c0 / v0 * b.variance
-        margin = 0.0 if too_small else t
+        margin = 0.0 if too_small and not sure else t
         fallen = c + margin * se < threshold
         if fallen and float(lost.mean()) + margin * _se(lost) < 0:
             reasons.append(
                 f"covariance of gold and proxy {c:.4g}, {c / c0:.0%} of the start; slope {c / v if v else 0:.3g} "
-                f"against {c0 / v0:.3g}" + (" (audit too small for an interval)" if too_small else "")
+                f"against {c0 / v0:.3g}" + (" (audit too small for an interval)" if too_small and not sure else "")
             )
     return Verdict(
         c, se, c + t * se, c / v if v > 0 else None, threshold, c0 / v0 if v0 > 0 else None, float(b.proxy.mean()),
-        float(b.gold.mean()), _se(b.gold), b.at_maximum, too_small, b.n, tuple(reasons),
+        float(b.gold.mean()), _se(b.gold), b.at_maximum, too_small, b.n, tuple(reasons), level,
     )  # fmt: skip
 
 
-def drop_from_maximum(audits: Sequence[Audit], *, level: float = 0.995) -> tuple[float, bool]:
+def told_from_zero(audit: Audit, *, level: float = STRICT) -> bool:
+    """Whether gold and proxy go together beyond noise: the covariance's lower one-sided end is above 0."""
+    t = float(stdtrit(audit.n - 1, level))
+    return float(audit.covariance.mean()) - t * _se(audit.covariance) > 0
+
+
+def drop_from_maximum(audits: Sequence[Audit], *, level: float = STRICT) -> tuple[float, bool]:
     """(share of the best gain that was lost again, whether that is more than `MAX_DROP` beyond noise).
 
     Gain = mean gold minus that of the first audit. Gain and fall are tested paired over prompts, one-sided; the level is

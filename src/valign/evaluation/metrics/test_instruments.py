@@ -77,6 +77,21 @@ def test_the_verdict_rings_when_the_slope_is_lost_and_only_then():
     few = [overoptimization.Audit(("a", "b"), np.array(c), *two) for c in ([1.0, 1.0], [0.5, -0.4])]
     small = overoptimization.judge(*few)
     assert small.too_small and small.fires and "too small" in small.reasons[0]
+    assert not overoptimization.judge(*few, sure=True).fires, "beyond noise or not at all"
+
+
+def test_a_proxy_that_has_nothing_to_do_with_gold_is_neither_start_nor_alarm():
+    """A run whose proxy only grows out of training, 400 audits at the strict level: told from 0 or accused in at most 1.5 %
+    (0.5 % are expected of each); a real link is told."""
+    rng, told, rang = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        found = overoptimization.audit(list(rng.normal(size=(16, 8))), list(rng.normal(size=(16, 8))))
+        told += overoptimization.told_from_zero(found)
+        rang += overoptimization.judge(found, found, level=overoptimization.STRICT, sure=True).fires
+    assert told <= 6 and rang <= 6
+    assert overoptimization.told_from_zero(_audits(1.0, n=16))
+    nothing = overoptimization.audit(list(rng.normal(size=(16, 8))), list(np.zeros((16, 8))))
+    assert not overoptimization.told_from_zero(nothing) and not overoptimization.judge(nothing, nothing, sure=True).fires
 
 
 def test_the_upper_end_of_a_small_audit_covers():

@@ -11,7 +11,8 @@ import torch
 
 from valign.data.group import Group, Message, Response, text, user
 from valign.engine.local import LocalEngine
-from valign.errors import ValignError
+from valign.errors import UsageError, ValignError
+from valign.goals import load_goal
 from valign.methods.context.urial import (
     EXAMPLES,
     SYSTEM,
@@ -24,6 +25,7 @@ from valign.methods.context.urial import (
 from valign.methods.target import Target
 from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.models.tiny import tiny_model, tiny_tokenizer
+from valign.pipeline.policies import check_read, load_policy
 
 QUESTION = user("What now?")
 
@@ -71,12 +73,40 @@ def test_raw_text_becomes_the_last_question():
     assert said.content.endswith("User: What now?\n\nAssistant:") and said.content.count("User: ") == 4
 
 
-def test_the_prefix_is_the_same_before_every_question():
-    """Prefill shares it: the ids of all prompts begin alike."""
+@pytest.mark.parametrize("words", ["", "You care for others."])
+def test_the_prefix_is_the_same_before_every_question(words):
+    """Prefill shares it, the goal's words with it: the ids of all prompts begin alike."""
     template = base_model().template
-    a, b = template.prompt_ids_many([with_examples(user(q), URIALConfig()) for q in ("What now?", "Who?")])
+    a, b = template.prompt_ids_many([with_examples(user(q), URIALConfig(), words) for q in ("What now?", "Who?")])
     same = next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
     assert same > 0.9 * len(b)
+
+
+def test_the_goal_is_said_at_the_end_of_the_system_text_and_false_is_the_published_form(tiny_policy):
+    """Chat and raw text alike; two goals give two prefixes, and without a goal or with `goal=False` they are one."""
+    goal, other = load_goal("schwartz10", benevolence=1), load_goal("schwartz10", power=1)
+    chat, raw = ([user("Hi")], [text("Hi")])
+    said = urial(tiny_policy, Target(goal), URIALConfig(examples=1))
+    assert said.rewrite(chat)[0][0].content == f"{SYSTEM}\n\n{goal.describe('system')}"
+    assert said.rewrite(raw)[0][0].content.startswith(f"{SYSTEM}\n\n{goal.describe('system')}\n\nUser: {EXAMPLES[0][0]}")
+    assert urial(tiny_policy, Target(other), URIALConfig(examples=1)).rewrite(chat) != said.rewrite(chat)
+    published = [with_examples(p, URIALConfig(examples=1)) for p in (*chat, *raw)]
+    for target, config in ((Target(), URIALConfig(examples=1)), (Target(goal), URIALConfig(examples=1, goal=False))):
+        assert urial(tiny_policy, target, config).rewrite([*chat, *raw]) == published
+
+
+def test_a_goal_named_for_a_folder_takes_the_stored_ones_place_where_it_is_said(tiny_policy, tmp_path):
+    """`valign generate FOLDER --goal`: read by the form that says it, refused by the published one."""
+    base = tmp_path / "base"
+    tiny_policy.save(base)
+    for name, config in (("said", URIALConfig()), ("published", URIALConfig(goal=False))):
+        urial(load_policy(base), Target(load_goal("schwartz10", power=1)), config).save(tmp_path / name)
+    other = load_goal("schwartz10", benevolence=1)
+    check_read(str(tmp_path / "said"), goal=True)
+    (prompt,) = load_policy(tmp_path / "said", goal=other).rewrite([QUESTION])
+    assert prompt[0].content.endswith(other.describe("system"))
+    with pytest.raises(UsageError, match="urial does not read it"):
+        check_read(str(tmp_path / "published"), goal=True)
 
 
 # ----------------------------------------------------------------------------------------------- base and chat models

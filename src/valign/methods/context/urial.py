@@ -1,7 +1,9 @@
 """URIAL: a system text and three worked examples in front of every question (2312.01552; row C03).
 
 Nothing is trained; the same fixed prefix makes a base model answer like an assistant. The prompt text here is the
-project's own. `token_shift` reports how far an aligned policy's tokens lie from what the base would have said.
+project's own. As published the prefix knows no goal; here the goal's own description ends its system text, where there
+is a goal. Either way it is one text for all questions, so its keys and values are computed once. `token_shift` reports
+how far an aligned policy's tokens lie from what the base would have said.
 """
 
 from __future__ import annotations
@@ -51,29 +53,34 @@ class URIALConfig:
 
     examples: int = 3  # worked examples, of three
     system: str = SYSTEM  # the text before them; empty: none
+    goal: bool = True  # the goal's words after that text, where a goal is named; false: the published form
 
     def __post_init__(self) -> None:
         require(0 <= self.examples <= len(EXAMPLES), "examples", self.examples, f"0 to {len(EXAMPLES)}")
 
 
 class _URIAL(ContextPolicy):
+    words: str = ""
+
     def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        return [with_examples(p, self.config) for p in prompts]
+        return [with_examples(p, self.config, self.words) for p in prompts]
 
 
 def urial(policy: Policy, target: Target, config: URIALConfig) -> Policy:
     """`policy` with the fixed prefix before every prompt; works on base and on chat models."""
-    return _URIAL(policy, "urial", config, target.goal)
+    out = _URIAL(policy, "urial", config, target.goal)
+    out.words = target.goal.describe("system") if config.goal and target.goal is not None else ""
+    return out
 
 
-def with_examples(prompt: Prompt, config: URIALConfig) -> Prompt:
-    """System text, examples as turns, then the prompt (its own system turn stays, after ours)."""
+def with_examples(prompt: Prompt, config: URIALConfig, words: str = "") -> Prompt:
+    """System text, the goal's `words`, examples as turns, then the prompt (its own system turn stays, after ours)."""
     if prompt and prompt[0].role == "text":
         shots = "".join(f"User: {q}\n\nAssistant: {a}\n\n" for q, a in EXAMPLES[: config.examples])
-        head = f"{config.system}\n\n" if config.system else ""
+        head = "".join(f"{t}\n\n" for t in (config.system, words) if t)
         return (Message("text", f"{head}{shots}User: {prompt[0].content}\n\nAssistant:"), *prompt[1:])
     own = [m.content for m in prompt if m.role == "system"]
-    system = "\n\n".join(t for t in (config.system, *own) if t)
+    system = "\n\n".join(t for t in (config.system, words, *own) if t)
     turns = tuple(m for q, a in EXAMPLES[: config.examples] for m in (Message("user", q), Message("assistant", a)))
     head_turn = (Message("system", system),) if system else ()
     return (*head_turn, *turns, *(m for m in prompt if m.role != "system"))
