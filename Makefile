@@ -71,7 +71,7 @@ pytest real: export TOKENIZERS_PARALLELISM := false
 
 pytest: setup
 	@echo "== tests"
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 2 --durations 10 $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 2 --durations 10 -rs $(TESTS)
 
 real: export VALIGN_REAL := whole
 real: setup

@@ -20,6 +20,8 @@ from valign.goals.instrument import Instrument
 
 Structure = Literal["circle", "list", "pairs", "angle"]
 STRUCTURES: tuple[str, ...] = get_args(Structure)
+Opposites = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+OpposedGroups = tuple[tuple[str, str], ...]
 TargetType = Literal["vector", "ranking", "angle"]
 TARGET_TYPES: tuple[str, ...] = get_args(TargetType)
 SPELLED_OUT = ("note", "maps", "instruments")  # of a theory's content: what no utility depends on
@@ -29,8 +31,7 @@ SPELLED_OUT = ("note", "maps", "instruments")  # of a theory's content: what no 
 class Dimension:
     """One motivational dimension.
 
-    toward, away   what a speaker does who holds it high, or sets it aside; they complete "When you answer,
-                   ..."
+    toward, away   what a speaker does who holds it high, or sets it aside; they complete "When you answer, ..."
     groups         higher-order groups it belongs to
     virtue, vice   names of its two poles, where the theory names them
     """
@@ -45,9 +46,7 @@ class Dimension:
     vice: str = ""
 
     def push(self, sign: float) -> str:
-        """The dimension as an instruction for (sign > 0) or against it; built from the definition when none
-        is given.
-        """
+        """The dimension as an instruction for (sign > 0) or against it; built from the definition when none is given."""
         written = self.toward if sign > 0 else self.away
         return written or (f"act for {self.definition}" if sign > 0 else f"do not act for {self.definition}")
 
@@ -59,7 +58,7 @@ class Theory:
     angles           degrees on the circle by dimension id (structure "circle"), else empty
     order            ids around the circle
     opposites        pairs of sets of ids that pull against each other
-    opposed_groups   pairs of higher-order groups that do
+    opposed_groups   pairs of higher-order groups that do; a theory of parts has the opposites of its parts
     target           what a target is: a vector, a ranking of the dimensions, or an angle
     named_angles     degrees by name, for targets that are angles
     parts            theories that this one puts side by side; its dimensions are theirs
@@ -79,8 +78,8 @@ class Theory:
     high: float = 1.0
     angles: Mapping[str, float] = field(default_factory=dict)
     order: tuple[str, ...] = ()
-    opposites: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
-    opposed_groups: tuple[tuple[str, str], ...] = ()
+    opposites: Opposites = ()
+    opposed_groups: OpposedGroups = ()
     target: TargetType = "vector"
     named_angles: Mapping[str, float] = field(default_factory=dict)
     parts: tuple[Theory, ...] = ()
@@ -97,6 +96,11 @@ class Theory:
     def ids(self) -> tuple[str, ...]:
         return tuple(d.id for d in self.dimensions)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Higher-order groups in the order in which the dimensions name them; () where the theory has none."""
+        return tuple(dict.fromkeys(g for d in self.dimensions for g in d.groups))
+
     def index(self, name: str) -> int:
         """Place of a dimension in vectors, by id or name. Raises `UsageError` with the nearest names."""
         places = {spelling(word): k for k, d in enumerate(self.dimensions) for word in (d.name, d.id)}
@@ -106,9 +110,7 @@ class Theory:
         return places[spelling(name)]
 
     def vector(self, values: Mapping[str, float]) -> Array:
-        """(K,) with the given numbers, 0 elsewhere. Raises for unknown or repeated names and numbers out of
-        range.
-        """
+        """(K,) with the given numbers, 0 elsewhere. Raises for unknown or repeated names and numbers out of range."""
         out = np.zeros(len(self.dimensions))
         seen: set[int] = set()
         for name, value in values.items():
@@ -178,9 +180,9 @@ class Theory:
         out |= {"wording": self.wording, "structure": self.structure, "range": [self.low, self.high]}
         if self.angles:
             out |= {"angles": dict(self.angles), "order": list(self.order)}
-        if self.opposed_groups:
+        if self.opposed_groups and not self.parts:
             out["opposed_groups"] = [list(pair) for pair in self.opposed_groups]
-        if self.opposites:
+        if self.opposites and not self.parts:
             out["opposites"] = [{"one": list(a), "other": list(b)} for a, b in self.opposites]
         out |= {"target": self.target} if self.target != "vector" else {}
         out |= {"named_angles": dict(self.named_angles)} if self.named_angles else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from itertools import combinations
 
@@ -18,6 +19,29 @@ COUNTS = {
     "gert10": 10, "udhr30": 30, "asimov3": 3, "asilomar23": 23,
 }  # fmt: skip
 ALIKE = 0.5  # share of words in common from which two rules count as one; the closest pair that ships has 0.44
+# Short runs of words, some of them shortened, by which a reader knows the sources: Constitutional AI, Sparrow, SELF-ALIGN,
+# SALMON, HHH, the laws of robotics, Asilomar.
+PUBLISHED = (
+    "harmful, unethical, racist, sexist, toxic, dangerous or illegal",
+    "wise, ethical, polite and friendly person",
+    "wise, peaceful and ethical",
+    "politely point out problematic assumptions",
+    "friendly, amiable, conscientious and socially acceptable",
+    "physical or social harm",
+    "claim to have a body or be able to move",
+    "pretend to have a human identity or life history",
+    "claim to have preferences, feelings, opinions or beliefs",
+    "use stereotypes or harmful generalising statements about groups",
+    "positive, interesting, helpful and engaging",
+    "accurate, relevant and up-to-date information",
+    "offensive, discriminatory or harmful content",
+    "novel poems, stories, code, essays, songs",
+    "perform the task or answer the question posed",
+    "injure a human being or, through inaction, allow harm",
+    "not undirected intelligence but beneficial intelligence",
+    "human dignity, rights, freedoms and cultural diversity",
+    "if a system causes harm, ascertain why",
+)
 
 
 @pytest.mark.capability("G03")
@@ -40,6 +64,25 @@ def test_no_two_entries_are_duplicates_within_or_across_sets():
     assert len(rows) == sum(COUNTS.values())
     alike = [(a, p.id, b, q.id) for (a, p), (b, q) in combinations(rows, 2) if overlap(p.text, q.text) >= ALIKE]
     assert alike == []
+
+
+@pytest.mark.parametrize("words", PUBLISHED)
+def test_no_wording_echoes_a_published_one(words):
+    """Of a well-known run of words of a source, no text of ours has three words that carry meaning."""
+    known = telling(words)
+    echoes = [
+        (name, p.id, text)
+        for name in principle_sets()
+        for p in load_principles(name).principles
+        for text in (p.text, p.negation, p.critique, p.revision)
+        if len(known & telling(text)) >= 3
+    ]
+    questions = [text for _, text in load_principles("cai16").questions if len(known & telling(text)) >= 3]
+    assert echoes == questions == []
+
+
+def telling(text: str) -> set[str]:
+    return {w for w in re.findall(r"[a-z]+", text.lower()) if len(w) > 3 and w not in ("that", "with", "what", "have", "from")}
 
 
 def test_overlap_finds_a_reworded_copy():

@@ -9,6 +9,7 @@ import yaml
 from valign.data.group import Group, Response, VectorScore, user
 from valign.errors import DataError, UsageError, ValignError
 from valign.goals import load_goal, load_theory, theories
+from valign.goals.files import DATA
 
 # Goals notes section 3: number of dimensions, structure and target of each theory.
 SHAPES = {
@@ -18,6 +19,36 @@ SHAPES = {
     "rokeach_instrumental": (18, "list", "ranking"), "lvi14": (14, "list", "vector"), "hofstede6": (6, "list", "vector"),
     "llm6": (6, "list", "vector"), "safety6": (6, "list", "vector"), "profile27": (27, "list", "vector"),
 }  # fmt: skip
+# The same section: higher-order groups with their dimensions, in vector order; a theory that is not here has none.
+SCHWARTZ = {"openness": "SD ST HE", "self-enhancement": "HE AC PO", "conservation": "SE TR CO", "self-transcendence": "BE UN"}
+MORAL = {"individualizing": "care fairness", "binding": "loyalty authority sanctity"}
+LLM = {"competence": "self-competent user-oriented", "character": "social idealistic", "integrity": "professional ethical"}
+GROUPS = {
+    "schwartz10": SCHWARTZ,
+    "schwartz19": {
+        "openness": "SDT SDA ST HE", "self-enhancement": "HE AC POD POR FAC", "conservation": "FAC SEP SES TR COR COI HUM",
+        "self-transcendence": "HUM BED BEC UNC UNN UNT",
+    },
+    "mft5": MORAL, "mft6": MORAL,
+    "mfq2": {"individualizing": "care equality proportionality", "binding": "loyalty authority purity"},
+    "gert10": {"direct harm": "kill pain disable freedom pleasure", "usual cause of harm": "deceive promise cheat law duty"},
+    "llm6": LLM, "profile27": SCHWARTZ | MORAL | LLM,
+}  # fmt: skip
+# The same section: dimensions that pull against each other, groups that do, and the poles that a dimension has a name for.
+OPPOSITES = {
+    "schwartz10": ["SD ST - SE TR CO", "AC PO - BE UN", "HE - TR CO"],
+    "schwartz19": ["SDT SDA ST - SEP SES TR COR COI", "AC POD POR - BED BEC UNC UNN UNT"],
+}
+OPPOSITES["profile27"] = OPPOSITES["schwartz10"]
+OF_THE_CIRCLE = [("openness", "conservation"), ("self-enhancement", "self-transcendence")]
+OPPOSED_GROUPS = {"schwartz10": OF_THE_CIRCLE, "schwartz19": OF_THE_CIRCLE, "profile27": OF_THE_CIRCLE}
+FIVE = ["care/harm", "fairness/cheating", "loyalty/betrayal", "authority/subversion", "sanctity/degradation"]
+TWO_FOR_FAIRNESS = ["equality/inequality", "proportionality/undeserved reward"]
+POLES = {
+    "mft5": FIVE, "mft6": [*FIVE, "liberty/oppression"], "profile27": FIVE,
+    "mfq2": [FIVE[0], *TWO_FOR_FAIRNESS, *FIVE[2:4], "purity/degradation"],
+}  # fmt: skip
+CLAUSE = 4  # words of a definition, at least
 STEP = 360 / 19
 
 
@@ -33,14 +64,25 @@ def test_each_theory_has_dimensions_definitions_structure_and_a_target_type(name
     theory = load_theory(name)
     assert (len(theory.dimensions), theory.structure, theory.target) == SHAPES[name]
     assert theory.source and theory.title and theory.wording == "own" and (theory.low, theory.high) == (-1, 1)
-    assert all(d.id and d.name and len(d.definition.split()) >= 1 for d in theory.dimensions)
+    assert all(d.id and d.name and len(d.definition.split()) >= CLAUSE for d in theory.dimensions)
     assert len({d.definition for d in theory.dimensions}) == len(theory.dimensions)
     s = theory.similarity()
     assert np.allclose(s, s.T) and np.allclose(np.diag(s), 1) and (np.abs(s) <= 1).all()
     assert load_theory(theory.to_json()).fingerprint() == theory.fingerprint()
 
 
-TARGETS = {"vector": {}, "ranking": {}, "angle": {"angle": 45}}
+@pytest.mark.capability("G06")
+@pytest.mark.parametrize("name", theories())
+def test_each_theory_has_the_groups_and_the_opposites_of_its_source(name):
+    """All of them and no others; a theory without any says so in its file, and one of parts has those of its parts."""
+    theory = load_theory(name)
+    members = {g: " ".join(d.id for d in theory.dimensions if g in d.groups) for g in theory.groups}
+    assert members == GROUPS.get(name, {}) and list(members) == list(GROUPS.get(name, {}))
+    assert [f"{' '.join(one)} - {' '.join(other)}" for one, other in theory.opposites] == OPPOSITES.get(name, [])
+    assert list(theory.opposed_groups) == OPPOSED_GROUPS.get(name, [])
+    assert [f"{d.virtue}/{d.vice}" for d in theory.dimensions if d.vice] == POLES.get(name, [])
+    content = yaml.safe_load((DATA / "theories" / f"{name}.yaml").read_text())
+    assert "parts" in content or {"groups", "opposites", "opposed_groups"} <= set(content)
 
 
 @pytest.mark.capability("G06")
@@ -113,11 +155,6 @@ def test_moral_foundations():
     assert six.similarity()[5].tolist() == [0, 0, 0, 0, 0, 1]  # liberty stands alone
 
 
-def test_gert_groups():
-    groups = [d.groups for d in load_theory("gert10").dimensions]
-    assert groups == [("direct harm",)] * 5 + [("usual cause of harm",)] * 5
-
-
 def test_rules_and_dimensions_of_gert_share_a_name():
     """`gert10` alone is the set of rules; with a target it is the value space; both have the same ten."""
     rules, space = load_goal("gert10"), load_goal("gert10", deceive=1)
@@ -130,6 +167,7 @@ def test_the_long_profile_is_its_parts_side_by_side():
     assert theory.ids == tuple(i for p in theory.parts for i in p.ids)
     s = theory.similarity()
     assert np.allclose(s[:10, :10], load_theory("schwartz10").similarity()) and not s[:10, 10:].any()
+    assert load_theory(theory.to_json()).opposites == theory.opposites == load_theory("schwartz10").opposites
 
 
 def test_lists_without_groups_have_no_similarity():
@@ -174,6 +212,8 @@ TWO = "dimensions: [{id: a, name: a1, definition: x}, {id: b, name: b1, definiti
         (TWO + "maps: {u: {c: x}}\n", "unknown dimension 'c'", ""),
         (TWO + "target: vectr\n", "vector", "line 3"),
         (TWO + "opposed_groups: [[x, y]]\n", "unknown group", "line 3"),
+        (TWO + "groups: [x]\n", "the dimensions name none", "line 3"),
+        ("id: t\nparts: [mft5]\nopposites: []\n", "come from the parts", "line 3"),
         (TWO + "instruments: [{id: i, items: 2, scale: [1, 5], key: {a: [1]}}]\n", "each dimension once", "line 3"),
         (TWO + "instruments: [{id: i, items: 2, scale: [1, 5], key: {a: [1], b: [3]}}]\n", "among 1 to 2", "key"),
         ("id: t\nparts: [mft5]\ndimensions: []\n", "either parts or dimensions", "line 3"),

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from valign.errors import DataError, unknown
-from valign.goals.dimensions import STRUCTURES, TARGET_TYPES, Dimension, Structure, TargetType, Theory, spelling
+from valign.goals.dimensions import (
+    STRUCTURES,
+    TARGET_TYPES,
+    Dimension,
+    OpposedGroups,
+    Opposites,
+    Structure,
+    TargetType,
+    Theory,
+    spelling,
+)
 from valign.goals.files import DATA, Reader, builtin_names, read_yaml
 from valign.goals.instrument import read_instrument
 
@@ -49,6 +59,7 @@ def _theory(r: Reader) -> Theory:
     ids = [d.id for d in dimensions]
     structure = cast(Structure, r.choice("structure", STRUCTURES, default="list"))
     order, angles = _circle(r, structure, ids)
+    opposites, opposed_groups = _opposites(r, parts)
     theory = Theory(
         id=r.text("id"),
         dimensions=dimensions,
@@ -61,10 +72,8 @@ def _theory(r: Reader) -> Theory:
         high=high,
         angles=angles,
         order=order,
-        opposites=tuple(
-            (tuple(p.texts("one")), tuple(p.texts("other"))) for p in r.parts("opposites", default=[])
-        ),
-        opposed_groups=tuple((a, b) for a, b in r.pairs("opposed_groups", default=[])),
+        opposites=opposites,
+        opposed_groups=opposed_groups,
         target=_target_type(r, structure),
         named_angles=r.number_map("named_angles", default={}),
         parts=parts,
@@ -73,8 +82,11 @@ def _theory(r: Reader) -> Theory:
         instruments=tuple(read_instrument(part, ids) for part in r.parts("instruments", default=[])),
         note=r.text("note", default=""),
     )
+    stated = r.texts("groups", default=theory.groups)
     r.done()
     _check(theory, r)
+    if set(stated) != set(theory.groups):
+        r.fail("groups", f"the dimensions name {list(theory.groups) or 'none'}; write the same here or leave it out")
     return theory
 
 
@@ -86,6 +98,18 @@ def _dimensions(r: Reader) -> tuple[tuple[Theory, ...], tuple[Dimension, ...]]:
     if "dimensions" in r.content:
         r.fail("dimensions", "come from the parts; write either parts or dimensions")
     return parts, tuple(d for part in parts for d in part.dimensions)
+
+
+def _opposites(r: Reader, parts: tuple[Theory, ...]) -> tuple[Opposites, OpposedGroups]:
+    """(pairs of sets of dimensions, pairs of groups); of a theory of parts, those of its parts, which stand side by side."""
+    if parts:
+        for key in ("opposites", "opposed_groups"):
+            if key in r.content:
+                r.fail(key, "come from the parts; leave it out")
+        opposites = tuple(o for part in parts for o in part.opposites)
+        return opposites, tuple(o for part in parts for o in part.opposed_groups)
+    pairs = tuple((tuple(p.texts("one")), tuple(p.texts("other"))) for p in r.parts("opposites", default=[]))
+    return pairs, tuple(r.pairs("opposed_groups", default=[]))
 
 
 def _circle(r: Reader, structure: Structure, ids: list[str]) -> tuple[tuple[str, ...], dict[str, float]]:
@@ -134,7 +158,6 @@ def _check(theory: Theory, r: Reader) -> None:
     names = [spelling(w) for d in theory.dimensions for w in {spelling(d.id), spelling(d.name)}]
     if len(names) != len(set(names)) or not theory.dimensions:
         raise DataError("dimensions need one id and one name each, used once", where=r.place("dimensions"))
-    groups = {g for d in theory.dimensions for g in d.groups}
     mentioned = {
         *theory.angles,
         *theory.order,
@@ -143,8 +166,8 @@ def _check(theory: Theory, r: Reader) -> None:
     }
     if extra := mentioned - set(theory.ids):
         raise unknown("dimension", sorted(extra)[0], theory.ids, where=r.where)
-    if extra := {g for pair in theory.opposed_groups for g in pair} - groups:
-        raise unknown("group", sorted(extra)[0], groups, where=r.place("opposed_groups"))
+    if extra := {g for pair in theory.opposed_groups for g in pair} - set(theory.groups):
+        raise unknown("group", sorted(extra)[0], theory.groups, where=r.place("opposed_groups"))
     if theory.target == "angle" and len(theory.dimensions) != 2:
         r.fail("dimensions", f"an angle lies between two dimensions, not {len(theory.dimensions)}")
 

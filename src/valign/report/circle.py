@@ -344,7 +344,8 @@ def _numbers(data: Node, subjects: dict[str, Node], open: bool) -> Markup:
         for p in data.policies
     )
     return Markup(
-        '<details class="fold"{}><summary>The numbers</summary><div class="scroll"><table class="plain">'
+        '<details class="fold"{}><summary>The numbers</summary>'
+        '<div class="scroll" role="group" aria-label="numbers of the values"><table class="plain">'
         '<thead><tr><th scope="col">value</th><th scope="col">target</th>{}</tr></thead>'
         '<tbody>{}<tr><th scope="row">responses</th>'
         "<td></td>{}</tr></tbody></table></div></details>"

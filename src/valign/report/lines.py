@@ -188,7 +188,7 @@ def _table(panel: Node, subjects: Mapping[str, Node]) -> Markup:
     heads = ("curve", panel.x.title, panel.y.title, "interval", "n")
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(h) for h in heads)
     return Markup(
-        '<details class="fold"><summary>The numbers of this plot</summary><div class="scroll" tabindex="0" role="region" '
+        '<details class="fold"><summary>The numbers of this plot</summary><div class="scroll" role="group" '
         'aria-label="numbers of {}"><table class="plain"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></details>'
     ).format(attribute(panel.title), head, Markup("").join(rows))
 

@@ -9,6 +9,7 @@ import math
 import struct
 import xml.etree.ElementTree as ElementTree
 import zlib
+from dataclasses import replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,17 +18,23 @@ from typing import Any
 import pytest
 
 from valign.report import SubjectReport, items, method_report, tables
-from valign.report.chromium import Browser, Page, find
+from valign.report.chromium import ENVIRONMENT, Browser, Page, find
+from valign.report.conftest import BASE, VALUES, make_report, make_subjects, single
 from valign.report.html import MAX_BYTES, render
 from valign.report.node import Node, resolve, value
+from valign.report.test_lines import AUDITS, extra, section
 from valign.report.watch import watch_page
 from valign.report.write import write_pictures, write_report
 
+NO_BROWSER = f"no Chromium or Chrome here: apt-get install chromium (Debian), or {ENVIRONMENT}=/path/to/chrome"
+NO_AXE = "axe is not here: make setup, or pip install --no-deps axe-playwright-python"
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(find() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(find() is None, reason=NO_BROWSER),
 ]
 READY = "new Promise((done) => { const look = () => one('#items.ready') ? done(true) : setTimeout(look, 20); look(); })"
+NEAR = {"name": "p1#0", "prompt": "?", "text": "an answer", "similarity": "words in common", "n": 480,
+        "near": [{"name": "g7", "value": 0.4, "prompt": "a question", "text": "a text like it"}]}  # fmt: skip
 SLOW = 10.0  # a loaded machine shares its cores; wall-clock limits are this much longer than the promise
 
 
@@ -201,23 +208,53 @@ def test_keys_reach_everything_in_reading_order(browser: Browser, place: Path):
     assert page.run("all('[tabindex]').every((e) => Number(e.getAttribute('tabindex')) <= 0)")
 
 
-@pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason="axe is not here (make setup installs it)")
-@pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path, report_of: Any, subjects: list[SubjectReport], dark: bool):
-    """axe-core 4.12 on a before/after page, folds open: no serious or critical violation, in light and in dark."""
-    one, two = (SubjectReport(**{**vars(s), "samples": s.samples[:5]}) for s in (subjects[0], subjects[5]))
-    path = tmp_path / "pair.html"
-    path.write_text(render(json.loads(json.dumps(report_of([one, two])))), encoding="utf-8")
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Before and after; a comparison of four; a profile of one model; sections of every instrument. Five items each."""
+    few = [replace(s, samples=s.samples[:5]) for s in make_subjects()]
+    audited = replace(few[-1], audits=AUDITS)
+    profile = {"values": dict.fromkeys(VALUES, 0.2), "low": dict.fromkeys(VALUES, 0.1), "high": dict.fromkeys(VALUES, 0.3)}
+    rated = [replace(few[0], profile=profile, samples=[{**s, "judged": False} for s in few[0].samples])]
+    shifts = {"id": "shifts", "title": "Which values differ", "results": [single("value.shift.BE", "paired", BASE, 0.1, 0.02)]}
+    made = {
+        "pair": make_report([few[0], few[5]]),
+        "many": make_report([few[0], *few[3:6]]),
+        "profile": make_report(rated, primary="profile", extra=[shifts]),
+        "instruments": make_report([few[0], audited], extra=[*extra(), section("near", "Near", "nearest", {"rows": [NEAR]})]),
+    }
+    folder = tmp_path_factory.mktemp("pages")
+    for name, report in made.items():
+        (folder / f"{name}.html").write_text(render(json.loads(json.dumps(report))), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in made}
+
+
+# Light looks for everything, dark for contrast alone: nothing else depends on the colours.
+LOOKS = [
+    ("pair", 1280, False), ("pair", 390, True),
+    ("many", 390, False), ("many", 1280, True),
+    ("profile", 1280, False), ("profile", 390, True),
+    ("instruments", 390, False), ("instruments", 1280, True),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason=NO_AXE)
+@pytest.mark.parametrize(("name", "width", "dark"), LOOKS)
+def test_axe_finds_nothing_serious(browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool):
+    """axe-core 4.12, folds open: no serious or critical violation on four kinds of page, phone and desktop, light and dark."""
     page = browser.page()
-    page.look(1280, 900, dark=dark)
-    page.open(path)
+    page.look(width, 900, dark=dark)
+    page.open(pages[name])
     page.run(READY)
     page.run("all('details').filter((d) => !d.closest('#measured')).forEach((d) => { d.open = true; })")
+    page.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")  # the page has seen the new sizes
     page.run((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8") + "; 0")
-    only = ", runOnly: ['color-contrast']" if dark else ""  # nothing else depends on the colours
+    only = ", runOnly: ['color-contrast']" if dark else ""
     found = page.run("axe.run({ resultTypes: ['violations']" + only + " }).then((r) => r.violations.map((v) => "
                      "[v.impact, v.id, v.nodes.map((n) => n.html.slice(0, 120)).slice(0, 3)]))")  # fmt: skip
     assert [v for v in found if v[0] in ("serious", "critical")] == []
+    shown = "all('.scroll').filter((e) => e.checkVisibility())"  # those inside closed folds are seen when the fold opens
+    assert page.run(f"{shown}.every((e) => (e.scrollWidth > e.clientWidth) === (e.tabIndex === 0))"), "Tab stops elsewhere"
+    assert page.run("document.documentElement.scrollWidth") == width, "the folds are open and the page is still no wider"
 
 
 def many(n: int) -> dict[str, Any]:

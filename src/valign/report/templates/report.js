@@ -59,6 +59,12 @@ const page = { refresh: () => {} };
     });
   });
 
+  // a table that is wider than the window scrolls sideways: then, and only then, Tab stops at it
+  const fits = new ResizeObserver((seen) => seen.forEach(({ target: e }) => {
+    if (e.scrollWidth > e.clientWidth) e.tabIndex = 0; else e.removeAttribute("tabindex");
+  }));
+  all(".scroll").forEach((e) => fits.observe(e));
+
   // contents: the section that is being read
   const links = new Map(all(".toc a").map((a) => [a.getAttribute("href").slice(1), a]));
   const watch = new IntersectionObserver((seen) => seen.forEach((s) => {
