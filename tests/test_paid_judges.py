@@ -75,15 +75,15 @@ def test_a_local_model_with_a_paid_judge_has_a_price_and_a_ceiling(valign, model
 
 
 def test_an_evaluation_that_died_asks_its_judge_only_for_the_rest(valign, model, judge, kind, situations, tmp_path):
-    """One chunk of 32 verdicts is logged before the 34th request fails for good; the other four are asked again."""
-    judge.faults.extend([None] * 33 + [401])
+    """One chunk of 32 verdicts is logged before the last of 36 requests fails for good; the other four are asked again."""
+    judge.faults.extend([None] * 35 + [401])
     args = ("evaluate", model, "--data", situations, "--goal", kind, "--samples", 6, *SMALL, "--out", tmp_path / "e")
     assert "the key" in valign.error(*args)
     assert lines(tmp_path / "e" / "judge.jsonl") == 32
     valign(*args)
-    assert len(judge.seen) == 34 + 4 and utility(tmp_path / "e")["n"] == 36
+    assert len(judge.seen) == 36 + 4 and utility(tmp_path / "e")["n"] == 36
     valign(*args, "--force")
-    assert len(judge.seen) == 34 + 4
+    assert len(judge.seen) == 36 + 4
 
 
 def test_an_answer_without_a_verdict_says_why(valign, model, judge, kind, situations, tmp_path):
