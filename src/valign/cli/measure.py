@@ -92,8 +92,8 @@ def evaluate(
             idle = ("beta", "kl_prompts") if kl_prompts else ("beta",)
             refuse_given(context, idle, "nothing is compared with a reference", "name one: --reference MODEL")
         if not goal:
-            drawn = ("samples", "temperature", "risk")
-            refuse_given(context, drawn, "without a goal no responses are judged", "name one: --goal GOAL")
+            unused = ("samples", "temperature", "risk")
+            refuse_given(context, unused, "without a goal no responses are judged", "name one: --goal GOAL")
         refuse_loading(context, model, reference)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         budget = budget_of(max_cost, price_read, price_generated, out, workers=workers)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from valign.engine.layout import Layout
 
 if TYPE_CHECKING:
@@ -88,16 +91,29 @@ def visible(layout: Layout, device: torch.device | str, window: int | None = Non
     import torch
 
     enter, exit_, pos = (torch.as_tensor(x, device=device) for x in (layout.enter, layout.exit, layout.pos))
+    see = _sees(enter, exit_, pos, window)
+    if before:
+        see = torch.cat([_sees_prefix(pos, torch.arange(before, device=device), window), see], 2)
+    return see[:, None]
+
+
+def seen_by_any(layout: Layout, window: int | None = None, before: int = 0) -> NDArray[np.bool_]:
+    """(length, before + length): does the query of at least one row see the key? Nothing is asked of a device."""
+    see = _sees(layout.enter, layout.exit, layout.pos, window).any(0)
+    prefix = _sees_prefix(layout.pos, np.arange(before), window).any(0)
+    return np.concatenate([prefix, see], 1)
+
+
+def _sees(enter: Any, exit_: Any, pos: Any, window: int | None) -> Any:
+    """The rule, of tensors or arrays."""
     q, k = enter[:, :, None], enter[:, None, :]
     see = (k <= q) & (q < exit_[:, None, :]) & (pos[:, None, :] <= pos[:, :, None])
-    if window is not None:
-        see &= pos[:, :, None] - pos[:, None, :] < window
-    if before:
-        prefix = torch.ones(*see.shape[:2], before, dtype=torch.bool, device=device)
-        if window is not None:
-            prefix &= pos[:, :, None] - torch.arange(before, device=device) < window
-        see = torch.cat([prefix, see], 2)
-    return see[:, None]
+    return see if window is None else see & (pos[:, :, None] - pos[:, None, :] < window)
+
+
+def _sees_prefix(pos: Any, keys: Any, window: int | None) -> Any:
+    behind = pos[:, :, None] - keys
+    return behind == behind if window is None else behind < window
 
 
 def additive(see: Tensor, dtype: torch.dtype) -> Tensor:

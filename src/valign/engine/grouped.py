@@ -119,14 +119,16 @@ def _forward(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_m
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
 
 
-def in_blocks(mask: Tensor, most: float = KEYS) -> Tensor:
+def in_blocks(mask: Tensor, see: NDArray[np.bool_], most: float = KEYS) -> Tensor:
     """The mask (rows, 1, queries, keys), with its blocks where a query then meets at most `most` keys on average. They
     stay with it when a layer is computed again (activation checkpointing), which no switch around the forward pass
-    would."""
-    see, most_pairs = (mask[:, 0] == 0).any(0), most * mask.shape[2]
-    if int(see.sum()) <= most_pairs:  # blocks cover at least that
-        blocks = blocks_of(see.numpy(), len(mask))
-        if sum(b.pairs for b in blocks) <= most_pairs:
+    would.
+
+    see   (queries, keys) where a row sees the key: what `mask` says, on the host
+    """
+    if np.count_nonzero(see) <= most * len(see):  # blocks cover at least that
+        blocks = blocks_of(see, len(mask))
+        if sum(b.pairs for b in blocks) <= most * len(see):
             setattr(mask, _MARK, blocks)
     return mask
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from valign.engine.allocator import is_out_of_memory, keep_freed_memory
-from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks
+from valign.engine.attention import PROVEN, Attention, Path, attention_of, masks, seen_by_any
 from valign.engine.compiled import compiled_blocks, run_compiled
 from valign.engine.forest import common_root, plant
 from valign.engine.grouped import KEYS, attend_grouped, in_blocks, keys_met
@@ -217,8 +217,10 @@ class Scorer:
         found = masks(layout, self.attention, dtype, self.device, skip)
         if not self.grouped or layout.plain or self.device.type != "cpu":
             return found
-        blocks = lambda mask: in_blocks(mask, self.grouped)  # noqa: E731
-        return {kind: blocks(m) for kind, m in found.items()} if isinstance(found, dict) else blocks(found)
+        if not isinstance(found, dict):
+            return in_blocks(found, seen_by_any(layout, self.attention.window, skip), self.grouped)
+        windows = {"full_attention": None, "sliding_attention": self.attention.window}
+        return {k: in_blocks(m, seen_by_any(layout, windows[k], skip), self.grouped) for k, m in found.items()}
 
     def keys_met(self, layout: Layout) -> float:
         """Keys that a query of these rows is multiplied with, on average over queries and layers."""

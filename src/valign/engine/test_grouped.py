@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from valign.engine import grouped as room
-from valign.engine.attention import additive, visible
+from valign.engine.attention import additive, seen_by_any, visible
 from valign.engine.forest import plant
 from valign.engine.grouped import Block, blocks_of, grouped_attention, in_blocks, keys_met
 from valign.engine.layout import row_layout
@@ -45,7 +45,7 @@ def test_values_and_gradients_are_those_of_the_stock_attention(monkeypatch, shar
     layout = row_layout(trees(4), 16)
     rows, length = layout.ids.shape
     see = visible(layout, "cpu", window, before)
-    mask, blocks = additive(see, torch.float64), blocks_of(see[:, 0].any(0).numpy(), rows)
+    mask, blocks = additive(see, torch.float64), blocks_of(seen_by_any(layout, window, before), rows)
     make = lambda heads, n: torch.randn(rows, heads, n, 8, dtype=torch.float64, requires_grad=True)  # noqa: E731
     inputs = make(6, length), make(shared, before + length), make(shared, before + length)
     weight = torch.randn(rows, length, 6, 8, dtype=torch.float64)
@@ -60,7 +60,8 @@ def test_blocks_cover_what_is_seen(before):
     """Every query once, every key that it sees, on random trees, also joined ones, with and without a prefix."""
     rows = trees(40, seed=3)
     for layout in (row_layout(rows, 16), row_layout(rows, 16, rows=plant(rows, 0.0))):
-        see = visible(layout, "cpu", None, before)[:, 0].any(0).numpy()
+        see = seen_by_any(layout, None, before)
+        assert (see == visible(layout, "cpu", None, before)[:, 0].any(0).numpy()).all()
         for count in (1, 40):
             blocks, covered = blocks_of(see, count), np.zeros_like(see)
             for block, following in zip(blocks, [*blocks[1:], None]):
@@ -90,9 +91,9 @@ def cost(see, cuts):
 def test_siblings_are_not_multiplied_with_each_other():
     """Sixteen branches of 64 under 256 tokens: a query meets little more than what it sees, 304 of 1280 keys."""
     layout = row_layout([from_paths("g", [1] * 256, [[2 + i] * 64 for i in range(16)])], 16)
-    mask = in_blocks(additive(visible(layout, "cpu"), torch.float32))
-    assert keys_met(mask) < 1.2 * (256 + 64)
-    assert keys_met(in_blocks(mask.clone(), most=200)) == 1280, "too many keys: no blocks"
+    mask, see = additive(visible(layout, "cpu"), torch.float32), seen_by_any(layout)
+    assert keys_met(in_blocks(mask.clone(), see, most=200)) == 1280, "too many keys: no blocks"
+    assert keys_met(in_blocks(mask, see)) < 1.2 * (256 + 64)
 
 
 def test_a_model_attends_so_where_rows_are_short(tiny, monkeypatch):
@@ -117,7 +118,7 @@ def test_what_it_does_not_know_is_left_to_the_stock_attention(tiny, monkeypatch)
     """Soft-caps and biases of other families, masks without the promise: never ignored."""
     module = tiny("llama").model.model.layers[0].self_attn
     q, k = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8)
-    mask = room.in_blocks(torch.zeros(1, 1, 3, 3))
+    mask = in_blocks(torch.zeros(1, 1, 3, 3), np.ones((3, 3), bool))
     assert mask.valign_blocks == (Block(0, 3, ((0, 3),)),)
     monkeypatch.setattr(room, "grouped_attention", lambda *a: pytest.fail("computed without it"))
     with pytest.raises(ValueError, match="softcap"):

@@ -181,7 +181,7 @@ def _targets(found: dict[str, Result]) -> list[str]:
         return []
     wide = max(map(len, names))
     rows = sorted(((found[f"value.V.{n}"], found[f"value.V_c.{n}"], n) for n in names), key=lambda r: -(r[1].value or 0.0))
-    head = "Nearness to named targets: V (1 equal), V_c (1 equal, 0 no better than saying nothing); --goal names one."
+    head = "Nearness to named targets: V (1 equal), V_c (0 as near as saying nothing):"
     return [head, *(f"  {n:<{wide}}  V {_number(v)}  V_c {_number(c, signed=True)}" for v, c, n in rows)]
 
 
