@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from valign.errors import require
+from valign.evaluation.metrics.reliability import SPLIT_HALF
 from valign.evaluation.record import MANY_UNSCORED
 from valign.evaluation.result import Result
 from valign.evaluation.seeds import MIN_SEEDS
@@ -264,7 +265,7 @@ def _warnings(facts: Facts) -> list[str]:
                 out.append(f"{s.name}, {role}: {left_out} of {n + left_out} items are unscored ({reasons}).")
     said: dict[str, list[str]] = {}
     for s in facts.subjects:
-        unread = [values.warning_in(r) for r in facts.results[s.id] if r["metric"] == values.SPLIT_HALF]
+        unread = [values.warning_in(r) for r in facts.results[s.id] if r["metric"] == SPLIT_HALF]
         for note in dict.fromkeys([*s.notes, *filter(None, unread)]):
             said.setdefault(note, []).append(s.name)
     return list(dict.fromkeys([*out, *(f"{', '.join(names)}: {note}" for note, names in said.items())]))
