@@ -110,7 +110,7 @@ class Guard:
         if self.ensemble:
             raise UsageError(f"{method.name} has no reward that other judges could drift from", where="ensemble",
                              how="leave it out")  # fmt: skip
-        if self.action == "rollback" and getattr(config, "patience", 0):
+        if self.action == "rollback" and getattr(config, "patience", False):
             raise UsageError("patience and rollback would each choose the weights that are kept", where="alarm",
                              how="--alarm stop, or leave patience out")  # fmt: skip
 
