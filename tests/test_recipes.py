@@ -185,7 +185,8 @@ def test_a_guard_watches_every_method_that_trains_and_its_curves_are_in_the_repo
         f"guard: {{gold: '{goal}', audit: {situations}, every: 1}}\n"
         f"evaluate: {{data: {situations}, kl_prompts: 0, max_new_tokens: 4}}\nout: {tmp_path / 'out'}\n"
     )
-    report = valign.json("run", recipe(text))
+    valign("run", recipe(text))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
     section = next(s for s in report["sections"] if s["id"] == "overoptimisation")
     titles = [p["title"] for p in section["figures"][0]["data"]["panels"]]
     assert [t.partition(":")[0] for t in titles] == ["dpo", "dpo", "sft", "sft", "grpo", "grpo"]

@@ -21,7 +21,7 @@ PROMPTS = [user("Why?"), user("Who?")]
 SAMPLING = Sampling(n=2, max_new_tokens=5, seed=2)
 WRAPS = {
     "value_instruction": {"place": "after"},
-    "urial": {"examples": 1, "system": "Be kind."},
+    "urial": {"examples": 1, "system": "Be kind.", "goal": False},  # with the goal it is longer than a tiny model reads
     "best_of_n": {"n": 3},
 }
 

@@ -247,7 +247,7 @@ class _Run:
         if s is not base and self.tax:
             mine, theirs = _accuracies(s.measured), _accuracies(base.measured)
             results += measure_tax(theirs, mine)
-        log = read_log(s.folder / "run") if s.folder else []
+        log = list(read_log(s.folder / "run")) if s.folder else []
         curve = [x for x in log if x["event"] == "step"]
         notes = list(s.aligned.notes) if s.aligned else []
         return SubjectReport(
