@@ -110,11 +110,7 @@ class Guard:
         if self.ensemble:
             raise UsageError(f"{method.name} has no reward that other judges could drift from", where="ensemble",
                              how="leave it out")  # fmt: skip
-<<<<<<< HEAD
-        if self.action == "rollback" and getattr(config, "patience", None):
-=======
         if self.action == "rollback" and getattr(config, "patience", False):
->>>>>>> jD
             raise UsageError("patience and rollback would each choose the weights that are kept", where="alarm",
                              how="--alarm stop, or leave patience out")  # fmt: skip
 
