@@ -51,18 +51,18 @@ def audit_items(items: Sequence[Item], stop_ids: Sequence[int]) -> list[AuditLin
 
 def audit_rows(items: Sequence[Item], scorer: Scorer, budget: int, batch: int) -> list[AuditLine]:
     """How the items lie in rows, before anything is computed: which path and why, the longest one, and what is padding
-    where each step takes `batch` of them."""
+    where each step takes `batch` of them as they come."""
     trees = [i.tree for i in items]
     computed = real = 0
     for start in range(0, len(trees), batch):
         step = trees[start : start + batch]
         for rows in micro_batches(step, budget, scorer.path):
-            computed += padded([step[i] for i in rows], scorer.path)
+            computed += padded([step[i] for i in rows], scorer.path, multiple=scorer.multiple)
         real += sum(positions(t, "row") if scorer.path == "row" else sum(len(t.path(x)) for x in t.leaves) for t in step)
     why = scorer.attention.reason
     path = "a prompt and its responses in one row" if scorer.path == "row" else "one row for each response"
     longest = max((t.longest for t in trees), default=0)
-    text = f"{path}{f' ({why})' if why else ''}; longest path {longest} tokens, padding {1 - real / max(1, computed):.1%}"
+    text = f"{path}{f' ({why})' if why else ''}; longest path {longest} tokens, padding about {1 - real / max(1, computed):.0%}"
     return [AuditLine("rows", True, text)]
 
 

@@ -38,7 +38,7 @@ Row = NDArray[np.float32]
 BUDGET = 4096  # tokens of one micro-batch, padding included; a unit of memory, never of meaning
 HEAD_SLACK = 0.2  # nats between two ways to compute a log-prob: bf16 rounding is below, another head far above
 ATTENTION = 2.0  # an operation of masked attention takes this much longer than one of a matrix product (CPU)
-_ROUND = 16  # CPU kernels like few distinct shapes
+_ROUND = 16
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,11 @@ class Scorer:
         return next(self.model.parameters()).device
 
     @property
+    def multiple(self) -> int:
+        """What the length of rows is rounded up to: processors like few distinct shapes."""
+        return _ROUND if self.device.type == "cpu" else 1
+
+    @property
     def narrow(self) -> bool:
         """Whether products round to 16 bits: two ways to one number then differ by rounding."""
         return (self.autocast or next(body_of(self.model).parameters()).dtype).itemsize < 4
@@ -143,13 +148,13 @@ class Scorer:
                 where=f"group {worst.id}",
                 how="shorten it, or choose on_long=drop or on_long=cut_prompt_left",
             )
-        multiple = _ROUND if self.device.type == "cpu" else 1
+        multiple = self.multiple
         if self.path == "plain":
             return plain_layout(trees, multiple)
         skip = prefix.length if prefix else 0
         rows = plant(trees, self.pair_cost, skip=skip)
         # rows that were joined make the others longer by padding: what counts is what is computed
-        if _padded([p.tree for p in rows], skip, multiple) > _padded(trees, skip, multiple):
+        if padded([p.tree for p in rows], skip=skip, multiple=multiple) > padded(trees, skip=skip, multiple=multiple):
             rows = plant(trees, row=0)
         return row_layout(trees, multiple, rows=rows, skip=skip)
 
@@ -373,21 +378,19 @@ def positions(tree: Tree, path: Path) -> int:
     return rows * longest
 
 
-def padded(trees: Sequence[Tree], path: Path = "row") -> int:
-    """Positions of one micro-batch, padding to its longest row included."""
+def padded(trees: Sequence[Tree], path: Path = "row", *, skip: int = 0, multiple: int = 1) -> int:
+    """Positions of one micro-batch, with the padding to its longest row, whose length is rounded up to `multiple`.
+
+    skip   tokens of every tree that are not computed
+    """
     shape = [_shape(t, path) for t in trees]
-    return sum(rows for rows, _ in shape) * max((longest for _, longest in shape), default=0)
+    longest = max((n for _, n in shape), default=skip) - skip
+    return sum(rows for rows, _ in shape) * -(-longest // multiple) * multiple
 
 
 def _shape(tree: Tree, path: Path) -> tuple[int, int]:
     """(rows, longest row) of a tree: one row with every token once, or one row for each leaf."""
     return (1, tree.tokens) if path == "row" else (len(tree.leaves), tree.longest)
-
-
-def _padded(trees: Sequence[Tree], skip: int, multiple: int) -> int:
-    """Positions of trees in rows of their own, padded to the longest, whose length is rounded up."""
-    longest = max((t.tokens for t in trees), default=skip) - skip
-    return len(trees) * -(-longest // multiple) * multiple
 
 
 def _pair_cost(model: Any, config: Any) -> float:
