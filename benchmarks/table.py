@@ -258,11 +258,21 @@ def _growth(result: Result) -> list[str]:
         f"By responses per prompt (prompt {s['prompt']}, response {s['response']}, {s['repeat']} groups): time relative "
         "to one response, and the bound 1.25 (P + G R) / (P + R).", "",
         *_points(_medians(runs, "by_responses"), bounded),
-        "The same with gradient.", "",
-        *_points(_medians(runs, "by_responses_gradient"), bounded),
+        *_with_gradient(runs, bounded),
         f"By the prompt's length (one response of {s['response']}, {s['repeat']} groups).", "",
         *_points(_medians(runs, "by_prompt"), ("prompt", "seconds", "tokens")),
     ]  # fmt: skip
+
+
+def _with_gradient(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Growth of scoring with gradient. Files from before the workload warmed up for it get no verdict."""
+    points = _medians(runs, "by_responses_gradient")
+    if all(run.get("warmed") for run in runs):
+        return ["The same with gradient.", "", *_points(points, names)]
+    for p in points:
+        p.pop("", None)
+    cold = "The first point paid for memory that the process had not held before: the relative numbers are too low, no verdict."
+    return [f"The same with gradient. {cold}", "", *_points(points, names)]
 
 
 def _medians(runs: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:

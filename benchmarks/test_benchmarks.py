@@ -302,3 +302,8 @@ def test_growth_is_told_by_medians_and_judged_by_its_bound():
     (first, last) = table._medians(runs, "by_responses")
     assert (first["relative"], last["seconds"], last["relative"], last[""]) == (1.0, 2.1, pytest.approx(2.1), "missed")
     assert table._medians(runs[1:2], "by_responses")[1][""] == "met"
+    names = ("responses", "seconds", "relative", "bound")
+    cold = [{"by_responses_gradient": r["by_responses"]} for r in runs]
+    assert "no verdict" in table._with_gradient(cold, names)[0] and "missed" not in "".join(table._with_gradient(cold, names))
+    warm = [{**r, "warmed": True} for r in cold]
+    assert "no verdict" not in table._with_gradient(warm, names)[0] and "missed" in "".join(table._with_gradient(warm, names))

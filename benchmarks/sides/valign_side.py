@@ -333,6 +333,7 @@ def time_scaling(job: Job) -> dict[str, Any]:
     total = sum(x["seconds"] for x in by_groups)
     return {
         "seconds": total, "units": sum(x["groups"] for x in by_groups), "by_groups": by_groups, "r_squared": r_squared,
+        "warmed": True,
         "by_responses": _bounded(by_responses, s), "by_responses_gradient": _bounded(by_gradient, s),
         "by_prompt": by_prompt,
     }  # fmt: skip

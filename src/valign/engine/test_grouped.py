@@ -62,6 +62,8 @@ def test_blocks_cover_what_is_seen(before):
     for layout in (row_layout(rows, 16), row_layout(rows, 16, rows=plant(rows, 0.0))):
         see = seen_by_any(layout, None, before)
         assert (see == visible(layout, "cpu", None, before)[:, 0].any(0).numpy()).all()
+        own = see[:, before:]
+        assert not np.triu(own, 1).any() and own.diagonal().all(), "no later column, and each query itself"
         for count in (1, 40):
             blocks, covered = blocks_of(see, count), np.zeros_like(see)
             for block, following in zip(blocks, [*blocks[1:], None]):
