@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.environments import EnvironmentFailed
-from benchmarks.runner import ROOT, Answer, Failed, Options, run_workload
+from benchmarks.parts import PARTS
+from benchmarks.runner import ROOT, Answer, Failed, Options, profile_workload, run_workload
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,13 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{w.name:10} {w.title} ({w.size} {w.sized_in}{f', against {w.peer.name}' if w.peer else ''})")
         return 0
     names = list(WORKLOADS) if not told.workloads or "all" in told.workloads else told.workloads
+    if told.profile and told.quick:
+        print("--profile and --quick do not go together: cut a profile with --size N", file=sys.stderr)
+        return 2
     if unknown := [n for n in names if n not in WORKLOADS]:
         print(f"no workload {', '.join(unknown)}; known: all, {', '.join(WORKLOADS)}", file=sys.stderr)
         return 2
     options = Options(
         data=told.data.resolve(),
         model=(told.model or _embedded()).resolve(),
-        out=told.out or (RESULTS / "quick" if told.quick else RESULTS),
+        out=told.out or RESULTS / ("quick" if told.quick else "profiles" if told.profile else ""),
         runs=1 if told.quick else told.runs,
         size=told.size,
         quick=told.quick,
@@ -48,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     good = True
     for name in names:
         try:
-            result = run_workload(WORKLOADS[name], options, say=lambda line: print(line, flush=True))
+            if told.profile:
+                print(profile_in_words(profile_workload(WORKLOADS[name], options, say=_say)), flush=True)
+                continue
+            result = run_workload(WORKLOADS[name], options, say=_say)
         except (Failed, EnvironmentFailed) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             good = False
@@ -77,11 +84,25 @@ def told_in_words(result: Answer) -> str:
     return "\n".join([f"{name} ({result['size']} {result['sized_in']}, {result['took_seconds']} s)", *lines])
 
 
+def profile_in_words(result: Answer) -> str:
+    """Seconds of each part, a line per side."""
+    lines = [f"{result['workload']} ({result['size']} {result['sized_in']}), seconds under the profiler"]
+    for name, side in result["sides"].items():
+        parts = ", ".join(f"{part} {side['parts'][part]:.1f}" for part in PARTS)
+        lines.append(f"  {name}: {side['seconds']:.1f} s, {side['positions'] or 0:,} positions: {parts}")
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of --list, or all (default)")
     parser.add_argument("--list", action="store_true", help="name the workloads")
     parser.add_argument("--quick", action="store_true", help="cut sizes, one run a side: no figure to quote")
+    parser.add_argument("--profile", action="store_true", help="where the seconds of a run go, not how many they are")
     parser.add_argument("--runs", type=_positive, default=3, help="timed processes of each side (default 3)")
     parser.add_argument("--size", type=_positive, help="units of work of a run, instead of the workload's own")
     parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results)")

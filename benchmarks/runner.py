@@ -77,6 +77,16 @@ def run_workload(workload: Workload, options: Options, say: Callable[[str], None
     return result
 
 
+def profile_workload(workload: Workload, options: Options, say: Callable[[str], None] = print) -> Answer:
+    """Where the seconds of one run of each side go, written to `options.out`/NAME.json. Nothing is compared first: a
+    profile explains a ratio, it is none."""
+    with tempfile.TemporaryDirectory(prefix="valign-bench-") as scratch:
+        bench = _Bench(workload, options, options.size or workload.size, Path(scratch), say)
+        result = bench.profile()
+    write(options.out / f"{workload.name}.json", result)
+    return result
+
+
 def write(path: Path, result: Answer) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +135,22 @@ class _Bench:
         if not problems and (self.options.quick or self._agree(checks)):
             self._time(sides, runs, checks, problems)
         return {**result, **self._summary(runs, checks, problems)}
+
+    def profile(self) -> Answer:
+        """One profiled run of each side."""
+        sides = self._sides()
+        self._prepare()
+        answers = {s.name: self._run(s, ["profile"]) for s in sides}
+        problems = {name: text for name, a in answers.items() if (text := _problem(a)) is not None}
+        if problems:
+            raise Failed("; ".join(f"{name}: {text}" for name, text in problems.items()))
+        return {
+            "schema": 1, "workload": self.workload.name, "title": self.workload.title, "unit": self.workload.unit,
+            "size": self.size, "sized_in": self.workload.sized_in, "threads": self.options.threads,
+            "peer": self.workload.peer.name if self.workload.peer else None,
+            "hardware": hardware.hardware(), **hardware.commit(ROOT), "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "sides": {name: {**a["profile"], "others": a["others"]} for name, a in answers.items()},
+        }  # fmt: skip
 
     def _sides(self) -> list[Side]:
         own, peer = Path(sys.executable), self.workload.peer
@@ -322,7 +348,7 @@ def _short(answer: Answer) -> str:
     """A few words for the line of progress."""
     if problem := _problem(answer):
         return f": {problem}"
-    timed = answer.get("time")
+    timed = answer.get("time") or answer.get("profile")
     peak = f", peak {answer['peak_bytes'] / 2**30:.2f} GiB"
     return f": {timed['units'] / timed['seconds']:.3g} per second{peak}" if timed else peak
 

@@ -11,15 +11,19 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import energy_joules
+from benchmarks.parts import profiled
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "trl", "lm_eval", "valign")
+
+
+around: Callable[[], AbstractContextManager[Any]] = nullcontext  # what the timed part of a run happens in: a profile, or nothing
 
 
 class NotAvailable(RuntimeError):
@@ -30,7 +34,7 @@ class NotAvailable(RuntimeError):
 class Job:
     """One job file.
 
-    task      "check" (numbers in float32, for equality) or "time"
+    task      "check" (numbers in float32, for equality), "time", or "profile" (the timed run under torch's profiler)
     settings  of the workload          variant   of the side (dtype, order, batch sizes ...)
     inputs    as `data.prepare` wrote them; its `fast` is the machine's fast number format
     folder    a fresh folder for whatever the side writes
@@ -114,7 +118,8 @@ def counted_positions() -> Iterator[Positions]:
 
     functional.embedding = embedding  # type: ignore[assignment]
     try:
-        yield found
+        with around():
+            yield found
     finally:
         functional.embedding = original
 
@@ -150,7 +155,7 @@ def run(tasks: Mapping[str, Callable[[Job], dict[str, Any]]]) -> int:
             job = Job(task, raw["kind"], raw["workload"], raw["settings"], raw["variant"], raw["model"], inputs, folder,
                       raw["threads"])  # fmt: skip
             before, began, used = energy_joules(), time.perf_counter(), time.process_time()
-            part = tasks[f"{job.kind}.{task}"](job)
+            part = _profiled(job, tasks) if task == "profile" else tasks[f"{job.kind}.{task}"](job)
             # far below the number of threads: somebody else was at work on this machine
             part["cores_used"] = (time.process_time() - used) / (time.perf_counter() - began)
             if task == "time" and before is not None:
@@ -165,6 +170,19 @@ def run(tasks: Mapping[str, Callable[[Job], dict[str, Any]]]) -> int:
         traceback.print_exc()
     Path(raw["out"]).write_text(json.dumps(answer), encoding="utf-8")
     return 0 if "error" not in answer else 1
+
+
+def _profiled(job: Job, tasks: Mapping[str, Callable[[Job], dict[str, Any]]]) -> dict[str, Any]:
+    """The timed run once more, its timed part under torch's profiler: units, positions, seconds, and seconds of each part."""
+    global around
+    found: dict[str, Any] = {}
+    vocabulary = json.loads((Path(job.model) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    around = lambda: profiled(vocabulary, found)  # noqa: E731
+    try:
+        timed = tasks[f"{job.kind}.time"](job)
+    finally:
+        around = nullcontext
+    return {"units": timed["units"], "positions": timed.get("positions"), **found}
 
 
 def peak_bytes() -> int:

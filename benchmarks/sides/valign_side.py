@@ -108,7 +108,6 @@ def _listener(line: Timeline) -> Any:
 def _log_probs(job: Job, policy: Any, method: Any) -> dict[str, Any]:
     """id -> log-prob of each response under policy and reference, and how many tokens that sums."""
     from valign.engine.reference import with_references
-    from valign.engine.scorer import BUDGET
     from valign.methods.feedback import prepare
 
     model = policy.model
@@ -122,7 +121,7 @@ def _log_probs(job: Job, policy: Any, method: Any) -> dict[str, Any]:
         "tokens": {t.id: [int((t.response_loss(leaf) != 0).sum()) for leaf in t.leaves] for t in trees},
     }
     if method.uses_reference:
-        stored = with_references(items, scorer, model.digest, job.folder, budget=BUDGET)
+        stored = with_references(items, scorer, model.digest, job.folder, budget=scorer.budget)
         out["reference"] = _sums([g.id for g in groups], [i.tokens["reference"] for i in stored])
     return out
 

@@ -12,7 +12,7 @@ import torch
 from valign.data.group import Group, Prompt
 from valign.engine.generator import ROWS, Generator
 from valign.engine.prepare import response_tree
-from valign.engine.scorer import BUDGET, Readout, Scorer
+from valign.engine.scorer import Readout, Scorer
 from valign.engine.tree import Tree, from_paths
 from valign.models.loaded import LoadedModel
 from valign.models.policy import Sample, Sampling, Scored
@@ -34,12 +34,12 @@ class LocalEngine:
     """Scores and generates with models in this process.
 
     precision   "auto": float32 weights multiply in bf16 where the device does so natively; "full": never
-    rows        samples decoded side by side        budget  positions of one scoring batch
+    rows        samples decoded side by side        budget  positions of one scoring batch, None: as suits the device
     """
 
     precision: Precision = "auto"
     rows: int = ROWS
-    budget: int = BUDGET
+    budget: int | None = None
 
     def scorer(
         self, model: LoadedModel, temperature: float = 1.0, readout: Readout = "log_probs", *, compiled: bool = False

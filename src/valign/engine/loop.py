@@ -32,7 +32,7 @@ from valign.engine.optimizer import adamw, clip, learning_rate, load_state, stat
 from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder, finite
 from valign.engine.sampler import Sampler, Step, address
-from valign.engine.scorer import BUDGET, Scorer, positions
+from valign.engine.scorer import Scorer, positions
 from valign.engine.shards import SharedScorer
 from valign.errors import ValignError
 
@@ -131,7 +131,7 @@ class _Loop:
         self.weights = trainable(self.model)
         self.optimizer = adamw(self.model, weight_decay=config.weight_decay)
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
-        self.state = _State(budget=config.token_budget or BUDGET)
+        self.state = _State(budget=config.token_budget or scorer.budget)
         self.stop_signal, self.stop_time = 0, 0.0
         self.saved = -1  # the step that the newest checkpoint holds
 

@@ -25,7 +25,7 @@ from valign.engine.layout import Layout
 from valign.engine.processes import World
 from valign.engine.recompute import can_recompute
 from valign.engine.run import RunFolder
-from valign.engine.scorer import Scorer, causal_lm, positions
+from valign.engine.scorer import BUDGETS, Scorer, causal_lm, positions
 from valign.engine.tree import Tree, from_paths
 
 FILE = "memory.json"  # in the run's folder
@@ -35,8 +35,7 @@ SEEN = 16  # trees, from the smallest to the largest, whose rows are priced
 # resident for each byte in use (1.02 to 1.43 in six configurations, glibc 2.36); a GPU's caching allocator packs better.
 SLACK = {"cpu": 1.25, "cuda": 1.1}
 PASSING = ("activations", "head", "samples")  # terms that come and go with every micro-batch
-LEAST = 256  # positions of a micro-batch that is chosen here, and the most: enough for full speed (measured), no more
-MOST = {"cpu": 1024, "cuda": 16384}
+LEAST = 256  # positions of a micro-batch that is chosen here; the most are those that suit the device
 KNOBS = {
     "weights": "train an adapter (adapter=lora) or choose a smaller model",
     "other copies": "train an adapter (adapter=lora): the reference is then the same model with the adapter off",
@@ -125,7 +124,7 @@ def memory_plan(
 
 def _sizes(device: torch.device) -> list[int]:
     """Token budgets to try, the largest first."""
-    sizes = [MOST.get(device.type, LEAST)]
+    sizes = [BUDGETS.get(device.type, LEAST)]
     while sizes[-1] // 2 >= LEAST:
         sizes.append(sizes[-1] // 2)
     return sizes

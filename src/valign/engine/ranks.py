@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from valign.engine.head import CHUNK_BYTES
-from valign.engine.scorer import BUDGET, Scorer, causal_lm, micro_batches
+from valign.engine.scorer import Scorer, causal_lm, micro_batches
 from valign.engine.tree import Tree
 
 Ranks = NDArray[np.int64]
@@ -22,7 +22,7 @@ Ranks = NDArray[np.int64]
 
 @torch.no_grad()
 def token_ranks(
-    scorer: Scorer, trees: Sequence[Tree], *, budget: int = BUDGET, progress: Callable[[int, int], None] | None = None
+    scorer: Scorer, trees: Sequence[Tree], *, budget: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[list[Ranks]]:
     """1 + the number of tokens that the model finds more probable, for every token of every response.
 
@@ -31,7 +31,7 @@ def token_ranks(
     """
     out: list[list[Ranks]] = [[] for _ in trees]
     done = 0
-    for batch in micro_batches(trees, budget, scorer.path):
+    for batch in micro_batches(trees, budget or scorer.budget, scorer.path):
         table, at = _ranks(scorer, [trees[i] for i in batch]), 0
         for i in batch:
             for leaf in trees[i].leaves:

@@ -100,7 +100,7 @@ class Reference:
                 allowed_tokens=None if scorer.allowed is None else scorer.allowed.tolist(),
             )  # fmt: skip
 
-    def __call__(self, trees: Sequence[Tree], *, budget: int) -> list[list[Any]]:
+    def __call__(self, trees: Sequence[Tree], *, budget: int | None) -> list[list[Any]]:
         with self._off():
             return self._scorer.score(trees, budget=budget)
 

@@ -81,7 +81,7 @@ class RolloutSampler:
     steps: int
     seed: int
     reference: Reference | None = None
-    budget: int = 4096
+    budget: int | None = None
     world: World = SINGLE
     gathered: Callable[[], AbstractContextManager[Any]] = nullcontext
     backend: Backend | None = None

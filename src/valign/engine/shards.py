@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from valign.engine.processes import World
-from valign.engine.scorer import BUDGET, Row, Scorer, Scores, causal_lm, rows_of
+from valign.engine.scorer import Row, Scorer, Scores, causal_lm, rows_of
 from valign.engine.tree import Tree
 from valign.errors import ValignError
 
@@ -115,11 +115,11 @@ class SharedScorer(Scorer):
             (total * 0.0).backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
+    def batches(self, trees: Sequence[Tree], *, budget: int | None = None) -> Iterator[dict[int, list[Row]]]:
         """See `Scorer.batches`; a round of micro-batches, one on each process, is one of its parts."""
         if not trees:
             return
-        mine = self.world.share_out(trees, budget, self.path)
+        mine = self.world.share_out(trees, budget or self.budget, self.path)
         small = min(trees, key=lambda t: t.tokens)
         for round in range(max(self.world.gather(len(mine)))):
             batch = mine[round] if round < len(mine) else []
@@ -153,7 +153,7 @@ def led(scorer: Scorer, work: Callable[[Scorer], T]) -> T:
 class _Leading(SharedScorer):
     """What the leading process scores with inside `led`: the others hear what is wanted."""
 
-    def batches(self, trees: Sequence[Tree], *, budget: int = BUDGET) -> Iterator[dict[int, list[Row]]]:
+    def batches(self, trees: Sequence[Tree], *, budget: int | None = None) -> Iterator[dict[int, list[Row]]]:
         self.world.tell((None, (list(trees), budget)))
         yield from super().batches(trees, budget=budget)
 

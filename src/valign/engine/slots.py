@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from valign.engine.allocator import keep_freed_memory
 from valign.engine.attention import Attention, additive, attention_of
+from valign.engine.grouped import attend_grouped, in_blocks
 from valign.engine.head import head_spec, last_logits
 from valign.engine.prefix import SHARED
-from valign.engine.scorer import body_of, causal_lm
+from valign.engine.scorer import BUDGETS, body_of, causal_lm
 
-PREFILL = 4096  # prompt positions computed in one forward pass, padding included
 _STEP = 64  # columns by which the slots grow
 
 
@@ -130,6 +132,11 @@ class SlotDecoder:
         self.layers = int(config.get_text_config().num_hidden_layers)
         self.device = next(model.parameters()).device
         self.slots = self._cache(rows, _STEP)
+        # prompt positions of one forward pass, padding included
+        self.prefill = BUDGETS.get(self.device.type, min(BUDGETS.values()))
+        self.grouped = attend_grouped(causal_lm(model))
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.n = 0
         self.parked: dict[tuple[int, ...], _Start] = {}
         self.prefix: tuple[tuple[int, ...], Slots] | None = None  # what many prompts begin with, and its keys
@@ -162,7 +169,7 @@ class SlotDecoder:
         return torch.stack([s.logits for s in starts])
 
     def _compute(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        for cut in _cuts([len(p) for p in prompts], PREFILL):
+        for cut in _cuts([len(p) for p in prompts], self.prefill):
             cache, logits = self._prefill([prompts[i] for i in cut])
             for line, i in enumerate(cut):
                 self.parked[prompts[i]] = _Start(cache, line, logits[line])
@@ -223,20 +230,32 @@ class SlotDecoder:
 
     def _mask(self, pos: Tensor, used: int) -> Any:
         """(rows, 1, queries, columns): a column is seen when it is not later, within the window where there is one."""
-        column = torch.arange(used, device=self.device)
-        see = column <= pos[:, None, :, None]
-        window, kinds = self.attention.window, self.attention.kinds
-        near = see & (pos[:, None, :, None] - column < window) if window is not None else see
+        window = self.attention.window
+        if not self.attention.kinds:
+            return self._mask_of(pos, used, window)
+        return {"full_attention": self._mask_of(pos, used, None), "sliding_attention": self._mask_of(pos, used, window)}
+
+    def _mask_of(self, pos: Tensor, used: int, window: int | None) -> Tensor:
+        behind = pos[:, None, :, None] - torch.arange(used, device=self.device)
         dtype = self.slots.dtype or next(self.body.parameters()).dtype
-        if not kinds:
-            return additive(near, dtype)
-        return {"full_attention": additive(see, dtype), "sliding_attention": additive(near, dtype)}
+        mask = additive(_seen(behind, window), dtype)
+        queries = pos.shape[1]
+        if not self.grouped or queries == 1:
+            return mask
+        # rows of several tokens begin together: what they see is known without asking the device
+        host = np.arange(used - queries, used)[:, None] - np.arange(used)
+        return in_blocks(mask, _seen(host, window))
 
     def _cache(self, rows: int, columns: int) -> Slots:
         narrow = None
         if torch.is_autocast_enabled(self.device.type):
             narrow = torch.get_autocast_dtype(self.device.type)
         return Slots(self.layers, rows, columns, narrow, self.device)
+
+
+def _seen(behind: Any, window: int | None) -> Any:
+    """Whether a column so many positions behind a query is seen, of a tensor or an array."""
+    return behind >= 0 if window is None else (behind >= 0) & (behind < window)
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

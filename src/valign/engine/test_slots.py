@@ -8,7 +8,7 @@ import torch
 
 from valign.engine.attention import PROVEN
 from valign.engine.generator import Generator
-from valign.engine.scorer import Scorer, body_of
+from valign.engine.scorer import BUDGETS, Scorer, body_of
 from valign.engine.slots import SlotDecoder, common_prefix
 from valign.engine.tree import from_paths
 from valign.models.policy import Sampling
@@ -81,7 +81,7 @@ def test_a_common_prefix_is_computed_once(passes, worst):
 
 
 def test_prompts_over_the_budget_are_computed_in_parts(passes, worst, monkeypatch):
-    monkeypatch.setattr("valign.engine.slots.PREFILL", 30)
+    monkeypatch.setitem(BUDGETS, "cpu", 30)
     policy, seen = passes
     prompts = prompts_of([12, 11, 10, 9, 40])
     samples = make(policy.model)(prompts, Sampling(max_new_tokens=3))
