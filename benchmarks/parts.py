@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,23 +40,20 @@ def part_of(operation: str, shapes: Sequence[Any], vocabulary: int) -> str:
     return "copies" if name in COPIES else "elementwise"
 
 
-def added_up(profile: Any, seconds: float, vocabulary: int) -> dict[str, float]:
-    """Seconds of every part; what no operation took is "outside"."""
+def added_up(profile: Any, vocabulary: int) -> dict[str, float]:
+    """Seconds of every part that operations took."""
     parts = dict.fromkeys(PARTS, 0.0)
     for event in profile.key_averages(group_by_input_shape=True):
         if event.key.startswith(("aten::", "mkldnn::")):
             parts[part_of(event.key, event.input_shapes or (), vocabulary)] += event.self_cpu_time_total / 1e6
-    parts["outside"] = max(0.0, seconds - sum(parts.values()))
     return parts
 
 
 @contextmanager
-def profiled(vocabulary: int, found: dict[str, Any]) -> Iterator[None]:
-    """Profile what runs inside; `found` then has its seconds and parts."""
+def profiled(vocabulary: int, found: dict[str, float]) -> Iterator[None]:
+    """Profile what runs inside; `found` then has the seconds of its parts."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
-        began = time.perf_counter()
         yield
-        seconds = time.perf_counter() - began
-    found.update(seconds=seconds, parts=added_up(seen, seconds, vocabulary))
+    found.update(added_up(seen, vocabulary))
