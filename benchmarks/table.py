@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.equality import CHOICE, LOG_PROB, LOSS
+from benchmarks.parts import PARTS
 from benchmarks.ratio import HOW
 from benchmarks.workloads import WORKLOADS
 
@@ -24,6 +25,7 @@ python -m benchmarks --list         # the workloads
 python -m benchmarks dpo            # one of them; its peer's environment is made on the first run
 python -m benchmarks all            # all; one JSON file each in benchmarks/results/
 python -m benchmarks --quick        # all on cut sizes, one run a side: a smoke test, no figure to quote
+python -m benchmarks dpo --profile  # where the seconds of a run go, on both sides
 python -m benchmarks.table          # this page
 ```
 
@@ -59,7 +61,7 @@ run, `--runs N` sets how often each side runs.
 """
 
 
-def render(results: Sequence[Result]) -> str:
+def render(results: Sequence[Result], profiles: Sequence[Result] = ()) -> str:
     """The page."""
     if not results:
         return "# Benchmarks\n\nThere are no results yet: `python -m benchmarks all`.\n"
@@ -79,6 +81,7 @@ def render(results: Sequence[Result]) -> str:
         "",
         *_positions(results),
         "",
+        *_profiles(profiles),
         "## Settings",
         "",
         *_settings(results),
@@ -226,6 +229,32 @@ def _positions(results: Sequence[Result]) -> list[str]:
     ]  # fmt: skip
 
 
+def _profiles(profiles: Sequence[Result]) -> list[str]:
+    """Seconds of each part of a run, both sides, and its share of them."""
+    if not profiles:
+        return []
+    lines = [
+        "## Where the time goes", "",
+        "One run of each side under torch's profiler (`--profile`), which slows both: seconds for a unit of work, and their "
+        "share. " + " ".join(f"*{_title(p)}*: {words}." for p, words in PARTS.items()), "",
+        f"| workload | side | positions | all | {' | '.join(map(_title, PARTS))} |", f"|{'---|' * (4 + len(PARTS))}",
+    ]  # fmt: skip
+    for profile in profiles:
+        for name, side in profile["sides"].items():
+            who = name if name == "valign" else f"{profile['peer']}, {name}"
+            units, whole = side["units"], sum(side["parts"].values())
+            told = [f"{_number(side['parts'][p] / units)} ({side['parts'][p] / whole:.0%})" for p in PARTS]
+            size = f"{profile['title']}, {profile['size']} {profile['sized_in']}"
+            positions = f"{side['positions']:,}" if side["positions"] else "–"
+            lines.append(f"| {size} | {who} | {positions} | {_number(side['seconds'] / units)} | {' | '.join(told)} |")
+    commits, shares = _distinct(_commit(p) for p in profiles), [s["others"] or 0.0 for p in profiles for s in p["sides"].values()]
+    return [*lines, "", f"Commit {', '.join(commits)}; other programs took up to {max(shares):.0%} of the processors.", ""]
+
+
+def _title(part: str) -> str:
+    return part.capitalize()
+
+
 def _settings(results: Sequence[Result]) -> list[str]:
     out = []
     for result in results:
@@ -339,7 +368,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     told = parser.parse_args()
-    told.page.write_text(render(read(told.results)), encoding="utf-8")
+    told.page.write_text(render(read(told.results), read(told.results / "profiles")), encoding="utf-8")
     print(told.page)
 
 
