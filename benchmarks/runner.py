@@ -157,7 +157,8 @@ class _Bench:
         ours = Side(OURS, self.workload.module, own, {"size": self.size})
         if peer is None:
             return [ours]
-        wanted = [v for v in peer.variants if self.options.variants is None or v in self.options.variants]
+        named = self.options.variants or ((peer.check,) if self.options.quick else None)  # quick: one A B
+        wanted = [v for v in peer.variants if named is None or v in named]
         if not wanted:
             raise Failed(f"{self.workload.name} has the variants {', '.join(peer.variants)}")
         python = python_of(peer.environment) if peer.environment else own

@@ -24,7 +24,7 @@ PROTOCOL = f"""## Run it
 python -m benchmarks --list         # the workloads
 python -m benchmarks dpo            # one of them; its peer's environment is made on the first run
 python -m benchmarks all            # all; one JSON file each in benchmarks/results/
-python -m benchmarks --quick        # all on cut sizes, one run a side: a smoke test, no figure to quote
+python -m benchmarks --quick        # all on cut sizes, one run of valign and of its peer at its best: a smoke test
 python -m benchmarks dpo --profile  # where the seconds of a run go, on both sides
 python -m benchmarks.table          # this page
 ```
