@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 
-def lengthwise(model: Any) -> list[Any]:
-    """The modules of a model that switch factors."""
-    return [m for m in model.modules() if getattr(m, "rope_type", None) == "longrope"]
+def lengthwise(model: Any, switch: int | None) -> list[Any]:
+    """The modules of a model that switch factors. switch: see `Attention.switch`."""
+    return [m for m in model.modules() if getattr(m, "rope_type", None) == "longrope"] if switch else []
 
 
 @contextmanager
 def rows_apart(modules: Sequence[Any], switch: int | None) -> Iterator[None]:
-    """Inside, each row of a pass gets the factors that it would get alone.
-
-    modules  those of `lengthwise`        switch   see `Attention.switch`
-    """
+    """Inside, each row of a pass gets the factors that it would get alone. modules: those of `lengthwise`."""
+    if not switch:
+        yield
+        return
     for m in modules:
         m.forward = partial(_by_row, m.forward, switch)
     try:

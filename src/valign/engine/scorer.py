@@ -113,7 +113,7 @@ class Scorer:
         self.readout: Readout = readout
         config = causal_lm(model).config
         self.attention: Attention = attention_of(config)
-        self.rotary = lengthwise(causal_lm(model)) if self.attention.switch else []
+        self.rotary = lengthwise(causal_lm(model), self.attention.switch)
         self.path: Path = path or self.attention.path
         if path == "row" and self.attention.path != "row":
             raise ValignError(f"this model cannot share a trunk: {self.attention.reason}", where="path=row")
@@ -215,8 +215,7 @@ class Scorer:
         if prefix is not None:
             return caches_kept(body_of(self.model))
         how = contextlib.ExitStack()
-        if self.rotary:
-            how.enter_context(rows_apart(self.rotary, self.attention.switch))
+        how.enter_context(rows_apart(self.rotary, self.attention.switch))
         if self.compiled:
             how.enter_context(run_compiled(self.compiled))
         if self.recompute and torch.is_grad_enabled():

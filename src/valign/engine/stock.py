@@ -30,7 +30,7 @@ class StockDecoder:
     def __init__(self, model: Any) -> None:
         self.model = causal_lm(model)
         self.switch = attention_of(self.model.config).switch
-        self.rotary = lengthwise(self.model) if self.switch else []
+        self.rotary = lengthwise(self.model, self.switch)
         self.device = next(model.parameters()).device
         self.cache: Any = None
         self.mask: Tensor = torch.zeros(0)
