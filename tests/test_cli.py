@@ -401,3 +401,19 @@ def test_a_result_line_says_what_unscored_items_could_change():
 
     assert "n=8, 2 unscored (0.600 to 0.800 with them)" in line(2, 8)
     assert "n=400, 1 unscored, better" in line(1, 400)
+
+
+@pytest.mark.parametrize("how", ["CPU", "GPU", "python", "a bug"])
+def test_memory_that_runs_out_is_no_bug_of_ours(how, capsys):
+    """Whoever says it, the CPU's allocator too, which has no exception of its own; other runtime errors stay bugs."""
+    import torch
+    import typer
+
+    from valign.cli.shared import errors
+
+    said = {"GPU": torch.OutOfMemoryError("no memory left"), "python": MemoryError(), "a bug": RuntimeError("a bug")}
+    with pytest.raises(RuntimeError if how == "a bug" else typer.Exit), errors(False):
+        if how == "CPU":
+            torch.empty(2**55)
+        raise said[how]
+    assert ("out of memory" in capsys.readouterr().err) == (how != "a bug")

@@ -168,7 +168,9 @@ def errors(as_json: bool) -> Iterator[None]:
         _fail(str(error.strerror), str(error.filename or "disk"), (), as_json, 1)
         raise typer.Exit(1) from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        from valign.engine.allocator import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         how = ("use a smaller model, --limit, or --set token_budget=1024", "or --device cpu")
         _fail("out of memory", "", how, as_json, 1)

@@ -50,12 +50,14 @@ class Attention:
     path     the engine's path for it        reason   why it is not `row` (empty if it is)
     window   tokens a layer sees where `kinds` has sliding layers, None without
     kinds    mask names the model expects as a dict ("full_attention", "sliding_attention"), empty: one mask for all
+    switch   tokens of a path beyond which long-rope takes other rotary factors, None: factors know no length
     """
 
     path: Path
     reason: str = ""
     window: int | None = None
     kinds: tuple[str, ...] = ()
+    switch: int | None = None
 
 
 def attention_of(config: Any) -> Attention:
@@ -64,10 +66,10 @@ def attention_of(config: Any) -> Attention:
     kind = str(getattr(text, "model_type", ""))
     if kind in NO_TREE:
         return Attention("plain", NO_TREE[kind])
-    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    rope = scaling.get("rope_type", "default") if isinstance(scaling, dict) else "default"
-    if rope in ("dynamic", "longrope"):
-        return Attention("plain", f"rotary scaling {rope!r} depends on the longest position of a batch")
+    for scaling in _scalings(text):
+        if (rope := scaling.get("rope_type")) in ("dynamic", "longrope"):
+            switch = scaling.get("original_max_position_embeddings") if rope == "longrope" else None
+            return Attention("plain", f"rotary scaling {rope!r} depends on the longest position of a batch", switch=switch)
     window = getattr(text, "sliding_window", None)
     kinds = tuple(dict.fromkeys(getattr(text, "layer_types", None) or ()))
     if set(kinds) - {"full_attention", "sliding_attention"}:
@@ -81,6 +83,12 @@ def attention_of(config: Any) -> Attention:
     if kinds == ("sliding_attention",):
         return Attention("row", window=int(window))
     return Attention("row", window=int(window), kinds=kinds)
+
+
+def _scalings(text: Any) -> list[dict[str, Any]]:
+    """The rotary settings of a text config: one for all layers, or one for each kind of layer."""
+    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    return [x for x in (found, *found.values()) if isinstance(x, dict)] if isinstance(found, dict) else []
 
 
 def visible(layout: Layout, device: torch.device | str, window: int | None = None, before: int = 0) -> Tensor:

@@ -72,6 +72,12 @@ def tiny() -> Callable[..., LoadedModel]:
 
 
 _GPT = {"vocab_size": 103, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 16}
+_LINEAR = {
+    "head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+    **{"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4, "linear_value_head_dim": 8},
+}
 _FAMILY: dict[str, dict[str, Any]] = {
     "gpt2": _GPT,
     "gpt_bigcode": _GPT,
@@ -107,12 +113,28 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 8},
     "ministral": {"head_dim": 8, "sliding_window": 8},
     "olmo3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "jamba": {
+        **{"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4},
+        **{"expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 4},
+    },
+    "bamba": {"attn_layer_indices": [1], **_MAMBA2},
+    "falcon_h1": {"mamba_d_ssm": 64, "head_dim": 8, **_MAMBA2},
+    "qwen3_next": {
+        **_LINEAR,
+        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
+    },
+    "qwen3_5_text": {
+        **_LINEAR,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+    },
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "lru_width": 32, "attention_window_size": 64},
+    "minimax": {"layer_types": ["linear_attention", "full_attention"], "num_local_experts": 4, "head_dim": 8},
 }
 
 
 @pytest.fixture(scope="session")
-def of_family() -> Callable[[str], Any]:
-    """`of_family(name)`: a random model of 2 layers of any architecture, float32 (some know no float64)."""
+def of_family() -> Callable[..., Any]:
+    """`of_family(name, **settings)`: a random model of 2 layers of any architecture, float32 (some know no float64)."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {
@@ -126,8 +148,8 @@ def of_family() -> Callable[[str], Any]:
         "pad_token_id": 0,
     }
 
-    def of(family: str) -> Any:
-        more: dict[str, Any] = _FAMILY.get(family, {})
+    def of(family: str, **settings: Any) -> Any:
+        more: dict[str, Any] = {**_FAMILY.get(family, {}), **settings}
         config = AutoConfig.for_model(family, **(more if more.get("n_embd") else {**sizes, **more}))
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval()

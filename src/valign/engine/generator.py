@@ -3,11 +3,12 @@
 Each distinct prompt is computed once and its cache is forked to its samples; a row that ends gives its place to the next
 sample at once. Every token carries two log-probs: `raw` (temperature 1, full support), equal to what the scorer would
 say, and `law` (what it was drawn from). A sample depends on its address (seed, key, index) and on nothing else in the
-batch.
+batch; so where memory runs out, fewer samples begin again side by side, and come out the same.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from valign.engine.attention import attention_of
+from valign.engine.allocator import is_out_of_memory
+from valign.engine.attention import Attention, attention_of
 from valign.engine.prefix import caches_kept
 from valign.engine.sampling import draw, sampling_law, uniforms
 from valign.engine.scorer import causal_lm, positions_of
@@ -26,6 +28,7 @@ from valign.engine.stock import StockDecoder
 from valign.errors import ValignError
 from valign.models.policy import Sample, Sampling
 
+log = logging.getLogger(__name__)
 ROWS = 32  # samples decoded side by side; a unit of memory, never of meaning
 
 
@@ -64,7 +67,7 @@ class Generator:
         self.model, self.stop_ids, self.decode, self.rows = model, frozenset(stop_ids), decode, rows
         self.allowed = None if allowed_tokens is None else torch.as_tensor(list(allowed_tokens))
         config = causal_lm(model).config
-        self.in_slots = attention_of(config).path == "row"
+        self.attention: Attention = attention_of(config)
         self.longest = positions_of(config)
 
     @torch.no_grad()
@@ -88,36 +91,58 @@ class Generator:
         ]
         out: list[list[Sample]] = [[None] * sampling.n for _ in prompts]  # type: ignore[list-item]
         with caches_kept(self.model):
-            for done, row in enumerate(self._run([tuple(p) for p in prompts], rows, sampling), 1):
+            for done, row in enumerate(self._run([tuple(p) for p in prompts], rows, sampling, keys), 1):
                 out[row.prompt][row.index] = self._sample(row, sampling)
                 if progress is not None:
                     progress(done, len(rows))
         return out
 
-    def _run(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[_Row], sampling: Sampling) -> Iterator[_Row]:
-        """Decode all rows; each is given back when it ends."""
-        if not rows:
-            return
-        decoder: Any = SlotDecoder(self.model, self.rows) if self.in_slots else StockDecoder(self.model)
-        decoder.share(list(dict.fromkeys(prompts)))
-        queue, live = deque(rows), list[_Row]()
-        waiting = Counter(prompts[row.prompt] for row in rows)
+    def _run(
+        self, prompts: Sequence[tuple[int, ...]], rows: Sequence[_Row], sampling: Sampling, keys: Sequence[str]
+    ) -> Iterator[_Row]:
+        """Decode all rows; each is given back when it ends. Where memory runs out, those that run begin again, half as
+        many side by side."""
+        queue, live, most = deque(rows), list[_Row](), min(self.rows, len(rows))
+        while queue:
+            try:
+                yield from self._decode(prompts, queue, live, most, sampling)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if most == 1:
+                    raise ValignError(
+                        "out of memory on a single sample",
+                        where=f"prompt {keys[[*live, *queue][0].prompt]}",
+                        how="shorten the prompt, lower max_new_tokens, or use a smaller model",
+                    ) from error
+                most = max(1, len(live) // 2)
+                log.warning("out of memory: rows are halved, to at most %d samples side by side", most)
+                queue.extendleft(_Row(row.prompt, row.index, row.uniform) for row in reversed(live))
+                live.clear()
+
+    def _decode(
+        self, prompts: Sequence[tuple[int, ...]], queue: deque[_Row], live: list[_Row], most: int, sampling: Sampling
+    ) -> Iterator[_Row]:
+        """Decode the rows of `queue` until it is empty, at most `most` at a time. live: here, those that run."""
+        decoder: Any = SlotDecoder(self.model, most) if self.attention.path == "row" else StockDecoder(self.model)
+        decoder.share(list(dict.fromkeys(prompts[row.prompt] for row in queue)))
+        waiting = Counter(prompts[row.prompt] for row in queue)
         while queue or live:
-            if queue and (len(live) < self.rows if decoder.refills else not live):
-                fresh = [queue.popleft() for _ in range(min(len(queue), self.rows - len(live)))]
+            if queue and (len(live) < most if decoder.refills else not live):
+                fresh = [queue.popleft() for _ in range(min(len(queue), most - len(live)))]
+                live += fresh
                 starts = [prompts[row.prompt] for row in fresh]
                 waiting.subtract(starts)
-                logits = decoder.admit(starts, waiting)
-                self._pick(logits, fresh, sampling)
-                live += fresh
+                self._pick(decoder.admit(starts, waiting), fresh, sampling)
             else:
                 logits = decoder.step(torch.tensor([row.ids[-1] for row in live], device=decoder.device))
                 self._pick(logits, live, sampling)
             if any(row.finish for row in live):
-                yield from (row for row in live if row.finish)
+                ended = [row for row in live if row.finish]
                 order = _closed_up([not row.finish for row in live])
+                live[:] = [live[i] for i in order]
+                yield from ended
                 decoder.select(order)
-                live = [live[i] for i in order]
 
     def _check(self, key: str, prompt: Sequence[int], sampling: Sampling) -> None:
         if not len(prompt):
@@ -128,6 +153,14 @@ class Generator:
                 f"{self.longest} positions",
                 where=f"prompt {key}",
                 how="shorten the prompt or lower max_new_tokens",
+            )
+        switch = self.attention.switch
+        if switch and len(prompt) <= switch < len(prompt) + sampling.max_new_tokens:
+            raise ValignError(
+                f"{len(prompt)} prompt tokens and max_new_tokens={sampling.max_new_tokens} cross {switch} tokens, where this "
+                f"model's rotary factors change (long-rope): the cache of a sample would hold those of a shorter text",
+                where=f"prompt {key}",
+                how=f"lower max_new_tokens to {switch - len(prompt)}" if len(prompt) < switch else "shorten the prompt",
             )
 
     def _pick(self, logits: Tensor, rows: Sequence[_Row], sampling: Sampling) -> None:

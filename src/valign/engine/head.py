@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Int = NDArray[np.int64]
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # names of it in configs
 CHUNK_BYTES = 64 * 2**20  # vocabulary rows held at once, values and gradients, float32
 
 
@@ -40,7 +41,8 @@ def head_spec(config: Any, temperature: float = 1.0) -> HeadSpec:
     scale = float(getattr(text, "logit_scale", None) or 1.0)
     if getattr(text, "logits_scaling", None):
         scale /= float(text.logits_scaling)
-    return HeadSpec(scale, getattr(text, "final_logit_softcapping", None), temperature)
+    softcap = next((c for name in SOFTCAPS if (c := getattr(text, name, None))), None)
+    return HeadSpec(scale, softcap, temperature)
 
 
 def token_log_probs(

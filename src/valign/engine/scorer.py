@@ -28,6 +28,7 @@ from valign.engine.head import head_spec, scalars, token_log_probs, wrapped_log_
 from valign.engine.layout import Int, Layout, plain_layout, row_layout
 from valign.engine.prefix import SHARED, Prefix, caches_kept
 from valign.engine.recompute import blocks_recomputed
+from valign.engine.rotary import lengthwise, rows_apart
 from valign.engine.tree import Leaf, Tree, from_paths
 from valign.errors import TooLong, ValignError
 from valign.models.scalar_head import scalar_head
@@ -114,6 +115,7 @@ class Scorer:
         self.readout: Readout = readout
         config = causal_lm(model).config
         self.attention: Attention = attention_of(config)
+        self.rotary = lengthwise(causal_lm(model), self.attention.switch)
         self.path: Path = path or self.attention.path
         if path == "row" and self.attention.path != "row":
             raise ValignError(f"this model cannot share a trunk: {self.attention.reason}", where="path=row")
@@ -210,10 +212,12 @@ class Scorer:
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def _blocks(self, prefix: Prefix | None) -> Any:
-        """How blocks run in this pass: with the cache they are given, compiled, or computed again for the gradient."""
+        """How blocks run in this pass: with the cache they are given, with rotary factors of each row's own, compiled, or
+        computed again for the gradient."""
         if prefix is not None:
             return caches_kept(body_of(self.model))
         how = contextlib.ExitStack()
+        how.enter_context(rows_apart(self.rotary, self.attention.switch))
         if self.compiled:
             how.enter_context(run_compiled(self.compiled))
         if self.recompute and torch.is_grad_enabled():

@@ -1,7 +1,8 @@
 """The decoder of every other architecture: the model's own growing cache, prompts padded on the left.
 
-For models whose attention is tied to columns (ALiBi) or that nobody has proven to run with given positions and masks.
-Rows join only when none is running: a cache that grows has one length for all.
+For models whose attention is tied to columns (ALiBi), that keep a state beside or instead of keys, or that nobody has
+proven to run with given positions and masks. Rows join only when none is running: a cache that grows has one length for
+all.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
-from valign.engine.attention import NO_TREE
+from valign.engine.attention import attention_of
+from valign.engine.rotary import lengthwise, rows_apart
 from valign.engine.scorer import causal_lm
 from valign.errors import ValignError
 
-FORKS = ("bloom", "falcon")  # in NO_TREE for their masks alone: their caches can be repeated
 _COMPACT = 0.75  # rows leave the cache once fewer than this share is still running
 
 
@@ -27,8 +29,8 @@ class StockDecoder:
 
     def __init__(self, model: Any) -> None:
         self.model = causal_lm(model)
-        self.kind = str(self.model.config.get_text_config().model_type)
-        self.forkable = self.kind not in NO_TREE or self.kind in FORKS
+        self.switch = attention_of(self.model.config).switch
+        self.rotary = lengthwise(self.model, self.switch)
         self.device = next(model.parameters()).device
         self.cache: Any = None
         self.mask: Tensor = torch.zeros(0)
@@ -43,32 +45,31 @@ class StockDecoder:
         """Nothing is shared between prompts here."""
 
     def admit(self, prompts: Sequence[tuple[int, ...]], waiting: Mapping[tuple[int, ...], int]) -> Tensor:
-        """Start a row for each of `prompts`; equal ones are computed once where the cache can be repeated."""
-        distinct = list(dict.fromkeys(prompts)) if self.forkable else list(prompts)
-        which = [distinct.index(p) for p in prompts] if self.forkable else list(range(len(prompts)))
+        """Start a row for each of `prompts`; equal ones are computed once and repeated."""
+        distinct = list(dict.fromkeys(prompts))
+        which = [distinct.index(p) for p in prompts]
         longest = max(map(len, distinct))
         ids = torch.zeros(len(distinct), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, p in enumerate(distinct):  # left padding: window arithmetic counts columns, not positions
             ids[i, longest - len(p) :], mask[i, longest - len(p) :] = torch.tensor(p), 1
         mask = mask.to(self.device)
-        out = self.model(
+        out = self._forward(
             input_ids=ids.to(self.device),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=True,
             logits_to_keep=1,
         )
-        if getattr(out, "past_key_values", None) is None:
+        if type(getattr(out, "past_key_values", None)) is not DynamicCache:  # others keep states that nothing repeats
             raise ValignError(
-                f"models of kind {self.kind!r} have no key-value cache to sample from",
+                f"models of kind {self.model.config.get_text_config().model_type!r} have no key-value cache to sample from",
                 where="generator",
                 how="they can be scored; sample from an attention model",
             )
         logits, self.cache = out.logits[:, -1], out.past_key_values
         index = torch.tensor(which, device=self.device)
         if which != list(range(len(distinct))):
-            self.cache.batch_select_indices(index)
+            self.cache.reorder_cache(index)
         self.mask, self.line = mask[index], list(range(len(prompts)))
         return logits[index]  # type: ignore[no-any-return]
 
@@ -78,12 +79,11 @@ class StockDecoder:
         feed = torch.zeros(len(self.mask), dtype=torch.long, device=self.device)
         feed[rows] = tokens
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        out = self.model(
+        out = self._forward(
             input_ids=feed[:, None],
             attention_mask=self.mask,
             position_ids=(self.mask.sum(1) - 1)[:, None],
             past_key_values=self.cache,
-            use_cache=True,
         )
         self.cache = out.past_key_values
         return out.logits[rows, -1]  # type: ignore[no-any-return]
@@ -91,7 +91,11 @@ class StockDecoder:
     def select(self, order: Sequence[int]) -> None:
         """Rows become those of `order`. The cache shrinks when enough have left."""
         self.line = [self.line[i] for i in order]
-        if self.line and len(self.line) < _COMPACT * len(self.mask) and hasattr(self.cache, "batch_select_indices"):
+        if self.line and len(self.line) < _COMPACT * len(self.mask):
             rows = torch.tensor(self.line, device=self.device)
-            self.cache.batch_select_indices(rows)
+            self.cache.reorder_cache(rows)  # unlike `batch_select_indices` it knows the states of hybrid layers
             self.mask, self.line = self.mask[rows], list(range(len(rows)))
+
+    def _forward(self, **given: Any) -> Any:
+        with rows_apart(self.rotary, self.switch):
+            return self.model(use_cache=True, **given)

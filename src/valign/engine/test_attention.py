@@ -54,6 +54,11 @@ def test_windows_are_read_from_the_config(family, more, expected):
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
             "longest position",
         ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}},
+            "longest position",
+        ),
         ("llama4_text", {"num_hidden_layers": 4}, "not proven"),
     ],
 )

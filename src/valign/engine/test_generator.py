@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
+from valign.engine.attention import Attention
 from valign.engine.generator import Generator
 from valign.engine.scorer import Scorer
+from valign.engine.slots import SlotDecoder
+from valign.engine.stock import StockDecoder
 from valign.engine.tree import from_paths
 from valign.errors import ValignError
 from valign.models.policy import Sampling
@@ -194,6 +200,48 @@ def test_a_prompt_that_cannot_be_continued_names_its_key(tiny, prompt, word):
     """Before anything is computed."""
     with pytest.raises(ValignError, match=rf"prompt mine.*({word})"):
         generator(tiny())([[7], prompt], Sampling(max_new_tokens=20), keys=["other", "mine"])
+
+
+@pytest.mark.proof("E18")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory left"), RuntimeError("DefaultCPUAllocator: can't")])
+@pytest.mark.parametrize("moment, fine", [("admit", 0), ("step", 4)])
+@pytest.mark.parametrize("decoder", [SlotDecoder, StockDecoder])
+def test_samples_that_do_not_fit_begin_again_fewer_side_by_side(
+    tiny, worst, monkeypatch, caplog, decoder, moment, fine, error
+):
+    """E18: memory runs out on more than three rows, in a prefill or after some steps: the samples of an undisturbed run, each
+    given once, and a line. A single one that does not fit is an error that says what to change."""
+    prompts, ask, told = some_prompts(6), Sampling(n=2, max_new_tokens=12, seed=5), []
+    make = Generator(tiny().model, stop_ids=range(2, 12), decode=str, rows=9)
+    if decoder is StockDecoder:
+        make.attention = Attention("plain", "as if nobody had proven it")
+    undisturbed, calls, most = make(prompts, ask), itertools.count(), 3
+    real = getattr(decoder, moment)
+
+    def short_of_memory(self, given, *more):
+        if next(calls) >= fine and len(given) > most:
+            raise error
+        return real(self, given, *more)
+
+    monkeypatch.setattr(decoder, moment, short_of_memory)
+    with caplog.at_level("WARNING", "valign"):
+        found = make(prompts, ask, progress=lambda *x: told.append(x))
+    assert ids_of(found) == ids_of(undisturbed)
+    assert worst([[s.raw for s in row] for row in found], [[s.raw for s in row] for row in undisturbed]) < 1e-12
+    assert told == [(i, 12) for i in range(1, 13)]
+    assert re.search(r"out of memory: rows are halved, to at most [23] samples side by side", caplog.text)
+    most = 0
+    with pytest.raises(ValignError, match=r"prompt .*out of memory on a single sample[\s\S]*lower max_new_tokens"):
+        make(prompts, ask)
+
+
+def test_another_error_while_sampling_is_not_taken_for_out_of_memory(tiny, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(SlotDecoder, "step", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        generator(tiny())(some_prompts(2), Sampling(max_new_tokens=3))
 
 
 def test_no_prompts(tiny):

@@ -117,6 +117,7 @@ def test_bfloat16_sums_stay_wide():
         ("cohere", {"logit_scale": 0.25}, HeadSpec(scale=0.25)),
         ("granite", {"logits_scaling": 4.0}, HeadSpec(scale=0.25)),
         ("gemma2", {"final_logit_softcapping": 30.0}, HeadSpec(softcap=30.0)),
+        ("recurrent_gemma", {"logits_soft_cap": 20.0}, HeadSpec(softcap=20.0)),
     ],
 )
 def test_the_head_is_read_from_the_config(family, more, spec):

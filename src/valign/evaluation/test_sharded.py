@@ -130,26 +130,47 @@ def test_a_request_that_fails_three_times_is_named_when_all_others_are_answered(
         assert len(policy.log) == 29 and asked(tmp_path).count("ask 12") == 3
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_model_answers_alike_on_any_number_of_workers(tmp_path, workers):
-    """A tiny random model in full float32: the same samples token by token, log-probs within what batches may change, and so
-    the same values of the results, as in this process."""
-    pytest.importorskip("ray", reason="needs the extra valign[ray]")
-    from valign.evaluation.measure import measure_preference
+def model_maker(folder, deadly):
+    """A function that makes a policy with a tiny random model in full float32; a worker that has scored the text `deadly` dies
+    once, before it answers."""
+    path = str(folder)
 
     def make():
         from valign.engine.local import LocalEngine
         from valign.models.policy import LocalPolicy
         from valign.models.tiny import tiny_model
 
-        return LocalPolicy(tiny_model("llama", seed=1), LocalEngine("full"))
+        class Mortal(LocalPolicy):
+            def score(self, groups, **more):
+                found, mark = super().score(groups, **more), Path(path, "killed")
+                if deadly in [g.prompt[-1].content for g in groups] and not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return found
+
+        return Mortal(tiny_model("llama", seed=1), LocalEngine("full"))
+
+    return make
+
+
+@pytest.mark.proof("E24")
+@pytest.mark.parametrize("workers, deadly", [(1, ""), (2, "ask 13")])
+def test_a_model_answers_alike_on_any_number_of_workers_though_one_is_killed(tmp_path, workers, deadly):
+    """E24 with a model: the same samples token by token, log-probs within what batches may change, and so the same values of
+    the results, as in this process; each request once. With two workers, one dies between computing and answering."""
+    pytest.importorskip("ray", reason="needs the extra valign[ray]")
+    from valign.evaluation.measure import measure_preference
 
     pairs = [replace(g, feedback=(Comparison(chosen=0, rejected=1),)) for g in GROUPS]
     found = []
     for count in (0, workers):
+        make = model_maker(tmp_path, deadly if count else "")
         with ShardedPolicy(make, count, log=tmp_path / f"log-{count}") as policy:
             (samples, scored), results = answers(policy), measure_preference(policy, None, pairs)
         found.append((samples, scored, {(r.metric, r.variant): (r.value, r.n) for r in results}))
+        keys = [json.loads(line)["key"] for line in (tmp_path / f"log-{count}").read_text().splitlines()]
+        assert len(keys) == len(set(keys)) == 60
+    assert (tmp_path / "killed").exists() == bool(deadly)
     (samples, scored, results), (others, rescored, again) = found
     assert [[(text, ids, finish) for text, ids, _, finish in row] for row in samples] == [
         [(text, ids, finish) for text, ids, _, finish in row] for row in others
