@@ -31,7 +31,7 @@ from valign.pipeline.evaluate import (
     read_evaluation,
     write_evaluation,
 )
-from valign.pipeline.goals import make_goal
+from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.policies import LoadOptions, check_read, load_policy
@@ -169,7 +169,7 @@ def evaluate_from_names(
 
 def _policy_named(model: str, options: LoadOptions | None, goal: str | None = None, reward: str | None = None) -> Policy:
     """A policy from names alone: workers make their own."""
-    made = make_goal(goal) if goal else None
+    made = steering(make_goal(goal)) if goal else None
     return load_policy(model, options, goal=made, reward=reward_named(reward) if reward else None)
 
 
