@@ -18,6 +18,7 @@ from typing import Any
 
 from valign.data.dataset import Dataset
 from valign.data.group import Group
+from valign.data.tasks import task_counts
 from valign.engine.run import RunFolder, read_log
 from valign.errors import UsageError, ValignError
 from valign.evaluation.cached import CachedPolicy
@@ -192,7 +193,9 @@ class _Run:
             force=self.force,
             on_event=self.tell,
             reload=lambda path: load_policy(path, self.options, goal=target.goal),
-            origin=origin(spec.data if spec.data is not None else recipe.data, recipe.seed) if chosen.trains else None,
+            origin=origin(spec.data if spec.data is not None else recipe.data, recipe.seed, tasks=task_counts(groups))
+            if chosen.trains
+            else None,
             guard=self.guard if chosen.trains else None,
         )
         cost = aligned.cost

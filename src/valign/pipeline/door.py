@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
+from valign.data.tasks import task_counts
 from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError
@@ -92,7 +93,7 @@ def align_from_names(
     aligned = align_policy(
         policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=_lasting(reward), force=force,
         on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
-        guard=guard, origin=origin([source(d, limit) for d in data], seed, dev) if chosen.trains else None,
+        guard=guard, origin=origin([source(d, limit) for d in data], seed, dev, task_counts(groups)) if chosen.trains else None,
     )  # fmt: skip
     if data and not chosen.trains:
         note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"

@@ -11,7 +11,16 @@ from scipy.stats import chisquare
 
 from valign.data import read
 from valign.data.group import Demonstration
-from valign.data.tasks import Mixture, Task, Template, rates, read_collection, read_super_ni, read_templates
+from valign.data.tasks import (
+    Mixture,
+    Task,
+    Template,
+    rates,
+    read_collection,
+    read_super_ni,
+    read_templates,
+    task_counts,
+)
 from valign.errors import DataError, UsageError, ValignError
 
 PUBLISHED = Path(__file__).parents[4] / "tests" / "fixtures" / "tasks"
@@ -157,6 +166,63 @@ def test_a_task_deals_out_all_examples_before_it_repeats_one():
     assert {g.cluster for g in groups[:4]} == {g.cluster for g in groups[4:]} == {f"a/{i}" for i in range(4)}
 
 
+def test_a_dealt_mixture_has_exact_shares_and_no_example_twice():
+    """By hand: 40, 10 and 30 examples; a cap of 20 with weight 2 for b is 20 : 20 : 20, and b has 10 examples only."""
+    tasks = [task("a", 40), task("b", 10), task("c", 30)]
+    for mixture, counts in (
+        (Mixture(tasks), {"a": 40, "c": 30, "b": 10}),
+        (Mixture(tasks, cap=20, weights={"b": 2}), {"a": 10, "b": 10, "c": 10}),
+        (Mixture(tasks, weights={"c": 0}, n=20), {"a": 16, "b": 4}),
+    ):
+        groups = mixture.deal()
+        assert task_counts(groups) == counts and len({g.cluster for g in groups}) == len(groups)
+        assert [g.id for g in groups] == [g.id for g in mixture.deal()]
+    assert [g.id for g in Mixture(tasks).deal()] != [g.id for g in Mixture(tasks, seed=1).deal()]
+    assert len({g.meta["task"] for g in Mixture(tasks).deal()[:10]}) > 1  # mixed, not one task after the other
+    with pytest.raises(DataError, match="90 groups are more than the data allow: they ask for 45 of a, which has 40") as caught:
+        Mixture(tasks, n=90).deal()
+    assert "n of 80 or less" in str(caught.value)
+    never = task("d", 3, templates=[Template("never", "{% if 0 %}x{% endif %} ||| y")])
+    with pytest.raises(DataError, match="no template fits any of its examples"):
+        Mixture([*tasks, never]).deal()
+
+
+def test_a_yaml_file_is_data_by_its_mixture(tmp_path):
+    """Read as any file is: its own mixture, its counts in the report and in the data card of every result."""
+    from valign.evaluation.provenance import data_card
+
+    rows = [{"id": name, "patterns": [["Say {w}.", "{w}"]], "examples": [{"w": f"{name}{i}"} for i in range(n)]}
+            for name, n in (("a", 12), ("b", 4))]  # fmt: skip
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps({"tasks": rows, "mixture": {"weights": {"b": 2}, "n": 10, "seed": 3}}), encoding="utf-8")
+    data = read(file)
+    assert data.format == "tasks" and task_counts(data) == {"a": 6, "b": 4} == dict(data.report.counts)
+    assert data_card(data)["tasks"] == {"a": 6, "b": 4} and data_card(data[:5])["rows"] == 5
+    assert [g.id for g in read(file, limit=3, split="train")] == [g.id for g in data[:3]]
+    assert all(g.of(Demonstration) for g in data)
+
+
+@pytest.mark.parametrize(
+    "mixture, message",
+    [
+        ("{weights: {b: 1}}", "unknown task 'b'"),
+        ("{n: 3}", "3 groups are more than the data allow"),
+        ("{caps: 3}", "unknown key 'caps'"),
+        ("{cap: many}", "must be a number, not 'many'"),
+        ("{n: 1.5}", "must be a whole number"),
+        ("{weights: [1]}", "a mapping of tasks to numbers"),
+        ("[1]", "must be a mapping"),
+    ],
+)
+def test_a_wrong_mixture_names_the_place(tmp_path, mixture, message):
+    file = tmp_path / "c.yaml"
+    rows = "[{id: a, patterns: [[x, y]], examples: [{w: 1}, {w: 2}]}]"
+    file.write_text(f"tasks: {rows}\nmixture: {mixture}\n", encoding="utf-8")
+    with pytest.raises(ValignError, match=message) as caught:
+        read(file)
+    assert "mixture" in str(caught.value) and str(file) in str(caught.value)
+
+
 def test_templates_are_drawn_evenly_and_an_unfit_one_passes_on():
     ask, skip = Template("ask", "{{ q }} ||| x"), Template("skip", "{% if label %}L{{ q }}{% endif %} ||| x")
     names = [g.meta["template"] for g in task("a", 400, templates=[ask, skip]).groups()]
@@ -211,6 +277,7 @@ def test_a_collection_of_all_kinds(tmp_path):
         ("tasks: [{templates: []}]", "id is missing"),
         ("task: []", "no list of tasks"),
         ("tasks: [{super_ni: t.json, limits: 1}]", "unknown key 'limits'"),
+        ("tasks: [{id: a, patterns: [[x, y]], examples: []}]", "needs examples"),
     ],
 )
 def test_a_wrong_collection_names_the_place(tmp_path, text, message):
