@@ -28,6 +28,7 @@ from valign.data.tasks.task import Task
 from valign.data.tasks.template import Template, read_templates, template_of
 from valign.errors import DataError, ValignError, unknown
 
+SUPER_NI = ("definition", "positive", "negative", "explanations", "limit")
 TOP = ("tasks", "checkers", "mixture")
 NUMBERS = {"cap": (int, float), "temperature": (int, float), "n": int, "seed": int}  # of a mixture, beside its weights
 KEYS = ("id", "templates", "promptsource", "only", "patterns", "examples", "checks")
@@ -93,8 +94,8 @@ def _task(entry: Any, checkers: Mapping[str, Any], every: list[Mapping[str, Any]
     if "super_ni" in entry:
         options = {k: v for k, v in entry.items() if k != "super_ni"}
         for key in options:
-            if key not in ("positive", "negative", "explanations", "limit"):
-                raise unknown("key", str(key), ("positive", "negative", "explanations", "limit"), where=where)
+            if key not in SUPER_NI:
+                raise unknown("key", str(key), SUPER_NI, where=where)
         return read_super_ni(path.parent / str(entry["super_ni"]), **options)
     for key in entry:
         if key not in KEYS:

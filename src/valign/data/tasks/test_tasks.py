@@ -72,6 +72,30 @@ def test_the_published_form_of_super_natural_instructions(tmp_path):
 
 
 @pytest.mark.capability("G02")
+def test_the_five_encodings_of_tk_instruct(tmp_path):
+    """yizhongw/Tk-Instruct, ni_collator.py: the instruction alone, examples alone, both, with negative ones, with reasons.
+    Each part begins and ends as there; an instance or a reason without a word becomes its full stop.
+    """
+    positive = [{"input": f"p{i}", "output": f"P{i}", "explanation": ""} for i in (1, 2, 3)]
+    negative = [{"input": f"n{i}", "output": f"N{i}", "explanation": "why"} for i in (1, 2, 3)]
+    content = {"Definition": " Say it. ", "Positive Examples": positive, "Negative Examples": negative,
+               "Instances": [{"input": " ", "output": "x"}]}  # fmt: skip
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    define, ask = "Definition: Say it.\n\n", "Now complete the following example -\nInput: .\nOutput: "
+    good = "".join(f" Positive Example {i} -\nInput: p{i}.\n Output: P{i}.\n\n" for i in (1, 2))
+    bad = "".join(f" Negative Example {i} -\nInput: n{i}.\n Output: N{i}.\n\n" for i in (1, 2))
+    for options, published in (
+        ({"positive": 0}, define + ask),
+        ({"definition": False}, good + ask),
+        ({}, define + good + ask),
+        ({"negative": 2}, define + good + bad + ask),
+        ({"explanations": True}, define + good.replace(".\n\n", ".\n Explanation: .\n\n") + ask),
+    ):
+        assert read_super_ni(file, **options).ready[0].prompt == published
+
+
+@pytest.mark.capability("G02")
 def test_the_published_form_of_flan():
     """{field} patterns and the block of options, written out by hand from the form of 2109.01652."""
     template = Template.from_pattern("nli", "{premise}\n\nSo is it true that {hypothesis}?\n\n{options_}", "{answer}")
@@ -79,6 +103,32 @@ def test_the_published_form_of_flan():
     made = template.render(row)
     assert made.prompt == "A man sleeps.\n\nSo is it true that a man rests?\n\nOPTIONS:\n- yes\n- no"
     assert made.target == "yes" and made.choices == ("yes", "no")
+
+
+@pytest.mark.capability("G02")
+def test_flan_puts_fields_in_as_they_are():
+    """google-research/FLAN, preprocessors.py and templates.py: a field is not cut, blanks at the ends stay, any brace that is
+    no {field} is text, numbers become text, and ReCoRD calls its options {options_str}.
+    """
+    long = "word " * 600
+    news = Template.from_pattern("multi_news", "Article:\n{text}Summary:\n", "{summary}")
+    made = news.render({"text": long, "summary": "s\n"})
+    assert (made.prompt, made.target) == (f"Article:\n{long}Summary:\n", "s\n")
+    made = Template.from_pattern("x", "{a} { {{b}} {% c %} {# d", "{n}").render({"a": "{a}", "b": "|||", "n": 3})
+    assert (made.prompt, made.target) == ("{a} { {|||} {% c %} {# d", "3")
+    record = Template.from_pattern("record", "{passage}\n\n{query}\n\n{options_str}", "{answer}")
+    made = record.render({"passage": "P", "query": "Q", "options": ["a", "b"], "answer": "a"})
+    assert made.prompt == "P\n\nQ\n\nOPTIONS:\n- a\n- b" and made.choices == ("a", "b")
+
+
+@pytest.mark.capability("G02")
+def test_what_promptsource_does_with_a_row():
+    """bigscience-workshop/promptsource, Template.apply: a separator of the row parts nothing, each choice and both sides are
+    stripped, and what is printed is cut while a condition sees the whole.
+    """
+    jinja = " {% if text | length > 3000 %}{{ text }}{% endif %} {{ name }}? ||| {{ answer_choices[label] }} "
+    made = Template("t", jinja, " no |||  {{ yes }} ").render({"text": "word " * 700, "name": "a|||b", "yes": "sure", "label": 1})
+    assert made.prompt == "word " * 408 + "word... a|||b?" and (made.target, made.choices) == ("sure", ("no", "sure"))
 
 
 def test_choices_loops_and_conditions_of_a_template():
