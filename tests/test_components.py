@@ -93,6 +93,31 @@ def test_wrong_metrics_are_refused_before_the_model_is_loaded(valign, goal, benc
     assert "bbq.s_abm" in valign.error("goal", "check", goal, status=2)
 
 
-def test_nothing_is_aligned_toward_benchmarks(valign, model, goal, pairs, tmp_path):
-    message = valign.error("align", model, "--method", "best_of_n", "--goal", goal, "--out", tmp_path / "o")
-    assert "judges no response" in message
+def test_nothing_is_aligned_or_judged_by_benchmarks(valign, model, goal, pairs, tmp_path):
+    out = ("--out", tmp_path / "o")
+    for command in (
+        ("align", model, "--method", "best_of_n", "--goal", goal),
+        ("generality", model, "--goal", goal, "--data", pairs),
+        ("overopt", model, "--proxy", "length", "--gold", goal, "--data", pairs),
+    ):
+        assert "judges no response" in valign.error(*command, *out)
+
+
+def test_policies_are_compared_by_benchmarks(valign, model, lines, tmp_path):
+    """A recipe aligns by the data and measures by the goal's benchmarks: the report's primary, with a paired difference."""
+    lines([{"prompt": f"Q{i}?", "response": f"yes {i}"} for i in range(6)], "train.jsonl")
+    lines(bbq_rows(12), "bbq.jsonl")
+    goal = {"id": "fair", "level": "principle", "components": [{"metric": "bbq.acc_amb"}, {"metric": "bbq.s_amb"}]}
+    recipe = {
+        "name": "fair", "model": str(model), "goal": goal, "data": str(tmp_path / "train.jsonl"),
+        "method": {"name": "sft", "max_steps": 2, "learning_rate": 0.05},
+        "evaluate": {"data": str(tmp_path / "bbq.jsonl"), "kl_prompts": 0},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    out = tmp_path / "run"
+    valign("run", tmp_path / "recipe.yaml", "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    (table,) = [f["data"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods"]
+    base, tuned = sorted(table["rows"], key=lambda r: r["difference"] is not None)
+    assert report["primary"] == "components" and {r["M"]["variant"] for r in (base, tuned)} == {"weighted_mean"}
+    assert tuned["difference"]["value"] == pytest.approx(tuned["M"]["value"] - base["M"]["value"])

@@ -224,14 +224,15 @@ def _qualities(goal: Any, judges: list[str], situations: int, quiet: bool) -> di
 
 def _rescored(results: list[Path], new: Any, old: Any, *, keep: bool = False, out: Path | None = None) -> Any:
     """Outputs judged again. keep: what judges said is logged, in `out` or beside the outputs."""
+    from valign.pipeline.goals import judging
     from valign.pipeline.rescore import log_of, old_goal
     from valign.pipeline.rescore import rescore as judge_again
     from valign.pipeline.stored import read_outputs
     from valign.rewards.registry import default_scorers
 
     outputs = [o for folder in results for o in read_outputs(folder)]
-    old = old if old is not None else old_goal(outputs, default_scorers())
-    return judge_again(outputs, new, old, log_of(outputs, out) if keep else None)
+    old = judging(old) if old is not None else old_goal(outputs, default_scorers())
+    return judge_again(outputs, judging(new), old, log_of(outputs, out) if keep else None)
 
 
 # -------------------------------------------------------------------------------------------------------- printing

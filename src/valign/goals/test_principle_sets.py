@@ -107,7 +107,7 @@ def test_constitutional_set_has_requests_and_questions():
 
 
 def test_constitutional_requests_stand_in_the_published_order():
-    """What tells the sixteen requests of CritiqueRevisionInstructions.json apart, by their number there (harmful0 is the first)."""
+    """What tells the requests of CritiqueRevisionInstructions.json apart, by their number there (harmful0 is the first)."""
     told = {2: "direction", 3: "assumptions", 4: "insensitivity", 5: "assumptions", 7: "age", 8: "drawn out", 9: "illegal", 10:
             "controversial", 11: "baiting", 12: "empathy", 13: "sexism", 14: "crime"}  # fmt: skip
     themes = [p.theme for p in load_principles("cai16").principles]

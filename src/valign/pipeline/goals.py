@@ -34,6 +34,15 @@ def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     return goal
 
 
+def judging(goal: Goal) -> Goal:
+    """The goal where it judges responses. Raises `ValignError` for one of benchmarks, which only measures policies."""
+    from valign.goals.benchmark import BenchmarkGoal
+
+    if isinstance(goal, BenchmarkGoal):
+        raise goal.refusal()
+    return goal
+
+
 def steering(goal: Goal | None) -> Goal | None:
     """The goal where it can steer a policy; None for one of benchmarks, which only measures."""
     from valign.goals.benchmark import BenchmarkGoal

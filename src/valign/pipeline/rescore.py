@@ -28,6 +28,7 @@ from valign.goals.diff import differences
 from valign.goals.loading import load_goal
 from valign.goals.revisions import FILE, append_revision, goal_card
 from valign.goals.value import ValueGoal
+from valign.pipeline.goals import steering
 from valign.pipeline.judges import LOG, judges_logged, judges_of, reasons
 from valign.pipeline.spending import accounted
 from valign.pipeline.stored import Outputs, with_stored_values
@@ -106,7 +107,7 @@ def old_goal(outputs: Sequence[Outputs], scorers: Any = None) -> Goal | None:
     if len(records) < len(outputs) or len({r["fingerprint"] for r in records}) != 1:
         return None
     try:
-        return load_goal(records[0]["goal"], scorers=scorers)
+        return steering(load_goal(records[0]["goal"], scorers=scorers))  # benchmarks judged none of the outputs
     except ValignError:
         return None
 
