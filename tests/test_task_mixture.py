@@ -34,7 +34,7 @@ def test_sft_learns_from_a_collection_and_from_a_goals_mixture(valign, model, co
     done, kept = trained(valign, model, collection, tmp_path / "all")
     assert "16 groups: refund 12, delivery 4" in " ".join(done.stderr.split()) and kept["tasks"] == {"refund": 12, "delivery": 4}
     goal = tmp_path / "goal.yaml"
-    tasks = f"{{collection: {collection}, weights: {{delivery: 3}}, n: 8, seed: 1}}"
+    tasks = f"{{collection: {collection.name}, weights: {{delivery: 3}}, n: 8, seed: 1}}"  # found beside the goal's file
     goal.write_text(f"id: shop\nlevel: instruction\ntasks: {tasks}\n", encoding="utf-8")
     done, kept = trained(valign, model, goal, tmp_path / "goal")
     assert "8 groups: refund 4, delivery 4" in " ".join(done.stderr.split()) and kept["tasks"] == {"refund": 4, "delivery": 4}

@@ -51,7 +51,10 @@ def read_source(source: Source) -> Dataset:
 
 
 def _goal_of(path: str) -> InstructionGoal | None:
-    """The instruction goal in a YAML file; None for anything that is no goal file. Raises `DataError` for another goal."""
+    """The instruction goal in a YAML file; None for anything that is no goal file. Raises `DataError` for another goal.
+
+    Its collection is looked for from where the command runs, then beside the goal's file.
+    """
     from valign.goals.files import read_yaml
     from valign.goals.loading import load_goal
 
@@ -62,7 +65,11 @@ def _goal_of(path: str) -> InstructionGoal | None:
     if not isinstance(goal, InstructionGoal):
         raise DataError(f"is a goal of level {goal.level}, and only an instruction goal brings data", where=path,
                         how="name it with --goal, and data with --data")  # fmt: skip
-    return goal
+    named = str((goal.tasks or {}).get("collection", ""))
+    beside = file.parent / named
+    if Path(named).is_file() or not beside.is_file():
+        return goal
+    return replace(goal, tasks={**(goal.tasks or {}), "collection": str(beside)})
 
 
 def read_sources(sources: Sequence[Source], seed: int, tell: Listen | None = None) -> tuple[list[Group], list[Dataset]]:

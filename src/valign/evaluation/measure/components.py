@@ -127,7 +127,7 @@ def _placed(c: Component, results: Sequence[Result], subject: str, level: str, a
     said += f"{c.metric} is {source.value:.4g}" + (f", best {fold:g}, {worst:g} from it the worst" if fold is not None else
                                                    f", best {best:g}, worst {worst:g}")  # fmt: skip
     m = place_of(source.value, best, worst, fold)
-    ends = _mapped(source.value, source.interval, best, worst, fold)
+    ends = _mapped(source.interval, best, worst, fold)
     # a folded value scatters on both sides of the fold; its slope holds on one, and so does its standard error
     se = source.se / abs(worst - best) if source.se is not None and ends is not None else None
     bounds = _mapped_ends(source.bounds, best, worst, fold) if source.bounds is not None else None
@@ -148,7 +148,7 @@ def _ends(c: Component, source: Result) -> tuple[float | None, float | None, flo
     return c.best if c.best is not None else best, c.worst if c.worst is not None else worst, fold
 
 
-def _mapped(value: float, interval: Interval | None, best: float, worst: float, fold: float | None) -> Interval | None:
+def _mapped(interval: Interval | None, best: float, worst: float, fold: float | None) -> Interval | None:
     """The interval of x as that of m; one that covers the fold reaches down to the fold."""
     if interval is None:
         return None
