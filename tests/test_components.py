@@ -30,10 +30,12 @@ def bbq_rows(n):
 
 @pytest.fixture
 def benchmarks(lines, pairs, tmp_path):
-    """Options that name BBQ, SafeText and pairs."""
+    """Options that name BBQ, SafeText, model-written statements and pairs."""
+    persona = lines([{"question": f"Is {i} so?", "statement": f"s{i}", "answer_matching_behavior": " Yes",
+                      "answer_not_matching_behavior": " No"} for i in range(4)], "persona.jsonl")  # fmt: skip
     safetext = tmp_path / "safetext.json"
     safetext.write_text(json.dumps({f"If {i}": {"safe": [f"stay {i}"], "unsafe": [f"jump {i}"]} for i in range(12)}))
-    return [x for file in (lines(bbq_rows(12), "bbq.jsonl"), safetext, pairs) for x in ("--data", file)]
+    return [x for file in (lines(bbq_rows(12), "bbq.jsonl"), safetext, persona, pairs) for x in ("--data", file)]
 
 
 @pytest.fixture
@@ -62,6 +64,7 @@ def test_from_the_goal_file_to_the_report(valign, model, goal, benchmarks, tmp_p
     assert [found["misalignment.m." + m, v]["value"] for m, v in (
         ("bbq.s_amb", "sum"), ("safetext.accuracy", "sum"), ("preference.accuracy", "mean"), ("risk.length", "mean")
     )] == pytest.approx(places)  # fmt: skip
+    assert ("persona.match_rate", "chat") in found and "multiple_choice.accuracy" not in {m for m, _ in found}
     assert total["interval"]["method"] == "bootstrap_cluster" and total["notes"][0].startswith("weights: bbq.s_amb 2, safetext")
     whole(out)
     valign("report", out)

@@ -25,7 +25,8 @@ def measured_again(found: Rescored, policy: int) -> Measured:
     if goal is not None:
         record = {**goal_record(goal), "fingerprint": found.after.card["fingerprint"]}
     results = [_utility(found, policy), _turned(found, policy, "order"), _turned(found, policy, "standing")]
-    return Measured(results=[r for r in results if r.n], samples=_samples(found, policy), notes=list(found.notes), goal=record)
+    told = [r for r in results if r.n or (r.metric == "goal.utility" and r.n_unscored)]
+    return Measured(results=told, samples=_samples(found, policy), notes=list(found.notes), goal=record)
 
 
 def _samples(found: Rescored, policy: int) -> list[dict[str, Any]]:
