@@ -147,3 +147,40 @@ def test_answers_are_shared_between_folders_where_a_store_is_named(
     monkeypatch.delenv("VALIGN_ANSWERS")
     valign(*args, "--out", tmp_path / "c")
     assert (len(server.seen), len(judge.seen)) == (12, 12)
+
+
+def test_a_changed_goal_asks_its_judge_only_what_is_new(valign, model, judge, kind, situations, tmp_path):
+    """Outputs judged again: verdicts that were given are read, new ones are logged beside all revisions, and an answer
+    without a verdict says why, as it does when it is judged first."""
+    out = tmp_path / "e"
+    valign("evaluate", model, "--data", situations, "--goal", kind, *SMALL, "--out", out)
+    stored = (out / "judge.jsonl").read_bytes()
+    goal = yaml.safe_load(kind.read_text())
+    rule = goal["principles"][0]
+
+    def revised(version, *rules):
+        file = tmp_path / f"v{version}.yaml"
+        file.write_text(yaml.safe_dump({**goal, "version": version, "principles": list(rules)}))
+        return file
+
+    heavier = revised(2, rule | {"weight": 2})
+    valign("goal", "rescore", out, "--goal", heavier)
+    assert len(judge.seen) == 6, "the same verdicts under another weight"
+    judge.says = lambda number: "I would say yes." if number == 0 else "yes"
+    more = revised(3, rule, {"id": "brief", "text": "Be brief."})
+    found = valign.json("goal", "rescore", out, "--goal", more)
+    asked = len(judge.seen) - 6
+    assert asked == 7, "the new rule, and once more what could not be read"
+    result = next(r for r in found["results"] if r["metric"] == "goal.utility")
+    assert result["n_unscored"] == {"parse_failure": 1} and result["n"] == 5
+    assert result["provenance"]["cost"]["tokens_generated"] >= 12 * 250
+    log = out / "rescored" / "judge.jsonl"
+    assert found["files"]["judge"] == str(log)
+    assert lines(log) == 6 + asked and (out / "judge.jsonl").read_bytes() == stored
+    valign("goal", "rescore", out, "--goal", more)
+    assert len(judge.seen) == 6 + asked
+    valign("goal", "rescore", out, "--goal", more, "--out", tmp_path / "again")
+    assert lines(tmp_path / "again" / "judge.jsonl") >= 6
+    before = sorted(f.name for f in tmp_path.rglob("*"))
+    valign("goal", "diff", kind, more, "--run", out)
+    assert sorted(f.name for f in tmp_path.rglob("*")) == before, "a comparison writes nothing"

@@ -137,12 +137,14 @@ def rescore(
     """Judge stored outputs by a changed goal: what flipped, by which part; adds a line to the log of revisions."""
     with errors(as_json):
         from valign.pipeline.goals import make_goal
-        from valign.pipeline.rescore import write_rescored
+        from valign.pipeline.rescore import log_of, write_rescored
         from valign.pipeline.rescored_results import measured_again
 
         new = make_goal(goal)
-        found = _rescored(results, new, make_goal(old) if old else None)
+        found = _rescored(results, new, make_goal(old) if old else None, keep=True, out=out)
         paths = write_rescored(found, out)
+        if (log := log_of(found.outputs, out)).is_file():
+            paths["judge"] = log
         measured = [r for p in range(len(found.outputs)) for r in measured_again(found, p).results]
         if as_json:
             files = {name: str(path) for name, path in paths.items()}
@@ -220,14 +222,17 @@ def _qualities(goal: Any, judges: list[str], situations: int, quiet: bool) -> di
         }
 
 
-def _rescored(results: list[Path], new: Any, old: Any) -> Any:
-    from valign.pipeline.rescore import old_goal
+def _rescored(results: list[Path], new: Any, old: Any, *, keep: bool = False, out: Path | None = None) -> Any:
+    """Outputs judged again. keep: what judges said is logged, in `out` or beside the outputs."""
+    from valign.pipeline.goals import judging
+    from valign.pipeline.rescore import log_of, old_goal
     from valign.pipeline.rescore import rescore as judge_again
     from valign.pipeline.stored import read_outputs
     from valign.rewards.registry import default_scorers
 
     outputs = [o for folder in results for o in read_outputs(folder)]
-    return judge_again(outputs, new, old if old is not None else old_goal(outputs, default_scorers()))
+    old = judging(old) if old is not None else old_goal(outputs, default_scorers())
+    return judge_again(outputs, judging(new), old, log_of(outputs, out) if keep else None)
 
 
 # -------------------------------------------------------------------------------------------------------- printing

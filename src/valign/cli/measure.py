@@ -82,6 +82,7 @@ def evaluate(
     """Measure MODEL on data: result.json and samples.jsonl in the output folder."""
     with errors(as_json):
         from valign.evaluation.measure.profile import warning_of
+        from valign.evaluation.measure.recompute import COMPONENTS
         from valign.models.policy import Sampling
         from valign.pipeline import differences
         from valign.pipeline.door import evaluate_from_names
@@ -122,7 +123,7 @@ def evaluate(
                 on_event=watch,
             )
         if not any("sampling" in r.provenance for r in measured.results):
-            tell_idle(context, ["max_new_tokens"], "the data ask for no text, and nothing was sampled")
+            tell_idle(context, ["samples", "temperature", "max_new_tokens"], "the data ask for no text, and nothing was sampled")
         changes = differences.differences(against, out, margins) if against is not None else []
         if against is not None:
             paths = {**paths, "differences": differences.write_differences(changes, out)}
@@ -133,6 +134,9 @@ def evaluate(
         for r in measured.results:
             if not r.metric.startswith(("value.profile.", "value.coverage.")) or r.variant == "mean":
                 say(result_line(r))
+            if r.metric == COMPONENTS:
+                for note in r.notes:
+                    say(f"  {note}")
             if warning := warning_of([r]):
                 say(f"! {warning}")
         if against is not None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 TRAINING = "training"
+TASKS = 12  # of a mixture that are named with their counts; the run's data.json has all
 
 
 class Watch:
@@ -123,6 +124,12 @@ class Watch:
 
     def on_resume(self, f: Mapping[str, Any]) -> None:
         self.line(f"  continuing after step {f['step']}")
+
+    def on_tasks(self, f: Mapping[str, Any]) -> None:
+        shown = [f"{name} {n}" for name, n in f["counts"].items()]
+        more = [f"and {len(shown) - TASKS} tasks more"] if len(shown) > TASKS else []
+        text = f"{f['source']}: {sum(f['counts'].values())} groups: {', '.join([*shown[:TASKS], *more])}"
+        self.line(f"  {plain(text)}")
 
     def on_warning(self, f: Mapping[str, Any]) -> None:
         self.line(f"  [yellow]{plain(hide(str(f['text'])))}[/]")

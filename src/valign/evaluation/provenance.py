@@ -16,6 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
 import valign
+from valign.data.dataset import Dataset
+from valign.data.tasks import task_counts
+from valign.data.tasks.dataset import FORMAT
 from valign.evaluation.result import Result, plain
 from valign.models.credentials import hide
 from valign.models.policy import Policy, Sampling
@@ -71,14 +74,15 @@ def model_card(policy: Policy) -> dict[str, Any]:
 
 
 def data_card(data: DataSource) -> dict[str, Any]:
-    """File, sha256, licence, rows, dropped rows. Only the file's name is kept, not where it lies on this
-    machine.
+    """File, sha256, licence, rows, dropped rows, and of a mixture the groups of each task. Only the file's name is kept,
+    not where it lies on this machine.
     """
     report = getattr(data, "report", None)
+    tasks = {"tasks": task_counts(data)} if isinstance(data, Dataset) and data.format == FORMAT else {}
     return {
         "file": Path(data.source).name if "://" not in data.source else without_login(data.source),
         "sha256": data.sha256, "licence": data.licence, "rows": len(data),
-        "dropped": len(getattr(report, "dropped", ())) if report is not None else None,
+        "dropped": len(getattr(report, "dropped", ())) if report is not None else None, **tasks,
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@ do.
 """
 
 from valign.goals.base import Goal, PrincipleScorer, ResponseScorer, ValueScorer
+from valign.goals.benchmark import BenchmarkGoal, Component
 from valign.goals.composite import CompositeGoal, Part
 from valign.goals.conflict import Conflict, conflicts
 from valign.goals.instruction import InstructionGoal
@@ -14,6 +15,8 @@ from valign.goals.theory import Dimension, Theory, load_theory, theories
 from valign.goals.value import ValueGoal
 
 __all__ = [
+    "BenchmarkGoal",
+    "Component",
     "CompositeGoal",
     "Conflict",
     "Dimension",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from valign.goals.base import Goal
+from valign.goals.benchmark import BenchmarkGoal
 from valign.goals.composite import CompositeGoal
 from valign.goals.principle import PrincipleGoal
 from valign.goals.value import ValueGoal
@@ -57,6 +58,8 @@ def content(goal: Goal) -> dict[str, Any]:
     elif isinstance(goal, PrincipleGoal):
         rows = [p.to_json() for p in goal.principles]
         out["principles"] = {row.pop("id"): row for row in rows}
+    elif isinstance(goal, BenchmarkGoal):
+        out["components"] = {c.name: c.to_json() for c in goal.components}
     elif isinstance(goal, CompositeGoal):
         out["parts"] = {
             p.goal.id: {"goal": content(p.goal), "weight": p.weight, "priority": p.priority} for p in goal.parts

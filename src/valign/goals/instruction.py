@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from valign.data.tasks import Mixture
 
 Credit = Literal["passed", "share"]
-TASK_KEYS = ("collection", "checkers", "weights", "cap", "temperature")
+TASK_KEYS = ("collection", "checkers", "weights", "cap", "temperature", "n", "seed")
 CREDITS: tuple[str, ...] = get_args(Credit)
 
 
@@ -45,7 +45,7 @@ class InstructionGoal:
     checker   runs checks on a text; None leaves `labels` and the judge
     judge     a ResponseScorer for the tasks that bring no check
     tasks     where the tasks come from: {collection: FILE, checkers: [names], weights: {task: factor}, cap,
-              temperature}; see `mixture`
+              temperature, n, seed}; see `mixture`
     scoring   how the goal's file describes the judge, None where it does not
     """
 
@@ -69,13 +69,15 @@ class InstructionGoal:
             raise DataError("collection is missing: the file that lists the tasks", where=f"goal {self.id}: tasks")
 
     def mixture(self) -> Mixture:
-        """The goal's tasks with their rates. Raises `UsageError` where its file names no collection."""
-        from valign.data.tasks import Mixture, read_collection
+        """The goal's tasks with their rates: what the goal says takes the place of what the collection says. Raises
+        `UsageError` where the goal names no collection.
+        """
+        from valign.data.tasks import read_mixture
 
         if self.tasks is None:
             raise UsageError("the goal names no tasks", where=f"goal {self.id}", how="tasks: {collection: FILE}")
         own = dict(self.tasks)
-        return Mixture(read_collection(str(own.pop("collection")), own.pop("checkers", ())), **own)
+        return read_mixture(str(own.pop("collection")), own.pop("checkers", ()), **own)
 
     def utility(self, groups: Sequence[Group]) -> list[Array]:
         """See `Goal.utility`; a group without checks is the judge's, NaN where there is none."""

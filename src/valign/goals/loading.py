@@ -13,7 +13,8 @@ from typing import Any, cast
 import yaml
 
 from valign.errors import DataError, UsageError, unknown
-from valign.goals.base import LEVELS, Goal, PrincipleScorer, ResponseScorer, ValueScorer
+from valign.goals.base import LEVELS, Goal, Level, PrincipleScorer, ResponseScorer, ValueScorer
+from valign.goals.benchmark import KEY, BenchmarkGoal, read_components
 from valign.goals.composite_file import read_composite
 from valign.goals.files import Reader, plain, read_yaml
 from valign.goals.instruction import CREDITS, Credit, InstructionGoal
@@ -116,6 +117,8 @@ def _goal(r: Reader, scorers: _Scorers) -> Goal:
         "instruction": _instruction,
         "composite": _composite,
     }[level]
+    if KEY in r.content and level != "composite":
+        make = _benchmarks
     common = {"version": r.integer("version", default=1), "notes": r.text("notes", default="")}
     with r.placed():
         goal = make(r, scorers, common)
@@ -240,13 +243,24 @@ def _instruction(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     )
 
 
+def _benchmarks(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
+    """A goal of any level that is only given by benchmarks."""
+    return BenchmarkGoal(
+        read_components(r), cast(Level, r.text("level")), id=r.text("id", default="benchmarks"),
+        text=r.text("text", default=""), **common,
+    )  # fmt: skip
+
+
 def _composite(r: Reader, scorers: _Scorers, common: dict[str, Any]) -> Goal:
     def read_goal(spec: Any, where: str) -> Goal:
         if isinstance(spec, str):  # the name of a built-in goal; a part never opens another file
             if spec not in goal_names():
                 raise DataError(f"{spec!r} is no built-in goal", where=where)
             spec, _ = _by_name(spec, {})
-        return _goal(Reader(spec, where), scorers)
+        made = _goal(Reader(spec, where), scorers)
+        if isinstance(made, BenchmarkGoal):
+            raise DataError("a goal of benchmarks judges no response: it cannot be a part", where=where)
+        return made
 
     return read_composite(r, common, read_goal)
 

@@ -22,6 +22,7 @@ from valign.goals.principle import Kind, Principle
 FOUNDATIONS = ("care", "fairness", "loyalty", "authority", "sanctity", "liberty")
 # Shares of people who would agree, the middle of each published answer: < 1 %, 5-25 %, about half, 75-90 %, > 99 %.
 AGREE = (0.005, 0.15, 0.5, 0.825, 0.995)
+UNMARKED = -1  # what MIC writes where an annotator marked no agreement
 JUDGEMENT = re.compile(
     r"^((?:it'?s|it is|that'?s) .+? (?:to|that you|when you|if you)|(?:you|people|one|we) "
     r"(?:should(?: not|n't)?|shouldn't|must(?: not)?|need to|can|don't have to)(?: always| never)?)\s+(.+)$",
@@ -141,6 +142,7 @@ def _social_chemistry(row: Row) -> Norm:
 def _mic(row: Row) -> Norm:
     f = row.fields
     agree = number_of(f.get("rot-agree"))
+    agree = None if agree == UNMARKED else agree
     judgement, action = split_rule(text_of(f, "rot"))
     situation = f"{text_of(f, 'Q').strip()}\n{text_of(f, 'A').strip()}"
     return Norm(

@@ -171,6 +171,21 @@ def test_mic_rows(tmp_path):
     assert norm.foundations == ("fairness", "liberty") and norm.action == "lie"
 
 
+def test_mic_as_its_own_script_writes_it(tmp_path):
+    """The header of SALT-NLP/mic, prepare_MIC.py, with its index column; -1 says that no agreement was marked."""
+    header = ",WorkerId,WorkTimeInMinutes,chatbot,Q,A,rot,moral,moral-vector,A_agrees,rot-agree,violation-severity,comments," \
+        "violation-severity-collapsed,rot-agree-collapsed,QA,split\n"  # fmt: skip
+    row = '7,w1,2.5,gpt-neo,Why lie?,It is fun.,It is wrong to lie.,{},"[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]",2,{},4,,2,1,' \
+        "Q: Why lie? A: It is fun.,dev\n"  # fmt: skip
+    file = tmp_path / "MIC.csv"
+    file.write_text(header + row.format("care|sanctity", 2) + row.format("", -1), encoding="utf-8")
+    bank = load_norms(file)
+    assert bank.id == "mic" and not bank.dropped
+    one, two = bank.norms
+    assert (one.foundations, one.agreement, one.split) == (("care", "sanctity"), 0.15, "dev")
+    assert (two.foundations, two.agreement) == ((), None)
+
+
 def test_moral_stories_and_delphi_rows(tmp_path):
     file = tmp_path / "ms.jsonl"
     row = {"ID": "x1", "norm": "It's good to share.", "situation": "Ann has bread.", "intention": "Ann wants to eat.",

@@ -106,6 +106,15 @@ def test_constitutional_set_has_requests_and_questions():
     assert found.principles[0].to_json()["critique"] == found.principles[0].critique
 
 
+def test_constitutional_requests_stand_in_the_published_order():
+    """What tells the requests of CritiqueRevisionInstructions.json apart, by their number there (harmful0 is the first)."""
+    told = {2: "direction", 3: "assumptions", 4: "insensitivity", 5: "assumptions", 7: "age", 8: "drawn out", 9: "illegal", 10:
+            "controversial", 11: "baiting", 12: "empathy", 13: "sexism", 14: "crime"}  # fmt: skip
+    themes = [p.theme for p in load_principles("cai16").principles]
+    assert {i: word for i, word in told.items() if word not in themes[i]} == {}
+    assert [i for i, theme in enumerate(themes) if theme.startswith("harm of any kind")] == [0, 6, 15]
+
+
 def test_salmon_weights():
     """The weights of goals notes section 2: at RL time 27 over 14 principles, against harm 36 over 11."""
     principles = load_principles("salmon31").principles

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from valign.data.group import Group
 from valign.errors import ValignError, require
 from valign.goals.base import Goal
+from valign.goals.benchmark import BenchmarkGoal
 from valign.models.policy import Policy
 
 Reward = Callable[[Sequence[Group]], Sequence[NDArray[np.float64]]]
@@ -21,7 +22,7 @@ Reward = Callable[[Sequence[Group]], Sequence[NDArray[np.float64]]]
 class Target:
     """pi*(y|x) proportional to pi_ref(y|x) exp(r(x, y; goal) / beta).
 
-    goal       gives the utility r, in words (`describe`) and as numbers (`utility`)
+    goal       gives the utility r, in words (`describe`) and as numbers (`utility`); one of benchmarks gives none: `ValignError`
     reference  the policy that alignment starts from
     beta       KL strength; None: the method's own default
     reward     takes the place of the goal's utility where a method asks for numbers (a classifier, a Python function)
@@ -34,6 +35,8 @@ class Target:
 
     def __post_init__(self) -> None:
         require(self.beta is None or self.beta > 0, "beta", self.beta, "a positive number")
+        if isinstance(self.goal, BenchmarkGoal):
+            raise self.goal.refusal()
 
     def utility(self) -> Reward:
         """r as a function of groups. Raises `ValignError` when neither reward nor goal can give it."""

@@ -11,9 +11,10 @@ from valign.data.group import Group
 from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.evaluation.comparisons import adjusted
-from valign.evaluation.measure.recompute import statistic_of
+from valign.evaluation.measure.recompute import COMPONENTS, statistic_of
 from valign.evaluation.result import Difference, Result, compare, is_mean
 from valign.goals.base import Goal
+from valign.goals.benchmark import BenchmarkGoal
 from valign.methods.target import Target
 from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
@@ -181,22 +182,30 @@ class Evaluation:
         """All Results, policy by policy."""
         return [r for m in self.measured for r in m.results]
 
-    def headline(self, metric: str = "misalignment.M") -> dict[str, float | None]:
-        """The first value of a metric for each policy id."""
+    @property
+    def primary(self) -> str:
+        """The metric that the goal's M is read from."""
+        return COMPONENTS if isinstance(self.goal, BenchmarkGoal) else "misalignment.M"
+
+    def headline(self, metric: str | None = None) -> dict[str, float | None]:
+        """The first value of a metric for each policy id; None: the goal's `primary`."""
+        metric = metric or self.primary
         return {
             p.id: next((r.value for r in m.results if r.metric == metric), None)
             for p, m in zip(self.policies, self.measured)
         }
 
     def differences(
-        self, *, primaries: Sequence[str] = ("misalignment.M",), margins: Mapping[str, float] | None = None
+        self, *, primaries: Sequence[str] | None = None, margins: Mapping[str, float] | None = None
     ) -> list[Difference]:
         """Every later policy minus the first, paired item by item, in all metrics that both have as means of items
         or that can be recomputed from them (V, bias scores, calibration).
 
-        The primaries of all policies are one family (Holm), all other comparisons another (Benjamini-Hochberg).
+        The primaries (None: the goal's own) of all policies are one family (Holm), all other comparisons another
+        (Benjamini-Hochberg).
         margins   {metric: largest difference that does not matter}
         """
+        planned_metrics = (self.primary,) if primaries is None else primaries
         first, *others = self.measured
         table = {(r.metric, r.variant): r for r in first.results}
         found = []
@@ -207,12 +216,12 @@ class Evaluation:
             statistic = statistic_of(r, base)
             if statistic is not None or (is_mean(r) and is_mean(base)):
                 found.append(compare(r, base, subset=True, statistic=statistic, margin=(margins or {}).get(r.metric)))
-        planned = adjusted([d for d in found if d.result.metric in primaries], "holm")
-        return [*planned, *adjusted([d for d in found if d.result.metric not in primaries], "benjamini_hochberg")]
+        planned = adjusted([d for d in found if d.result.metric in planned_metrics], "holm")
+        return [*planned, *adjusted([d for d in found if d.result.metric not in planned_metrics], "benjamini_hochberg")]
 
     def report(self, path: str | Path) -> Path:
         """Write report.html (or the name given) with its JSON beside it; the first policy is the base."""
-        from valign.pipeline.compare import goal_json, profile_of
+        from valign.pipeline.compare import goal_json, primary_of, profile_of
         from valign.report import SubjectReport, method_report
         from valign.report.html import render
         from valign.report.write import write_report
@@ -229,7 +238,7 @@ class Evaluation:
             )
             for i, (p, m, c) in enumerate(zip(self.policies, self.measured, self.costs))
         ]
-        made = method_report(subjects, goal=goal_json(self.goal), title="evaluation")
+        made = method_report(subjects, goal=goal_json(self.goal), primary=primary_of(self.goal), title="evaluation")
         target = Path(path)
         if target.suffix != ".html":
             return write_report(made, target)["html"]

@@ -18,12 +18,14 @@ from typing import Any
 
 from valign.data.dataset import Dataset
 from valign.data.group import Group
+from valign.data.tasks import task_counts
 from valign.engine.run import RunFolder, read_log
 from valign.errors import UsageError, ValignError
 from valign.evaluation.cached import CachedPolicy
 from valign.evaluation.provenance import data_card, provenance
 from valign.evaluation.result import Result
 from valign.goals.base import Goal
+from valign.goals.benchmark import BenchmarkGoal
 from valign.methods.guard import Guard
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
@@ -35,7 +37,7 @@ from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import Measured, Plan, check_risks, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.frontier import best_of_n_curve
-from valign.pipeline.goals import make_goal
+from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.meter import Spent
@@ -178,7 +180,7 @@ class _Run:
             groups = self._sources(spec.data, f"training ({spec.title})", self.recipe.seed)
         settings = {**({"seed": self.recipe.seed} if chosen.trains else {}), **spec.settings}
         folder = self.out / "methods" / spec.title
-        target = Target(self.goal, self.base)
+        target = Target(steering(self.goal), self.base)
         aligned = align_policy(
             self.base,
             target,
@@ -190,8 +192,10 @@ class _Run:
             name=f"{spec.title}({self.base.id})",
             force=self.force,
             on_event=self.tell,
-            reload=lambda path: load_policy(path, self.options, goal=self.goal),
-            origin=origin(spec.data if spec.data is not None else recipe.data, recipe.seed) if chosen.trains else None,
+            reload=lambda path: load_policy(path, self.options, goal=target.goal),
+            origin=origin(spec.data if spec.data is not None else recipe.data, recipe.seed, tasks=task_counts(groups))
+            if chosen.trains
+            else None,
             guard=self.guard if chosen.trains else None,
         )
         cost = aligned.cost
@@ -227,7 +231,7 @@ class _Run:
         return method_report(
             [self._subject(s, base) for s in subjects],
             goal=goal,
-            primary="order",
+            primary=primary_of(self.goal),
             margin=self.recipe.evaluate.margin,
             ledger=[{**data_card(d), "n": len(d), "use": use} for use, d in self.sets],
             provenance=provenance(
@@ -331,6 +335,11 @@ def profile_of(measured: Measured, goal: Goal | None) -> dict[str, Any] | None:
         out["low"] = {k: r.interval.low for k, r in rows.items() if r.interval}
         out["high"] = {k: r.interval.high for k, r in rows.items() if r.interval}
     return out
+
+
+def primary_of(goal: Goal | None) -> str:
+    """What the report reads M from: the goal's benchmarks where it is only given by those, else the order of responses."""
+    return "components" if isinstance(goal, BenchmarkGoal) else "order"
 
 
 def goal_json(goal: Goal | None) -> dict[str, Any]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from valign.data.convert import pairs_from_utility
 from valign.data.group import Comparison, Demonstration, Group, Ranking, Score
+from valign.data.readers.reading import YAML
+from valign.data.tasks import as_dataset, task_counts
+from valign.data.tasks.dataset import FORMAT
 from valign.errors import DataError
 from valign.goals.base import Goal
+from valign.goals.instruction import InstructionGoal
 
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset
@@ -22,12 +27,17 @@ SHOWN = 3  # rows that a warning names, of those that were left out
 
 
 def read_source(source: Source) -> Dataset:
-    """One source: a file in any known format, "builtin:NAME", or "hub:OWNER/NAME"."""
+    """One source: a file in any known format, "builtin:NAME", or "hub:OWNER/NAME"; a YAML file is a collection of tasks, or an
+    instruction goal that names one.
+    """
     from valign.data import builtin, read
 
     if source.path.startswith("builtin:"):
         name = source.path.removeprefix("builtin:")
         data = builtin(name, split=source.split)
+    elif source.format is None and (goal := _goal_of(source.path)) is not None:
+        data = as_dataset(goal.mixture(), source.path)
+        data = data.map(lambda g: replace(g, split=source.split)) if source.split else data
     else:
         data = read(source.path, format=source.format, split=source.split)
     if source.rows:
@@ -40,10 +50,32 @@ def read_source(source: Source) -> Dataset:
     return data
 
 
+def _goal_of(path: str) -> InstructionGoal | None:
+    """The instruction goal in a YAML file; None for anything that is no goal file. Raises `DataError` for another goal.
+
+    Its collection is looked for from where the command runs, then beside the goal's file.
+    """
+    from valign.goals.files import read_yaml
+    from valign.goals.loading import load_goal
+
+    file = Path(path).expanduser()
+    if file.suffix not in YAML or not file.is_file() or "level" not in read_yaml(file):
+        return None
+    goal = load_goal(file)
+    if not isinstance(goal, InstructionGoal):
+        raise DataError(f"is a goal of level {goal.level}, and only an instruction goal brings data", where=path,
+                        how="name it with --goal, and data with --data")  # fmt: skip
+    named = str((goal.tasks or {}).get("collection", ""))
+    beside = file.parent / named
+    if Path(named).is_file() or not beside.is_file():
+        return goal
+    return replace(goal, tasks={**(goal.tasks or {}), "collection": str(beside)})
+
+
 def read_sources(sources: Sequence[Source], seed: int, tell: Listen | None = None) -> tuple[list[Group], list[Dataset]]:
     """Groups of all sources, mixed by their weights where these differ, and the data sets they came from.
 
-    tell  hears a "warning" for each source of which rows were left out
+    tell  hears a "warning" for each source of which rows were left out, and the "tasks" of each mixture with their counts
     """
     from valign.data import mixture
 
@@ -51,6 +83,9 @@ def read_sources(sources: Sequence[Source], seed: int, tell: Listen | None = Non
     for text in filter(None, map(left_out, sets)):
         if tell is not None:
             tell("warning", {"text": text})
+    for data in sets:
+        if tell is not None and data.format == FORMAT:
+            tell("tasks", {"source": data.source, "counts": task_counts(data)})
     weights = [s.weight for s in sources]
     if len(sets) == 1 or len(set(weights)) == 1:
         groups = [g for d in sets for g in d]

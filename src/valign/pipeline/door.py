@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
+from valign.data.tasks import task_counts
 from valign.engine.processes import SINGLE, World
 from valign.engine.run import RunFolder
 from valign.errors import UsageError, ValignError
@@ -31,7 +32,7 @@ from valign.pipeline.evaluate import (
     read_evaluation,
     write_evaluation,
 )
-from valign.pipeline.goals import make_goal
+from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.policies import LoadOptions, check_read, load_policy
@@ -92,7 +93,7 @@ def align_from_names(
     aligned = align_policy(
         policy, target, chosen, settings, out, groups=groups, dev=held, reward_name=_lasting(reward), force=force,
         on_event=tell, reload=lambda folder: load_policy(folder, options, goal=made_goal), world=world,
-        guard=guard, origin=origin([source(d, limit) for d in data], seed, dev) if chosen.trains else None,
+        guard=guard, origin=origin([source(d, limit) for d in data], seed, dev, task_counts(groups)) if chosen.trains else None,
     )  # fmt: skip
     if data and not chosen.trains:
         note = f"{chosen.name} learns from {chosen.feedback}: the data were not read"
@@ -169,7 +170,7 @@ def evaluate_from_names(
 
 def _policy_named(model: str, options: LoadOptions | None, goal: str | None = None, reward: str | None = None) -> Policy:
     """A policy from names alone: workers make their own."""
-    made = make_goal(goal) if goal else None
+    made = steering(make_goal(goal)) if goal else None
     return load_policy(model, options, goal=made, reward=reward_named(reward) if reward else None)
 
 

@@ -20,10 +20,12 @@ from valign.engine.run import read_log
 from valign.engine.sampler import address
 from valign.errors import UsageError, ValignError, require
 from valign.evaluation.cached import CachedPolicy
+from valign.evaluation.measure.recompute import COMPONENTS
 from valign.evaluation.metrics import efficiency
 from valign.evaluation.result import Result
 from valign.evaluation.section import Section
 from valign.goals.base import Goal
+from valign.goals.benchmark import BenchmarkGoal
 from valign.methods.method import Method
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
@@ -31,7 +33,7 @@ from valign.models.policy import Policy, Sampling
 from valign.pipeline.align import align_policy
 from valign.pipeline.door import method_entry
 from valign.pipeline.evaluate import Plan, evaluate_policy, progress_of
-from valign.pipeline.goals import make_goal
+from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
@@ -124,7 +126,7 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
     given = {**({"seed": plan.seed} if method.trains else {}), **settings}
     folder = out / "points" / name
     release()  # what earlier points left to the process must not spare this one memory
-    aligned = align_policy(base, Target(plan.goal, base), method, given, folder, groups=groups if method.trains else (),
+    aligned = align_policy(base, Target(steering(plan.goal), base), method, given, folder, groups=groups if method.trains else (),
                            name=f"{name}({base.id})", on_event=tell, force=force,
                            reload=reload)  # fmt: skip
     before = aligned.policy.cost
@@ -175,7 +177,8 @@ def efficiency_from_names(
         len(set(titles)) == len(titles), "methods", titles, "named once each; two settings of one method need title=..."
     )
     made = make_goal(goal) if goal else None
-    metric, _, variant = (headline or ("goal.utility" if made else "preference.accuracy:sum")).partition(":")
+    usual = COMPONENTS if isinstance(made, BenchmarkGoal) else "goal.utility" if made else "preference.accuracy:sum"
+    metric, _, variant = (headline or usual).partition(":")
     plan = Sweep(specs, sizes, groups_named(data, limit, tell), made, groups_named(test, None, tell), (metric, variant), target,
                  sampling, seed)  # fmt: skip
     with workplace(out) as run:
@@ -187,7 +190,7 @@ def efficiency_from_names(
                              headline=list(plan.headline), data_seed=seed)  # fmt: skip
         remember(run, request, force)
         section = sweep(base, plan, out, on_event=tell, force=force,
-                        reload=lambda folder: load_policy(folder, options, goal=made))  # fmt: skip
+                        reload=lambda folder: load_policy(folder, options, goal=steering(made)))  # fmt: skip
         return section, finish(section, out, tell)
 
 

@@ -17,6 +17,7 @@ from valign.evaluation import measure
 from valign.evaluation.result import Item, Result
 from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal, ResponseScorer, scorer_identity
+from valign.goals.benchmark import BenchmarkGoal
 from valign.goals.composite import CompositeGoal
 from valign.goals.instruction import InstructionGoal
 from valign.goals.value import ValueGoal
@@ -69,6 +70,8 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     Raises `ValignError` when nothing can be measured on these groups, `UsageError` for risks of responses that nobody draws.
     """
     check_risks(plan)
+    if isinstance(plan.goal, BenchmarkGoal):
+        measure.check_components(plan.goal)
     out, say = Measured(), say or (lambda phase: None)
     with accounted(out.results, (policy,)):
         plan, reference = _within_reach(policy, reference, plan, out)
@@ -85,6 +88,12 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
                 "`valign data inspect FILE` shows what the file holds",
             ],
         )
+    if isinstance(plan.goal, BenchmarkGoal):
+        from valign.evaluation.provenance import provenance
+
+        about = provenance(policy)
+        out.results = [*measure.component_results(plan.goal, out.results, subject=policy.id, about=about), *out.results]
+        out.goal = goal_record(plan.goal)
     return out
 
 
@@ -108,9 +117,9 @@ def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, 
         out.results += measure.measure_order(
             policy, reference, ranked, plan.goal, beta=plan.beta, utilities=utilities, progress=say("order")
         )
-    choices = [g for g in plan.groups if g.choices]
-    if choices and has_likelihood(policy):
-        out.results += _choices(policy, choices, say)
+    if has_likelihood(policy):
+        for choices in _by_benchmark([g for g in plan.groups if g.choices]):
+            out.results += _choices(policy, choices, say)
 
 
 def _prompts(plan: Plan) -> list[Group]:
@@ -124,7 +133,9 @@ def _answers(policy: Policy, reference: Policy | None, plan: Plan, out: Measured
 
 
 def _asked(plan: Plan) -> list[Group]:
-    """The groups to whose prompts responses are drawn, because the goal can judge them."""
+    """The groups to whose prompts responses are drawn, because the goal or its risks can judge them."""
+    if isinstance(plan.goal, BenchmarkGoal):
+        return _judged(plan.goal, plan.groups) if plan.risks else []
     return _judged(plan.goal, plan.groups) if plan.goal is not None and _can_score(plan.goal) else []
 
 
@@ -135,7 +146,8 @@ def check_risks(plan: Plan, where: str = "risks") -> None:
         raise UsageError(f"{twice[0]} is named twice", where=where, how="name each risk once")
     if names and not _asked(plan):
         raise UsageError("it has no effect: no responses are drawn that a goal judges", where=where,
-                         how="name a goal that has a scorer, such as hhh_like, and data with prompts")  # fmt: skip
+                         how="name a goal that has a scorer, such as hhh_like, or one of benchmarks, and data with prompts",
+        )  # fmt: skip
 
 
 def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
@@ -251,21 +263,40 @@ def _judged(goal: Goal, groups: Sequence[Group]) -> list[Group]:
     return [g for g in groups if not g.choices and g.prompt and (not checked or g.meta.get("checks"))]
 
 
+BBQ = {"context_condition", "question_polarity", "unknown", "target"}  # what its reader keeps beside a question
+
+
+def _by_benchmark(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups parted by the benchmark whose formula they need, in the order in which these come first."""
+    found: dict[str, list[Group]] = {}
+    for g in groups:
+        found.setdefault(_benchmark(g), []).append(g)
+    return list(found.values())
+
+
+def _benchmark(group: Group) -> str:
+    """The benchmark whose reader made the group, known by what only that one keeps; "" for plain multiple choice."""
+    if group.meta.keys() >= BBQ:
+        return "bbq"
+    if "matching" in group.meta:
+        return "persona"
+    return "safetext" if group.gold is None and group.of(Comparison) else ""
+
+
 def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
-    kind = str(groups[0].meta.get("format", ""))
     progress = say("choices")
-    for name, run in (
-        ("bbq", measure.measure_bbq),
-        ("persona", measure.measure_persona),
-        ("safetext", measure.measure_safetext),
-    ):
-        if kind.startswith(name):
-            return list(run(policy, groups, progress=progress))
+    match _benchmark(groups[0]):
+        case "bbq":
+            return measure.measure_bbq(policy, groups, progress=progress)
+        case "persona":
+            return measure.measure_persona(policy, groups, progress=progress)
+        case "safetext":
+            return measure.measure_safetext(policy, groups, progress=progress)
     return [measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")]
 
 
 def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
-    """Responses to the groups' prompts, judged by the goal: its utility, value profile, samples."""
+    """Responses to the groups' prompts, judged by the goal and the risks: utility, value profile, risks, samples."""
     from valign.evaluation.measure.common import judged_items, sample_groups, unanswered
     from valign.evaluation.provenance import provenance
 
@@ -274,7 +305,8 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
     drawn, sampled = sample_groups(policy, groups, plan.sampling, say("responses"))
     missing = unanswered(sampled, drawn)
     about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
-    utilities = goal.utility(sampled)
+    silent = isinstance(goal, BenchmarkGoal)  # only its risks judge
+    utilities = goal.labels(sampled) if silent else goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
     why = reasons(goal)
     if isinstance(goal, ValueGoal):
@@ -283,8 +315,9 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
         out.results += measure.profile_results(
             sampled, values, goal, subject=policy.id, about=about, missing=missing, why=why
         )
-    items = judged_items(sampled, utilities, missing, why)
-    out.results.append(_utility_result(policy, goal, items, about))
+    if not silent:
+        items = judged_items(sampled, utilities, missing, why)
+        out.results.append(_utility_result(policy, goal, items, about))
     for risk in plan.risks:  # the same responses: nothing is drawn for them
         out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing,
                                             about=provenance(policy, sampling=plan.sampling))  # fmt: skip

@@ -22,7 +22,7 @@ from valign.goals.base import Goal
 from valign.goals.value import ValueGoal
 from valign.models.policy import Policy, Sampling
 from valign.pipeline.evaluate import Say, progress_of
-from valign.pipeline.goals import make_goal
+from valign.pipeline.goals import judging, make_goal
 from valign.pipeline.instruments import (
     Listen,
     carry_out,
@@ -102,7 +102,7 @@ def generality_from_names(
     on_event: Listen | None = None,
 ) -> tuple[Section, dict[str, Path]]:  # fmt: skip
     """What `valign generality` does; answers are logged in `out`, so an interrupted one goes on."""
-    tell, made = on_event or nobody, make_goal(goal)
+    tell, made = on_event or nobody, judging(make_goal(goal))
     check(attacks)
     splits = Splits(groups_named(data, limit, tell), groups_named(ood, limit, tell) if ood else (), tuple(attacks))
     same = {g.fingerprint() for g in splits.iid} & {g.fingerprint() for g in splits.ood}

@@ -15,6 +15,7 @@ import numpy as np
 from valign.data.group import Group
 from valign.errors import UsageError, ValignError
 from valign.goals.base import Goal
+from valign.goals.benchmark import BenchmarkGoal
 from valign.goals.composite import CompositeGoal
 from valign.goals.conflict import conflicts
 from valign.goals.preference import PreferenceGoal
@@ -48,9 +49,11 @@ def examine(goal: Goal, groups: Sequence[Group] | None = None) -> dict[str, Any]
 
 
 def _parts(goal: Goal) -> list[dict[str, Any]]:
-    """One mapping per principle, dimension or goal that counts."""
+    """One mapping per principle, dimension, benchmark or goal that counts."""
     if isinstance(goal, CompositeGoal):
         return [{"id": p.goal.id, "level": p.goal.level, "weight": p.weight, "priority": p.priority} for p in goal.parts]
+    if isinstance(goal, BenchmarkGoal):
+        return [{"metric": row.pop("metric"), **row} for row in (c.to_json() for c in goal.components)]
     if isinstance(goal, PrincipleGoal):
         return [{"id": p.id, "text": p.words(), "weight": p.weight, "priority": p.priority} for p in goal.principles]
     if isinstance(goal, ValueGoal):
@@ -63,6 +66,8 @@ def _scorers(goal: Goal) -> list[dict[str, Any]]:
     """Who judges responses, for the goal or for each of its parts."""
     if isinstance(goal, CompositeGoal):
         return [row for part in goal.parts for row in _scorers(part.goal)]
+    if isinstance(goal, BenchmarkGoal):
+        return []
     scorer = getattr(goal, SCORER.get(goal.level, ""), None)
     name = None if scorer is None else str(getattr(scorer, "id", "") or getattr(scorer, "__name__", type(scorer).__name__))
     if isinstance(goal, PreferenceGoal) and goal.reward_model:

@@ -16,6 +16,8 @@ def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
     `schwartz10:benevolence=1,universalism=1,power=-1` names a theory with its target on one line, `survey:FILE` a target
     from answers, `preference:reward_model=DIR` what people like as a trained reward model scores it.
     """
+    from valign.evaluation.measure.components import check_components
+    from valign.goals.benchmark import BenchmarkGoal
     from valign.goals.loading import load_goal
     from valign.goals.survey import is_survey
     from valign.rewards.registry import default_scorers
@@ -26,7 +28,26 @@ def make_goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
         if spec == "preference" and key == "reward_model":
             return load_goal({"level": "preference", "reward_model": folder}, scorers=default_scorers())
         target = {**_numbers(rest), **target}
-    return load_goal(spec, scorers=default_scorers(), **target)
+    goal = load_goal(spec, scorers=default_scorers(), **target)
+    if isinstance(goal, BenchmarkGoal):
+        check_components(goal)
+    return goal
+
+
+def judging(goal: Goal) -> Goal:
+    """The goal where it judges responses. Raises `ValignError` for one of benchmarks, which only measures policies."""
+    from valign.goals.benchmark import BenchmarkGoal
+
+    if isinstance(goal, BenchmarkGoal):
+        raise goal.refusal()
+    return goal
+
+
+def steering(goal: Goal | None) -> Goal | None:
+    """The goal where it can steer a policy; None for one of benchmarks, which only measures."""
+    from valign.goals.benchmark import BenchmarkGoal
+
+    return None if isinstance(goal, BenchmarkGoal) else goal
 
 
 def _numbers(text: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from valign.evaluation.measure.profile import nearness_to, warning_of
 from valign.evaluation.metrics.reliability import FREE
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Result
+from valign.goals.benchmark import BenchmarkGoal
 from valign.goals.targets import named_targets
 from valign.models.endpoint import is_endpoint
 from valign.models.policy import Policy, Sampling, has_likelihood
@@ -100,8 +101,9 @@ def profile_from_names(
     Raises `ValignError` when `out` holds results of something else, unless `force` starts again there.
     """
     goal = make_goal(asked.goal or GOAL)
-    if goal.level != "value":
-        raise ValignError(f"the goal is of level {goal.level}", where="--goal",
+    if goal.level != "value" or isinstance(goal, BenchmarkGoal):
+        raise ValignError("the goal is one of benchmarks" if isinstance(goal, BenchmarkGoal) else
+                          f"the goal is of level {goal.level}", where="--goal",
                           how=f"a profile needs a value goal, such as {GOAL}")  # fmt: skip
     for form in asked.forms:
         if form not in FORMS:

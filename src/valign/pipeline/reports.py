@@ -11,6 +11,7 @@ from typing import Any
 
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
+from valign.evaluation.measure.recompute import COMPONENTS
 from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
 from valign.goals.base import Goal
@@ -83,8 +84,9 @@ def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, An
         raise ValignError(f"both files are results of {names[0]}", where=f"{before}, {file}", how="name two policies")
     found = [r for s in subjects for r in s.results]
     metrics = {r.metric for r in found}
-    # the primary is what was measured: an order where there is one, else the profile
-    primary = "profile" if not metrics & {"misalignment.M", "misalignment.components"} and "value.V" in metrics else "order"
+    # the primary is what was measured: the goal's benchmarks, else an order where there is one, else the profile
+    primary = "profile" if "misalignment.M" not in metrics and "value.V" in metrics else "order"
+    primary = "components" if COMPONENTS in metrics else primary
     level = next((r.level for r in found if not r.subject.startswith("baseline")), "value")
     goal = _stored_goal(file) or ({"id": "none", "level": level, "text": ""} if level != "preference" else goal_json(None))
     title = names[0] if len(names) == 1 else f"{names[1]} against {names[0]}"

@@ -1,7 +1,8 @@
 """A changed goal judges stored outputs again: what flipped, by which part, and which policy is now the better one (G11).
 
 Always true here: outputs are judged as they were stored, nothing is generated; the stored files stay as they are; what is
-written goes into a folder of its own and into an append-only log of revisions.
+written goes into a folder of its own and into an append-only log of revisions; what judges said of these outputs before is
+not asked again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from valign.engine.run import write_whole
 from valign.errors import UsageError, ValignError
 from valign.evaluation import statistics as stats
+from valign.evaluation.log import RequestLog
 from valign.evaluation.metrics.flips import deciding_part, order_flips, standing_flips
 from valign.goals.base import Array, Goal
 from valign.goals.composite import CompositeGoal
@@ -26,8 +28,12 @@ from valign.goals.diff import differences
 from valign.goals.loading import load_goal
 from valign.goals.revisions import FILE, append_revision, goal_card
 from valign.goals.value import ValueGoal
+from valign.pipeline.goals import steering
+from valign.pipeline.judges import LOG, judges_logged, judges_of, reasons
+from valign.pipeline.spending import accounted
 from valign.pipeline.stored import Outputs, with_stored_values
 
+RESCORED = "rescored"  # the folder of revisions, beside the outputs
 Parts = Mapping[str, Array]
 
 
@@ -39,6 +45,7 @@ class Judged:
     scores   per policy, per prompt, (n_responses,); NaN = unscored
     parts    the same for the goal's parts, relative to a neutral response; None where the goal is not known
     neutral  the utility of a response that neither keeps nor breaks anything; None where there is no such point
+    why      per policy, group#response -> why a judge gave no verdict
     """
 
     card: Mapping[str, Any]
@@ -46,6 +53,7 @@ class Judged:
     parts: tuple[tuple[Parts, ...], ...] | None
     neutral: float | None
     goal: Goal | None = None
+    why: tuple[Mapping[str, str], ...] = ()
 
     @cached_property
     def spread(self) -> float:
@@ -64,7 +72,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Rescored:
-    """What changed. flips: one mapping per flip; policies: per pair of policies, who was better and who is now."""
+    """What changed. flips: one mapping per flip; policies: per pair of policies, who was better and who is now; cost: of the
+    judges, None where nobody judges.
+    """
 
     outputs: tuple[Outputs, ...]
     before: Judged
@@ -74,6 +84,7 @@ class Rescored:
     counts: Mapping[str, int]
     policies: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
+    cost: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only."""
@@ -96,21 +107,33 @@ def old_goal(outputs: Sequence[Outputs], scorers: Any = None) -> Goal | None:
     if len(records) < len(outputs) or len({r["fingerprint"] for r in records}) != 1:
         return None
     try:
-        return load_goal(records[0]["goal"], scorers=scorers)
+        return steering(load_goal(records[0]["goal"], scorers=scorers))  # benchmarks judged none of the outputs
     except ValignError:
         return None
 
 
-def rescore(outputs: Sequence[Outputs], after: Goal, before: Goal | None = None) -> Rescored:
+def log_of(outputs: Sequence[Outputs], out: Path | None = None) -> Path:
+    """Where judges are logged when outputs are judged again: in `out`, else beside all revisions of the (first) outputs, so
+    that a goal which is changed once more asks only what is new.
+    """
+    return (out or outputs[0].folder / RESCORED) / LOG
+
+
+def rescore(outputs: Sequence[Outputs], after: Goal, before: Goal | None = None, log: Path | None = None) -> Rescored:
     """Judge stored outputs by `after` and compare with what `before` says of them (None: with the stored scores).
 
+    log   keeps what judges are asked and say (`log_of`), and takes over what they said when the outputs were stored; None:
+          nothing is kept
     Raises `ValignError` where the new goal has nothing to judge with.
     """
     if not outputs:
         raise UsageError("there are no outputs to judge", where="RESULTS")
     notes: list[str] = []
-    old = _stored(outputs) if before is None else _judged(before, outputs, notes)
-    new = _judged(after, outputs, notes)
+    if log is not None and judges_of(before, after):
+        _take_over(outputs, log)
+    with judges_logged((before, after), log) as judges, accounted([], judges) as used:
+        old = _stored(outputs) if before is None else _judged(before, outputs, notes)
+        new = _judged(after, outputs, notes)
     orders, counts = _order_flips(outputs, old, new)
     standing = _standing_flips(outputs, old, new, counts)
     if not counts["responses"]:
@@ -126,7 +149,14 @@ def rescore(outputs: Sequence[Outputs], after: Goal, before: Goal | None = None)
         counts=counts,
         policies=tuple(_policies(outputs, old, new)),
         notes=tuple(dict.fromkeys(notes)),
+        cost=used.to_json() if judges else None,
     )
+
+
+def _take_over(outputs: Sequence[Outputs], log: Path) -> None:
+    """What judges said of these outputs: an evaluation logs it beside them, a comparison one folder above."""
+    earlier = [folder / LOG for o in outputs for folder in (o.folder, o.folder.parent)]
+    RequestLog(log).merge(*(f for f in dict.fromkeys(earlier) if f.is_file() and f != log))
 
 
 # ------------------------------------------------------------------------------------------------------- judging
@@ -150,14 +180,24 @@ def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
         standard = merged.standardized(groups).standard
         known = [replace(g, standard=standard) for g in known if isinstance(g, CompositeGoal)]
         notes.append(f"goal {goal.id}: its parts are standardized on these outputs")
-    scores, parts = [], []
+    scores, parts, why = [], [], []
     neutral = _neutral_parts(goal)
     for o, judge in zip(outputs, known, strict=True):
         explained = judge.explain(o.answered)
         scores.append(tuple(o.spread_out([np.asarray(sum(row.values()), dtype=np.float64) for row in explained])))
         parts.append(_parts(o, explained, neutral or {}))
+        why.append(_unscored(o, reasons(judge)))
     total = None if neutral is None else sum(neutral.values())
-    return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0])
+    return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0], tuple(why))
+
+
+def _unscored(outputs: Outputs, said: Mapping[str, str]) -> dict[str, str]:
+    """What a judge said of `answered`, where responses that never came do not count, by the places of the stored ones."""
+    out = {}
+    for group, given in zip(outputs.groups, outputs.given, strict=True):
+        places = enumerate(np.flatnonzero(given).tolist())
+        out |= {f"{group.id}#{k}": said[f"{group.id}#{j}"] for j, k in places if f"{group.id}#{j}" in said}
+    return out
 
 
 def _parts(outputs: Outputs, explained: Sequence[Parts], neutral: Mapping[str, float]) -> tuple[Parts, ...]:
@@ -297,7 +337,7 @@ def write_rescored(found: Rescored, out: Path | None = None) -> dict[str, Path]:
     from valign.pipeline.evaluate import write_evaluation
     from valign.pipeline.rescored_results import measured_again
 
-    root = out or found.outputs[0].folder / "rescored" / str(found.after.card["fingerprint"])[:12]
+    root = out or found.outputs[0].folder / RESCORED / str(found.after.card["fingerprint"])[:12]
     several = len(found.outputs) > 1
     paths = {"flips": write_whole(root / "flips.jsonl", "".join(json.dumps(f, ensure_ascii=False) + "\n" for f in found.flips))}
     for p, o in enumerate(found.outputs):

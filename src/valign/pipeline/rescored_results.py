@@ -25,7 +25,8 @@ def measured_again(found: Rescored, policy: int) -> Measured:
     if goal is not None:
         record = {**goal_record(goal), "fingerprint": found.after.card["fingerprint"]}
     results = [_utility(found, policy), _turned(found, policy, "order"), _turned(found, policy, "standing")]
-    return Measured(results=[r for r in results if r.n], samples=_samples(found, policy), notes=list(found.notes), goal=record)
+    told = [r for r in results if r.n or (r.metric == "goal.utility" and r.n_unscored)]
+    return Measured(results=told, samples=_samples(found, policy), notes=list(found.notes), goal=record)
 
 
 def _samples(found: Rescored, policy: int) -> list[dict[str, Any]]:
@@ -42,11 +43,12 @@ def _samples(found: Rescored, policy: int) -> list[dict[str, Any]]:
 
 def _utility(found: Rescored, policy: int) -> Result:
     outputs = found.outputs[policy]
-    items = []
+    items, why = [], found.after.why[policy]
     for group, given, scores in zip(outputs.groups, outputs.given, found.after.scores[policy], strict=True):
         for k, score in enumerate(scores):
-            reason = None if np.isfinite(score) else "judge_error" if given[k] else "no_answer"
-            items.append(Item(f"{group.id}#{k}", cluster_of(group), None if reason else float(score), reason))
+            name = f"{group.id}#{k}"
+            reason = None if np.isfinite(score) else why.get(name, "judge_error") if given[k] else "no_answer"
+            items.append(Item(name, cluster_of(group), None if reason else float(score), reason))
     return summarize(
         items, metric="goal.utility", variant=str(found.after.card["id"]), unit="score", direction="up", **_common(found, policy)
     )
@@ -79,6 +81,7 @@ def _pairs(id: str, cluster: str, before: Array, after: Array) -> list[Item]:
 
 def _common(found: Rescored, policy: int) -> dict[str, Any]:
     about = {"goal": dict(found.after.card), "goal_before": dict(found.before.card), "notes": list(found.notes)}
+    about |= {"cost": dict(found.cost)} if found.cost is not None else {}
     level = str(found.after.card["level"])
     return {"subject": found.outputs[policy].subject, "level": level, "cluster_unit": "prompt", "provenance": about}
 

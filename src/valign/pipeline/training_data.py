@@ -21,16 +21,19 @@ FILE = "data.json"
 HOW = "name the data themselves: --training FILE"
 
 
-def origin(sources: Sequence[Source], seed: int, dev: float = 0.0) -> dict[str, Any]:
+def origin(
+    sources: Sequence[Source], seed: int, dev: float = 0.0, tasks: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """What a run remembers of its sources. Files are remembered by their whole path.
 
-    dev   share that was held out, by `seed`
+    dev     share that was held out, by `seed`
+    tasks   groups of each task that a mixture gave; none for other data
     """
     rows = [s.model_dump() for s in sources]
     for row in rows:
         file = Path(row["path"]).expanduser()
         row["path"] = str(file.resolve()) if file.exists() else row["path"]
-    return {"sources": rows, "seed": seed, "dev": dev}
+    return {"sources": rows, "seed": seed, "dev": dev, **({"tasks": dict(tasks)} if tasks else {})}
 
 
 def knows_its_data(folder: Path) -> bool:

@@ -158,7 +158,7 @@ def _facts(
         for r in rows
         if is_baseline(r)
     }
-    roles = assign(results, goal.get("level"))
+    roles = assign(results, goal.get("level"), primary)
     given = {s.id: [as_json(r) for r in s.differences] for s in subjects}
     differences = (
         {i: _pair(i, base, role, roles, given[i], statistics, margin) for i in ids if i != base} if base else {}

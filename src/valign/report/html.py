@@ -113,7 +113,7 @@ def _render(report: Mapping[str, Any], samples: int, carried: Mapping[str, Any])
 
 def _cards(root: Node) -> list[dict[str, Any]]:
     """M, V and T of the best policy (of the only one, else of the base), with the base's number before it."""
-    from valign.report.roles import ROLES
+    from valign.report.roles import roles_for
 
     base = next((str(s.id) for s in root.subjects if value(s.base)), None)
     best = value(root.sentences.best) or (None if base else str(root.subjects[0].id))
@@ -128,7 +128,7 @@ def _cards(root: Node) -> list[dict[str, Any]]:
             "whose": str(shown.subject),
             "before": rows[base][k] if base and best and k != "T" else None,
         }
-        for k, role in ROLES.items()
+        for k, role in roles_for(str(root.primary)).items()
         if k in ("M", "V", "T") and k in value(table.columns)
     ]
 

@@ -8,7 +8,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from valign.errors import require
@@ -84,6 +84,10 @@ ROLES = {
         ),
     )
 }
+OF_BENCHMARKS = replace(
+    ROLES["M"], metrics=("misalignment.components", "misalignment.M"),
+    meaning="weighted mean of the places on the goal's benchmarks: 0 best on each of them, 1 worst on each",
+)  # fmt: skip
 COMPARED = ("T", "KL")  # numbers of a policy against the base
 PRIMARY = {"order": "M", "components": "M", "profile": "V", "distribution": "V", "structure": "V"}
 
@@ -91,10 +95,17 @@ PRIMARY = {"order": "M", "components": "M", "profile": "V", "distribution": "V",
 def primary_role(primary: str) -> Role:
     """The role that a goal's named primary is read from. Raises `ValignError` for an unknown primary."""
     require(primary in PRIMARY, "primary", primary, f"one of {', '.join(PRIMARY)}")
-    return ROLES[PRIMARY[primary]]
+    return roles_for(primary)[PRIMARY[primary]]
 
 
-def assign(results: Mapping[str, Sequence[Row]], level: str | None) -> dict[str, dict[str, Row]]:
+def roles_for(primary: str) -> Mapping[str, Role]:
+    """The roles of a report with this primary: where that is `components`, M is read from the goal's benchmarks."""
+    return {**ROLES, "M": OF_BENCHMARKS} if primary == "components" else ROLES
+
+
+def assign(
+    results: Mapping[str, Sequence[Row]], level: str | None, primary: str = "order"
+) -> dict[str, dict[str, Row]]:  # fmt: skip
     """{subject: {role id: Result}}: one metric and variant for all subjects, because others cannot be
     compared.
 
@@ -102,7 +113,7 @@ def assign(results: Mapping[str, Sequence[Row]], level: str | None) -> dict[str,
     `metrics`, then the first one measured.
     """
     out: dict[str, dict[str, Row]] = {subject: {} for subject in results}
-    for role in ROLES.values():
+    for role in roles_for(primary).values():
         fits: dict[tuple[str, str, str], dict[str, Row]] = {}
         for subject, rows in results.items():
             for r in rows:
@@ -169,6 +180,8 @@ def gap(role: Role, result: Mapping[str, Any]) -> Row:
 def ticks(role: Role, results: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Anchors on the gap axis: {"at", "label"}; best is 0 by definition."""
     marks: list[Row] = [{"at": 0.0, "label": "best"}]
+    if role == OF_BENCHMARKS:
+        return [*marks, {"at": 1.0, "label": "worst"}]
     if role.id == "M":
         return [*marks, {"at": 0.5, "label": "coin"}, {"at": 1.0, "label": "reversed"}]
     neutral = next(

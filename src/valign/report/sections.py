@@ -188,7 +188,7 @@ def _difference(row: Row | None) -> Row | None:
 def _gaps(facts: Facts) -> Row | None:
     columns = []
     for id in ("M", "V", "T"):
-        role = ROLES[id]
+        role = facts.role if facts.role.id == id else ROLES[id]
         mine = {s.id: facts.roles[s.id][id] for s in facts.subjects if id in facts.roles[s.id]}
         if mine:
             rows = [

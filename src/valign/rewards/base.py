@@ -18,6 +18,7 @@ import numpy as np
 from valign.data.group import Group
 from valign.errors import DataError, UsageError, ValignError
 from valign.goals.base import Array, Goal, Level, ResponseScorer, per_response, sha256
+from valign.goals.benchmark import BenchmarkGoal
 
 log = logging.getLogger(__name__)
 Reward = ResponseScorer  # one protocol for both floors: id, score(groups), fingerprint()
@@ -52,7 +53,11 @@ class FunctionReward:
 
 
 def from_goal(goal: Goal, by: Literal["utility", "labels"] = "utility") -> FunctionReward:
-    """The utility of a goal as a reward, or ("labels") what the feedback in the data says."""
+    """The utility of a goal as a reward, or ("labels") what the feedback in the data says. Raises `ValignError` for a goal of
+    benchmarks, which scores no response.
+    """
+    if isinstance(goal, BenchmarkGoal):
+        raise goal.refusal()
     if by not in ("utility", "labels"):
         raise UsageError(f"by = {by!r}: a goal gives utility or labels", where=f"goal {goal.id}")
     asked = goal if by == "utility" else None

@@ -22,6 +22,7 @@ from valign.errors import DataError, require, unknown
 
 LOOK = 20  # first rows by which a format is recognized
 HUB = "hub:"
+YAML = (".yaml", ".yml")  # a collection of tasks; no data set comes in this container
 _NAMES = re.compile(r"\w+")
 
 
@@ -29,7 +30,7 @@ def read(
     path: str | Path, *, format: str | None = None, split: str | None = None, limit: int | None = None
 ) -> Dataset:
     """Read groups from a file, a folder written by `datasets.save_to_disk`, or
-    "hub:owner/name[/config][:split]".
+    "hub:owner/name[/config][:split]". A YAML file is a collection of tasks, and gives what its mixture deals.
 
     format  name in READERS; None: recognized by content (Dataset.format says which it took)
     split   keep the groups of this split; where the source names no splits, all groups are given this one.
@@ -42,6 +43,8 @@ def read(
     possible formats, or without one readable row; `UsageError` for an unknown format name.
     """
     require(limit is None or limit >= 1, "limit", limit, "at least 1, or None for all")
+    if format is None and Path(path).suffix in YAML and Path(path).expanduser().is_file():
+        return _of_tasks(Path(path).expanduser(), split, limit)
     if format is not None and format not in READERS:
         raise unknown("format", format, READERS)
     log = Log()
@@ -72,6 +75,14 @@ def read(
         report=log.report(),
         lines=tuple(line for line, _ in found),
     )
+
+
+def _of_tasks(path: Path, split: str | None, limit: int | None) -> Dataset:
+    from valign.data.tasks import as_dataset, read_mixture
+
+    data = as_dataset(read_mixture(path), str(path))
+    return (data.map(lambda g: replace(g, split=split)) if split else data)[:limit]
+
 
 
 def recognize(rows: list[Fields], where: str = "") -> Reader:

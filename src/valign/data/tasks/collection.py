@@ -8,6 +8,7 @@
         checks: [short]                    # names of checkers, or checks themselves
       - {super_ni: task001.json}           # a task of Super-NaturalInstructions
       - {id: news, promptsource: ag_news.yaml, only: [classify], examples: ag_news.jsonl}
+    mixture: {cap: 3000, weights: {refund: 2}, n: 1000, seed: 0}     # optional; also temperature
 
 Always true here: what a file names lies on this machine; nothing is fetched; keys that are not known are errors.
 """
@@ -21,11 +22,15 @@ from typing import Any
 
 import yaml
 
+from valign.data.tasks.mixture import Mixture
 from valign.data.tasks.super_ni import read_super_ni
 from valign.data.tasks.task import Task
 from valign.data.tasks.template import Template, read_templates, template_of
-from valign.errors import DataError, unknown
+from valign.errors import DataError, ValignError, unknown
 
+SUPER_NI = ("definition", "positive", "negative", "explanations", "limit")
+TOP = ("tasks", "checkers", "mixture")
+NUMBERS = {"cap": (int, float), "temperature": (int, float), "n": int, "seed": int}  # of a mixture, beside its weights
 KEYS = ("id", "templates", "promptsource", "only", "patterns", "examples", "checks")
 
 
@@ -35,6 +40,40 @@ def read_collection(path: str | Path, checks: Sequence[str] = ()) -> list[Task]:
     checks  names of the file's checkers that every task with examples of its own gets, beside those it lists
     """
     path = Path(path)
+    content = _content(path)
+    checkers = content.get("checkers") or {}
+    all_ = _checks(checks, checkers, str(path))
+    return [_task(entry, checkers, all_, path, f"{path}: tasks[{i}]") for i, entry in enumerate(content["tasks"])]
+
+
+def read_mixture(path: str | Path, checks: Sequence[str] = (), **own: Any) -> Mixture:
+    """The tasks of a collection file with their rates. Raises `DataError` or `UsageError` naming file and field.
+
+    own  cap, temperature, weights, n, seed: take the place of the file's `mixture`
+    """
+    path = Path(path)
+    said = _content(path).get("mixture") or {}
+    where = f"{path}: mixture"
+    if not isinstance(said, Mapping):
+        raise DataError(f"must be a mapping, not {type(said).__name__}", where=where)
+    options = {**said, **own}
+    for key, value in options.items():
+        if key != "weights" and key not in NUMBERS:
+            raise unknown("key", str(key), (*NUMBERS, "weights"), where=where)
+        kinds = NUMBERS.get(key)
+        if kinds is not None and value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise DataError(f"must be a {'whole ' * (kinds is int)}number, not {value!r}", where=f"{where}: {key}")
+    weights = options.pop("weights", None) or {}
+    if not isinstance(weights, Mapping) or not all(isinstance(w, int | float) for w in weights.values()):
+        raise DataError(f"must be a mapping of tasks to numbers, not {weights!r}", where=f"{where}: weights")
+    tasks = read_collection(path, checks)
+    try:
+        return Mixture(tasks, weights=dict(weights), **{k: v for k, v in options.items() if v is not None})
+    except ValignError as error:
+        raise type(error)(error.what, where=f"{path}: {error.where}", how=error.how) from error
+
+
+def _content(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -44,11 +83,9 @@ def read_collection(path: str | Path, checks: Sequence[str] = ()) -> list[Task]:
     if not isinstance(content, Mapping) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise DataError("holds no list of tasks", where=str(path), how="tasks: [{id, templates, examples}]")
     for key in content:
-        if key not in ("tasks", "checkers"):
-            raise unknown("key", str(key), ("tasks", "checkers"), where=str(path))
-    checkers = content.get("checkers") or {}
-    all_ = _checks(checks, checkers, str(path))
-    return [_task(entry, checkers, all_, path, f"{path}: tasks[{i}]") for i, entry in enumerate(content["tasks"])]
+        if key not in TOP:
+            raise unknown("key", str(key), TOP, where=str(path))
+    return content
 
 
 def _task(entry: Any, checkers: Mapping[str, Any], every: list[Mapping[str, Any]], path: Path, where: str) -> Task:
@@ -57,8 +94,8 @@ def _task(entry: Any, checkers: Mapping[str, Any], every: list[Mapping[str, Any]
     if "super_ni" in entry:
         options = {k: v for k, v in entry.items() if k != "super_ni"}
         for key in options:
-            if key not in ("positive", "negative", "explanations", "limit"):
-                raise unknown("key", str(key), ("positive", "negative", "explanations", "limit"), where=where)
+            if key not in SUPER_NI:
+                raise unknown("key", str(key), SUPER_NI, where=where)
         return read_super_ni(path.parent / str(entry["super_ni"]), **options)
     for key in entry:
         if key not in KEYS:

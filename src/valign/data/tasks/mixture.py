@@ -1,18 +1,20 @@
-"""Mixture: how often each of many tasks is drawn.
+"""Mixture: how often each of many tasks is drawn, for as long as one likes (`draw`) or as a data set of its own (`deal`).
 
-Always true here: rates are positive and sum to 1; a draw is decided by (seed, position), so a longer one begins like a
-shorter one.
+Always true here: rates are not negative and sum to 1; a draw is decided by (seed, position), so a longer one begins like a
+shorter one; what is dealt holds no example twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from valign.data.dataset import largest_remainder
 from valign.data.group import Group
 from valign.data.tasks.task import Task
 from valign.errors import DataError, require, unknown
@@ -44,14 +46,18 @@ class Mixture:
     """Tasks with their rates.
 
     weights   factors by task id; a task that is not named has 1
+    n, seed   of `deal`: groups in all, None for as many as the shares allow; what decides examples and order
     """
 
     tasks: Sequence[Task]
     cap: float | None = None
     temperature: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
+    n: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self.n is None or self.n >= 1, "n", self.n, "at least 1, or left out")
         ids = [t.id for t in self.tasks]
         if double := {i for i in ids if ids.count(i) > 1}:
             raise DataError(f"two tasks have the id {sorted(double)[0]!r}", where="mixture")
@@ -65,6 +71,27 @@ class Mixture:
         """(tasks,) share of each task."""
         factors = [self.weights.get(t.id, 1.0) for t in self.tasks]
         return rates([t.size for t in self.tasks], cap=self.cap, temperature=self.temperature, weights=factors)
+
+    def deal(self) -> list[Group]:
+        """Groups in random order, each task with its share within rounding, no example twice: a data set.
+
+        Raises `DataError` where a task has too few examples for its share of `n`, or none that a template fits.
+        """
+        fit = [t.groups(self.seed) if rate else [] for t, rate in zip(self.tasks, self.rates, strict=True)]
+        for task, groups, rate in zip(self.tasks, fit, self.rates, strict=True):
+            if rate and not groups:
+                raise _unfit(task)
+        most = int(min(len(groups) / rate for groups, rate in zip(fit, self.rates, strict=True) if rate) + 1e-9)
+        n = most if self.n is None else self.n
+        counts = largest_remainder(self.rates.tolist(), n)
+        for task, groups, count in zip(self.tasks, fit, counts, strict=True):
+            if count > len(groups):
+                raise DataError(f"{n} groups are more than the data allow: they ask for {count} of {task.id}, which has "
+                                f"{len(groups)}", where="mixture: n", how=f"n of {most} or less, a cap, or other weights",
+                )  # fmt: skip
+        random = np.random.default_rng([self.seed, 2])
+        decks = [iter(random.permutation(len(groups)).tolist()) for groups in fit]
+        return [fit[k][next(decks[k])] for k in random.permutation(np.repeat(np.arange(len(counts)), counts)).tolist()]
 
     def draw(self, n: int, seed: int = 0) -> list[Group]:
         """n groups: a task by its rate, then one of its examples; each task deals its examples out before it repeats one.
@@ -95,4 +122,13 @@ class _Deck:
             group = self.task.group(int(self.order[place]), self.seed + turn)
             if group is not None:
                 return replace(group, id=f"{group.id}#{turn + 1}") if turn else group
-        raise DataError("no template fits any of its examples", where=f"task {self.task.id}")
+        raise _unfit(self.task)
+
+
+def _unfit(task: Task) -> DataError:
+    return DataError("no template fits any of its examples", where=f"task {task.id}")
+
+
+def task_counts(groups: Iterable[Group]) -> dict[str, int]:
+    """How many groups are of each task, most first."""
+    return dict(Counter(str(g.meta["task"]) for g in groups if "task" in g.meta).most_common())

@@ -1,7 +1,8 @@
 """Tasks of Super-NaturalInstructions: one JSON file per task, with a definition, worked examples and instances.
 
-The prompt is that of the paper's own models (Tk-Instruct; 2204.07705): definition, positive examples, negative ones
-(with explanations where asked), then the instance. A line that does not end in punctuation gets a full stop, as there.
+The prompt is that of the paper's own models (2204.07705; `ni_collator.py` of yizhongw/Tk-Instruct): definition, positive
+examples, negative ones (with explanations where asked), then the instance. A line that does not end in punctuation gets a full
+stop, as there.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from valign.errors import DataError
 
 
 def read_super_ni(
-    path: str | Path, *, positive: int = 2, negative: int = 0, explanations: bool = False, limit: int | None = None
-) -> Task:
+    path: str | Path, *, definition: bool = True, positive: int = 2, negative: int = 0, explanations: bool = False,
+    limit: int | None = None,
+) -> Task:  # fmt: skip
     """The task of a file `taskNNN_name.json`, each instance with the first of its outputs as target.
 
+    definition   whether the task is told in words, or by examples alone
     positive, negative   worked examples to show         explanations   with the reason that the file gives
     Raises `DataError` naming file and field.
     """
@@ -34,7 +37,7 @@ def read_super_ni(
         raise DataError(f"is not JSON: {error}", where=str(path)) from error
     if not isinstance(content, Mapping) or "Instances" not in content or "Definition" not in content:
         raise DataError("is no task of Super-NaturalInstructions: Definition and Instances are needed", where=str(path))
-    head = _definition(content["Definition"], str(path))
+    head = _definition(content["Definition"], str(path)) + "\n\n" if definition else ""
     shown = "".join(
         [_example(e, f"Positive Example {i + 1} -", explanations, str(path))
          for i, e in enumerate((content.get("Positive Examples") or [])[:positive])]
@@ -49,7 +52,7 @@ def read_super_ni(
         if not answers or not all(isinstance(a, str) for a in answers):
             raise DataError("output must be a text or a list of texts", where=where)
         asked = f"Now complete the following example -\nInput: {_closed(_field(instance, 'input', where))}\nOutput: "
-        ready.append(Rendered(f"{head}\n\n{shown}{asked}", answers[0].strip()))
+        ready.append(Rendered(f"{head}{shown}{asked}", answers[0].strip()))
     categories = content.get("Categories") or []
     return Task(path.stem, ready=ready, meta={"categories": list(categories)} if categories else {})
 
@@ -64,7 +67,7 @@ def _definition(value: Any, where: str) -> str:
 def _example(example: Mapping[str, Any], title: str, explained: bool, where: str) -> str:
     lines = [f" {title}", f"Input: {_closed(_field(example, 'input', where))}"]
     lines.append(f" Output: {_closed(_field(example, 'output', where))}")
-    if explained and example.get("explanation"):
+    if explained and "explanation" in example:
         lines.append(f" Explanation: {_closed(_field(example, 'explanation', where))}")
     return "\n".join(lines) + "\n\n"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SEPARATOR = "|||"
 PROTECTED = "\ue000\ue001\ue000"  # private signs: a separator inside an example's own text must not part the prompt
 LONGEST_FIELD = 2048  # characters; P3 cuts longer fields at a blank and adds "..."
+OPTIONS = ("options_", "options_str")  # Flan's names for the list of options, in most tasks and in ReCoRD
 DRAW = "_draw"
 PLACE = re.compile(r"\{(\w+)\}")
 
@@ -46,6 +47,7 @@ class Template:
     jinja           prompt and target, parted by `|||`
     answer_choices  a Jinja text of choices parted by `|||`, None for an open answer
     original_task   the task that the data set was made for (None: not stated); choices_in_prompt: they are shown
+    literal         Flan's notation: fields are not cut, and blanks around prompt and target stay
     """
 
     name: str
@@ -57,13 +59,15 @@ class Template:
     choices_in_prompt: bool | None = None
     metrics: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    literal: bool = False
 
     @classmethod
     def from_pattern(cls, name: str, prompt: str, target: str, **rest: Any) -> Template:
         """A template from Flan's notation: `{field}` in both patterns; `{options_}` lists the example's `options`."""
-        jinja = SEPARATOR.join(PLACE.sub(r"{{ \1 }}", side) for side in (prompt, target))
-        choices = "{{ options | join('|||') }}" if "{options_}" in prompt else None
-        return cls(name, jinja, choices, choices_in_prompt=choices is not None, **rest)
+        jinja = SEPARATOR.join(map(_of_pattern, (prompt, target)))
+        shown = any(f"{{{name}}}" in prompt for name in OPTIONS)
+        choices = "{{ options | join('|||') }}" if shown else None
+        return cls(name, jinja, choices, choices_in_prompt=shown, literal=True, **rest)
 
     def render(self, example: Mapping[str, Any], *, key: str = "") -> Rendered | None:
         """The example as prompt and target; None where the template leaves the prompt empty: it does not fit.
@@ -73,14 +77,14 @@ class Template:
         """
         shared: dict[str, Any] = {k: _protected(v) for k, v in example.items()}
         if "options" in example:
-            shared["options_"] = _protected("OPTIONS:\n- " + "\n- ".join(map(str, example["options"])))
+            shared = dict.fromkeys(OPTIONS, _protected("OPTIONS:\n- " + "\n- ".join(map(str, example["options"])))) | shared
         shared[DRAW] = random.Random(hashlib.sha256(f"{self.name}|{key}".encode()).digest())
         choices = self._choices(shared)
         parts = self._text(self.jinja, {**shared, "answer_choices": choices}).split(SEPARATOR)
         if len(parts) > 2:
             raise DataError(f"{len(parts) - 1} separators {SEPARATOR}, not one", where=f"template {self.name}")
-        prompt, target = (_free(p).strip() for p in (*parts, "")[:2])
-        return Rendered(prompt, target, tuple(map(_free, choices or ()))) if prompt else None
+        prompt, target = (_free(p) if self.literal else _free(p).strip() for p in (*parts, "")[:2])
+        return Rendered(prompt, target, tuple(map(_free, choices or ()))) if prompt.strip() else None
 
     def _choices(self, fields: Mapping[str, Any]) -> list[str] | None:
         if self.answer_choices is None:
@@ -92,7 +96,7 @@ class Template:
 
         where = f"template {self.name}"
         try:
-            return str(_compiled(source).render(**fields))
+            return str(_compiled(source, self.literal).render(**fields))
         except jinja2.UndefinedError as error:
             have = ", ".join(sorted(set(fields) - {DRAW, "answer_choices"}))
             raise DataError(f"the example does not fit: {error.message}", where=where, how=f"it has: {have}") from error
@@ -144,8 +148,14 @@ def template_of(entry: Any, where: str, id: str = "") -> Template:
 # ------------------------------------------------------------------------------------------------ the machinery
 
 
+def _of_pattern(side: str) -> str:
+    """A pattern with `{field}` places as Jinja; every other brace is a sign like any other."""
+    parts = PLACE.split(side)
+    return "".join(f"{{{{ {p} }}}}" if i % 2 else f"{{% raw %}}{p}{{% endraw %}}" if "{" in p else p for i, p in enumerate(parts))
+
+
 @cache
-def _environment() -> SandboxedEnvironment:
+def _environment(literal: bool) -> SandboxedEnvironment:
     from jinja2 import StrictUndefined, pass_context
     from jinja2.filters import do_truncate
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -154,7 +164,8 @@ def _environment() -> SandboxedEnvironment:
         """Every printed field is cut as P3 cuts it; what is undefined is left to raise."""
         return value if isinstance(value, StrictUndefined) else do_truncate(env, str(value), LONGEST_FIELD)
 
-    env = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=shortened)
+    kept = {"keep_trailing_newline": True} if literal else {"finalize": shortened}
+    env = ImmutableSandboxedEnvironment(undefined=StrictUndefined, **kept)
     env.globals["zip"] = zip
     env.filters["choice"] = pass_context(lambda context, items: context[DRAW].choice(list(items)))
     env.filters["most_frequent"] = _most_frequent
@@ -162,8 +173,8 @@ def _environment() -> SandboxedEnvironment:
 
 
 @lru_cache(maxsize=1024)
-def _compiled(source: str) -> Any:
-    return _environment().from_string(source)
+def _compiled(source: str, literal: bool) -> Any:
+    return _environment(literal).from_string(source)
 
 
 def _most_frequent(items: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,16 @@ from scipy.stats import chisquare
 
 from valign.data import read
 from valign.data.group import Demonstration
-from valign.data.tasks import Mixture, Task, Template, rates, read_collection, read_super_ni, read_templates
+from valign.data.tasks import (
+    Mixture,
+    Task,
+    Template,
+    rates,
+    read_collection,
+    read_super_ni,
+    read_templates,
+    task_counts,
+)
 from valign.errors import DataError, UsageError, ValignError
 
 PUBLISHED = Path(__file__).parents[4] / "tests" / "fixtures" / "tasks"
@@ -63,6 +72,30 @@ def test_the_published_form_of_super_natural_instructions(tmp_path):
 
 
 @pytest.mark.capability("G02")
+def test_the_five_encodings_of_tk_instruct(tmp_path):
+    """yizhongw/Tk-Instruct, ni_collator.py: the instruction alone, examples alone, both, with negative ones, with reasons.
+    Each part begins and ends as there; an instance or a reason without a word becomes its full stop.
+    """
+    positive = [{"input": f"p{i}", "output": f"P{i}", "explanation": ""} for i in (1, 2, 3)]
+    negative = [{"input": f"n{i}", "output": f"N{i}", "explanation": "why"} for i in (1, 2, 3)]
+    content = {"Definition": " Say it. ", "Positive Examples": positive, "Negative Examples": negative,
+               "Instances": [{"input": " ", "output": "x"}]}  # fmt: skip
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    define, ask = "Definition: Say it.\n\n", "Now complete the following example -\nInput: .\nOutput: "
+    good = "".join(f" Positive Example {i} -\nInput: p{i}.\n Output: P{i}.\n\n" for i in (1, 2))
+    bad = "".join(f" Negative Example {i} -\nInput: n{i}.\n Output: N{i}.\n\n" for i in (1, 2))
+    for options, published in (
+        ({"positive": 0}, define + ask),
+        ({"definition": False}, good + ask),
+        ({}, define + good + ask),
+        ({"negative": 2}, define + good + bad + ask),
+        ({"explanations": True}, define + good.replace(".\n\n", ".\n Explanation: .\n\n") + ask),
+    ):
+        assert read_super_ni(file, **options).ready[0].prompt == published
+
+
+@pytest.mark.capability("G02")
 def test_the_published_form_of_flan():
     """{field} patterns and the block of options, written out by hand from the form of 2109.01652."""
     template = Template.from_pattern("nli", "{premise}\n\nSo is it true that {hypothesis}?\n\n{options_}", "{answer}")
@@ -70,6 +103,32 @@ def test_the_published_form_of_flan():
     made = template.render(row)
     assert made.prompt == "A man sleeps.\n\nSo is it true that a man rests?\n\nOPTIONS:\n- yes\n- no"
     assert made.target == "yes" and made.choices == ("yes", "no")
+
+
+@pytest.mark.capability("G02")
+def test_flan_puts_fields_in_as_they_are():
+    """google-research/FLAN, preprocessors.py and templates.py: a field is not cut, blanks at the ends stay, any brace that is
+    no {field} is text, numbers become text, and ReCoRD calls its options {options_str}.
+    """
+    long = "word " * 600
+    news = Template.from_pattern("multi_news", "Article:\n{text}Summary:\n", "{summary}")
+    made = news.render({"text": long, "summary": "s\n"})
+    assert (made.prompt, made.target) == (f"Article:\n{long}Summary:\n", "s\n")
+    made = Template.from_pattern("x", "{a} { {{b}} {% c %} {# d", "{n}").render({"a": "{a}", "b": "|||", "n": 3})
+    assert (made.prompt, made.target) == ("{a} { {|||} {% c %} {# d", "3")
+    record = Template.from_pattern("record", "{passage}\n\n{query}\n\n{options_str}", "{answer}")
+    made = record.render({"passage": "P", "query": "Q", "options": ["a", "b"], "answer": "a"})
+    assert made.prompt == "P\n\nQ\n\nOPTIONS:\n- a\n- b" and made.choices == ("a", "b")
+
+
+@pytest.mark.capability("G02")
+def test_what_promptsource_does_with_a_row():
+    """bigscience-workshop/promptsource, Template.apply: a separator of the row parts nothing, each choice and both sides are
+    stripped, and what is printed is cut while a condition sees the whole.
+    """
+    jinja = " {% if text | length > 3000 %}{{ text }}{% endif %} {{ name }}? ||| {{ answer_choices[label] }} "
+    made = Template("t", jinja, " no |||  {{ yes }} ").render({"text": "word " * 700, "name": "a|||b", "yes": "sure", "label": 1})
+    assert made.prompt == "word " * 408 + "word... a|||b?" and (made.target, made.choices) == ("sure", ("no", "sure"))
 
 
 def test_choices_loops_and_conditions_of_a_template():
@@ -157,6 +216,63 @@ def test_a_task_deals_out_all_examples_before_it_repeats_one():
     assert {g.cluster for g in groups[:4]} == {g.cluster for g in groups[4:]} == {f"a/{i}" for i in range(4)}
 
 
+def test_a_dealt_mixture_has_exact_shares_and_no_example_twice():
+    """By hand: 40, 10 and 30 examples; a cap of 20 with weight 2 for b is 20 : 20 : 20, and b has 10 examples only."""
+    tasks = [task("a", 40), task("b", 10), task("c", 30)]
+    for mixture, counts in (
+        (Mixture(tasks), {"a": 40, "c": 30, "b": 10}),
+        (Mixture(tasks, cap=20, weights={"b": 2}), {"a": 10, "b": 10, "c": 10}),
+        (Mixture(tasks, weights={"c": 0}, n=20), {"a": 16, "b": 4}),
+    ):
+        groups = mixture.deal()
+        assert task_counts(groups) == counts and len({g.cluster for g in groups}) == len(groups)
+        assert [g.id for g in groups] == [g.id for g in mixture.deal()]
+    assert [g.id for g in Mixture(tasks).deal()] != [g.id for g in Mixture(tasks, seed=1).deal()]
+    assert len({g.meta["task"] for g in Mixture(tasks).deal()[:10]}) > 1  # mixed, not one task after the other
+    with pytest.raises(DataError, match="90 groups are more than the data allow: they ask for 45 of a, which has 40") as caught:
+        Mixture(tasks, n=90).deal()
+    assert "n of 80 or less" in str(caught.value)
+    never = task("d", 3, templates=[Template("never", "{% if 0 %}x{% endif %} ||| y")])
+    with pytest.raises(DataError, match="no template fits any of its examples"):
+        Mixture([*tasks, never]).deal()
+
+
+def test_a_yaml_file_is_data_by_its_mixture(tmp_path):
+    """Read as any file is: its own mixture, its counts in the report and in the data card of every result."""
+    from valign.evaluation.provenance import data_card
+
+    rows = [{"id": name, "patterns": [["Say {w}.", "{w}"]], "examples": [{"w": f"{name}{i}"} for i in range(n)]}
+            for name, n in (("a", 12), ("b", 4))]  # fmt: skip
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps({"tasks": rows, "mixture": {"weights": {"b": 2}, "n": 10, "seed": 3}}), encoding="utf-8")
+    data = read(file)
+    assert data.format == "tasks" and task_counts(data) == {"a": 6, "b": 4} == dict(data.report.counts)
+    assert data_card(data)["tasks"] == {"a": 6, "b": 4} and data_card(data[:5])["rows"] == 5
+    assert [g.id for g in read(file, limit=3, split="train")] == [g.id for g in data[:3]]
+    assert all(g.of(Demonstration) for g in data)
+
+
+@pytest.mark.parametrize(
+    "mixture, message",
+    [
+        ("{weights: {b: 1}}", "unknown task 'b'"),
+        ("{n: 3}", "3 groups are more than the data allow"),
+        ("{caps: 3}", "unknown key 'caps'"),
+        ("{cap: many}", "must be a number, not 'many'"),
+        ("{n: 1.5}", "must be a whole number"),
+        ("{weights: [1]}", "a mapping of tasks to numbers"),
+        ("[1]", "must be a mapping"),
+    ],
+)
+def test_a_wrong_mixture_names_the_place(tmp_path, mixture, message):
+    file = tmp_path / "c.yaml"
+    rows = "[{id: a, patterns: [[x, y]], examples: [{w: 1}, {w: 2}]}]"
+    file.write_text(f"tasks: {rows}\nmixture: {mixture}\n", encoding="utf-8")
+    with pytest.raises(ValignError, match=message) as caught:
+        read(file)
+    assert "mixture" in str(caught.value) and str(file) in str(caught.value)
+
+
 def test_templates_are_drawn_evenly_and_an_unfit_one_passes_on():
     ask, skip = Template("ask", "{{ q }} ||| x"), Template("skip", "{% if label %}L{{ q }}{% endif %} ||| x")
     names = [g.meta["template"] for g in task("a", 400, templates=[ask, skip]).groups()]
@@ -211,6 +327,7 @@ def test_a_collection_of_all_kinds(tmp_path):
         ("tasks: [{templates: []}]", "id is missing"),
         ("task: []", "no list of tasks"),
         ("tasks: [{super_ni: t.json, limits: 1}]", "unknown key 'limits'"),
+        ("tasks: [{id: a, patterns: [[x, y]], examples: []}]", "needs examples"),
     ],
 )
 def test_a_wrong_collection_names_the_place(tmp_path, text, message):

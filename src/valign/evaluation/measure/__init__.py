@@ -12,6 +12,7 @@ from valign.evaluation.measure.choices import (
     measure_persona,
     measure_safetext,
 )
+from valign.evaluation.measure.components import check_components, component_results
 from valign.evaluation.measure.divergence import measure_kl
 from valign.evaluation.measure.order import measure_order, order_results
 from valign.evaluation.measure.preference import measure_preference, measure_reward
@@ -20,6 +21,8 @@ from valign.evaluation.measure.risk import risk_metric, risk_results
 
 __all__ = [
     "bbq_results",
+    "check_components",
+    "component_results",
     "measure_bbq",
     "measure_choices",
     "measure_instructions",
