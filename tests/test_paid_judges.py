@@ -19,7 +19,7 @@ PRICE = (900 + 4 * 250) / 1e6  # of one verdict
 @pytest.fixture
 def judge(serve):
     """A server that gives its verdict on the reply to the prompt `What now, NUMBER?` by the number: no on every third.
-    `judge.says(number)` may say something else."""
+    `judge.says(number)` may say something else, or what the whole choice is."""
     server = serve()
     server.says = lambda number: "yes" if number % 3 else "no"
 
@@ -29,6 +29,7 @@ def judge(serve):
         said = server.says(number)
         content = f"Hm.\nverdict {word}: {said}" if said in ("yes", "no") else said
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": {"role": "assistant", "content": content}}
+        choice |= said if isinstance(said, dict) else {}
         return {"choices": [choice], "usage": USAGE, "model": server.name}
 
     server.answer = answer
@@ -87,18 +88,25 @@ def test_an_evaluation_that_died_asks_its_judge_only_for_the_rest(valign, model,
 
 
 def test_an_answer_without_a_verdict_says_why(valign, model, judge, kind, situations, tmp_path):
-    """What cannot be read is no error of the judge, and what the judge did not answer is no failure to read."""
+    """What cannot be read is no error of the judge, what it did not answer is no failure to read, and neither is a refusal: in
+    words, by the server's own field, or withheld by its filter. The log tells the same when it is read again."""
 
-    def says(number: int) -> str:
+    def says(number: int) -> str | dict:
         if number == 1:
             raise ValignError("too long")  # the server refuses the request
-        return "I would say yes." if number == 0 else "yes"
+        said = {0: "I would say yes.", 2: "I can't rate this."}
+        said |= {3: {"message": {"role": "assistant", "content": None, "refusal": "Better not."}}}
+        said |= {4: {"finish_reason": "content_filter", "message": {"role": "assistant", "content": ""}}}
+        return said.get(number, "yes")
 
     judge.says = says
-    valign("evaluate", model, "--data", situations, "--goal", kind, *SMALL, "--out", tmp_path / "e")
-    found = utility(tmp_path / "e")
-    assert found["n_unscored"] == {"parse_failure": 1, "judge_error": 1} and found["n"] == 4
-    assert {i["id"]: i["reason"] for i in found["items"] if "reason" in i} == {"s0#0": "parse_failure", "s1#0": "judge_error"}
+    args = ("evaluate", model, "--data", situations, "--goal", kind, *SMALL, "--out", tmp_path / "e")
+    for more in ((), ("--force",)):
+        valign(*args, *more)
+        found = utility(tmp_path / "e")
+        assert found["n_unscored"] == {"parse_failure": 1, "judge_error": 1, "refusal": 3} and found["n"] == 1
+        reasons = {i["id"]: i["reason"] for i in found["items"] if "reason" in i}
+        assert reasons == {"s0#0": "parse_failure", "s1#0": "judge_error", **{f"s{i}#0": "refusal" for i in (2, 3, 4)}}
 
 
 def test_a_policy_that_chooses_by_a_judge_pays_it_too(valign, model, judge, kind, situations, tmp_path):

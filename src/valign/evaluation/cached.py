@@ -231,12 +231,13 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
     return {
         "text": sample.text, "ids": list(sample.ids), "finish": sample.finish,
         "raw": [float(x) for x in sample.raw], "law": [float(x) for x in sample.law],
+        **({"refused": True} if sample.refused else {}),
     }  # fmt: skip
 
 
 def _sample(row: dict[str, Any]) -> Sample:
     raw, law = (np.array(row[k], np.float32) for k in ("raw", "law"))
-    return Sample(row["text"], tuple(row["ids"]), raw, law, row["finish"])
+    return Sample(row["text"], tuple(row["ids"]), raw, law, row["finish"], refused=row.get("refused", False))
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:

@@ -77,6 +77,7 @@ class Sample:
     law      (tokens,) log-prob of each token under the law it was drawn from, nats; 0 for greedy
     finish   "stop": the model (or a stop text) ended it; "length": it was cut at max_new_tokens
     failure  why there is no response (an endpoint that did not answer); its item is unscored. "" for a response
+    refused  an endpoint says that the model, or a filter before it, refused; the text is then the refusal, or empty
     """
 
     text: str
@@ -85,12 +86,13 @@ class Sample:
     law: Floats
     finish: Literal["stop", "length"]
     failure: str = ""
+    refused: bool = False
 
 
-def no_sample(failure: str) -> Sample:
-    """The place of a response that could not be had, and why."""
+def no_sample(failure: str, refused: bool = False) -> Sample:
+    """The place of a response that could not be had, and why; refused: it was withheld."""
     empty: Floats = np.zeros(0, np.float32)
-    return Sample("", (), empty, empty, "length", failure)
+    return Sample("", (), empty, empty, "length", failure, refused)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +287,7 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
     items = judged_items(sampled, utilities, missing, why)
     out.results.append(_utility_result(policy, goal, items, about))
     for risk in plan.risks:  # the same responses: nothing is drawn for them
-        out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing,
+        out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing, why=partial(reasons, risk),
                                             about=provenance(policy, sampling=plan.sampling))  # fmt: skip
     out.goal = goal_record(goal)
     for group, u, v, row in zip(sampled, utilities, values, drawn):

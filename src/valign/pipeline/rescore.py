@@ -26,6 +26,7 @@ from valign.goals.diff import differences
 from valign.goals.loading import load_goal
 from valign.goals.revisions import FILE, append_revision, goal_card
 from valign.goals.value import ValueGoal
+from valign.pipeline.judges import reasons
 from valign.pipeline.stored import Outputs, with_stored_values
 
 Parts = Mapping[str, Array]
@@ -39,6 +40,7 @@ class Judged:
     scores   per policy, per prompt, (n_responses,); NaN = unscored
     parts    the same for the goal's parts, relative to a neutral response; None where the goal is not known
     neutral  the utility of a response that neither keeps nor breaks anything; None where there is no such point
+    why      per policy, why a judge gave a response (GROUP#RESPONSE) no score
     """
 
     card: Mapping[str, Any]
@@ -46,6 +48,7 @@ class Judged:
     parts: tuple[tuple[Parts, ...], ...] | None
     neutral: float | None
     goal: Goal | None = None
+    why: tuple[Mapping[str, str], ...] = ()
 
     @cached_property
     def spread(self) -> float:
@@ -150,14 +153,15 @@ def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
         standard = merged.standardized(groups).standard
         known = [replace(g, standard=standard) for g in known if isinstance(g, CompositeGoal)]
         notes.append(f"goal {goal.id}: its parts are standardized on these outputs")
-    scores, parts = [], []
+    scores, parts, why = [], [], []
     neutral = _neutral_parts(goal)
     for o, judge in zip(outputs, known, strict=True):
         explained = judge.explain(o.answered)
         scores.append(tuple(o.spread_out([np.asarray(sum(row.values()), dtype=np.float64) for row in explained])))
         parts.append(_parts(o, explained, neutral or {}))
+        why.append(o.at_own_places(reasons(judge)))
     total = None if neutral is None else sum(neutral.values())
-    return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0])
+    return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0], tuple(why))
 
 
 def _parts(outputs: Outputs, explained: Sequence[Parts], neutral: Mapping[str, float]) -> tuple[Parts, ...]:
