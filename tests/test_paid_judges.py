@@ -120,6 +120,27 @@ def test_a_policy_that_chooses_by_a_judge_pays_it_too(valign, model, judge, kind
     assert utility(out)["provenance"]["cost"]["money"] == pytest.approx(spent)
 
 
+def test_a_judge_that_is_asked_on_workers_is_logged_as_here(valign, model, judge, kind, situations, tmp_path):
+    """Best of three by a judge, chosen on a Ray worker (starting Ray takes seconds): the same choices, each verdict in the log,
+    its tokens in the cost; and this process reads that log."""
+    pytest.importorskip("ray", reason="needs the extra valign[ray]")
+    best = tmp_path / "best"
+    valign("align", model, "--method", "best_of_n", "--goal", kind, "--set", "n=3", "--out", best)
+    args = ("evaluate", best, "--data", situations, "--goal", kind, *SMALL, "--out")
+    for name, more in (("here", ()), ("there", ("--workers", 1))):
+        before = len(judge.seen)
+        valign(*args, tmp_path / name, *more)
+        assert len(judge.seen) - before == 24 == lines(tmp_path / name / "judge.jsonl")
+    keys = [{json.loads(x)["key"] for x in (tmp_path / n / "judge.jsonl").read_text().splitlines()} for n in ("here", "there")]
+    here, there = utility(tmp_path / "here"), utility(tmp_path / "there")
+    assert keys[0] == keys[1] and (here["value"], here["items"]) == (there["value"], there["items"])
+    spent = [r["provenance"]["cost"]["tokens_generated"] for r in (here, there)]
+    assert spent[1] == pytest.approx(spent[0], abs=2) and spent[1] >= 24 * 250
+    (tmp_path / "there" / "requests.jsonl").unlink()
+    valign(*args, tmp_path / "there", "--force")
+    assert len(judge.seen) == before + 24, "no verdict is asked for again"
+
+
 def test_instruments_pay_their_judges_and_say_what_they_cost(valign, model, judge, kind, situations, tmp_path):
     """The same judge in an instrument: a ceiling, a log that a second run reads, and a price in every Result."""
     out = tmp_path / "g"

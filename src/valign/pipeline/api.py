@@ -17,6 +17,7 @@ from valign.goals.base import Goal
 from valign.methods.target import Target
 from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
+from valign.pipeline.judges import judges_of
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import LoadOptions, load_policy
 
@@ -67,7 +68,7 @@ def sharded(
     from valign.evaluation.sharded import ShardedPolicy
 
     make = name if callable(name) else partial(load_policy, name, LoadOptions(device, dtype))
-    return ShardedPolicy(make, workers, log=log)
+    return ShardedPolicy(make, workers, log=log, asks=judges_of)
 
 
 def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
