@@ -19,7 +19,7 @@ from valign.data.group import Group, Prompt, Response
 from valign.evaluation.answers import shared_answers
 from valign.evaluation.log import VERSION, RequestLog, content_key
 from valign.models.endpoint import CostCeiling
-from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored
+from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored, runtime_of
 
 CHUNK = 32  # prompts asked for at once: a kill loses at most this many
 T = TypeVar("T")
@@ -63,6 +63,9 @@ class CachedPolicy:
 
     def card(self) -> dict[str, Any]:
         return self.policy.card()
+
+    def runtime(self) -> dict[str, Any]:
+        return runtime_of(self.policy)
 
     def save(self, folder: Path) -> None:
         self.policy.save(folder)

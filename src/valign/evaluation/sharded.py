@@ -20,7 +20,7 @@ from valign.engine.work_queue import LEASE, Here, Task, WorkQueue, drain
 from valign.errors import ValignError
 from valign.evaluation.cached import CachedPolicy
 from valign.evaluation.log import RequestLog, content_key
-from valign.models.policy import Cost, Kind, Policy, Sample, Sampling, Scored
+from valign.models.policy import Cost, Kind, Policy, Sample, Sampling, Scored, runtime_of
 
 BUNDLE = 8  # requests of one task: enough to share a forward pass, few enough that a lost worker costs little
 
@@ -147,7 +147,7 @@ class _Desk:
     def __call__(self, call: _Call) -> Any:
         policy = self.policy
         if call.kind == "about":
-            return {"id": policy.id, "kind": policy.kind, "about": policy.card()}
+            return {"id": policy.id, "kind": policy.kind, "about": policy.card(), "computes": runtime_of(policy)}
         before = self._cost()
         found: Any = policy.score(*call.args) if call.kind == "score" else policy.generate(*call.args, keys=call.keys)
         return found, self._cost() - before, self._heard()
@@ -172,10 +172,14 @@ class _Elsewhere:
     id: str
     kind: Kind
     about: dict[str, Any]
+    computes: dict[str, Any]
     cost: Cost = field(default_factory=Cost)
 
     def card(self) -> dict[str, Any]:
         return dict(self.about)
+
+    def runtime(self) -> dict[str, Any]:
+        return dict(self.computes)
 
     def save(self, folder: Path) -> None:
         self.make().save(folder)

@@ -183,6 +183,12 @@ class Policy(Protocol):
         ...
 
 
+def runtime_of(policy: Policy) -> dict[str, Any]:
+    """What computes, where the policy tells it (`LocalPolicy.runtime`); None for what it does not tell."""
+    told = getattr(policy, "runtime", dict)()
+    return {**dict.fromkeys(("tokenizer_sha256", "start", "quantization", "engine")), **told}
+
+
 def has_likelihood(policy: Policy) -> bool:
     """Whether `score` has an answer: false for endpoints, and for what stands on one."""
     return policy.card().get("likelihood") is not False
@@ -205,6 +211,10 @@ class Engine(Protocol):
         self, model: LoadedModel, groups: Sequence[Group], *, progress: Progress | None
     ) -> list[list[Scored]]: ...
 
+    def runtime(self, model: LoadedModel) -> dict[str, Any]:
+        """JSON: engine (the path that scores: "row" or "plain") and products (dtype of matrix products)."""
+        ...
+
 
 @dataclass(eq=False)
 class LocalPolicy:
@@ -225,6 +235,10 @@ class LocalPolicy:
     def card(self) -> dict[str, Any]:
         """See `Policy.card`."""
         return self.model.card()
+
+    def runtime(self) -> dict[str, Any]:
+        """JSON: what computes, as provenance tells it beside the card: see `LoadedModel.runtime` and `Engine.runtime`."""
+        return {**self.model.runtime(), **self.engine.runtime(self.model)}
 
     def generate(
         self,

@@ -84,6 +84,10 @@ class EndpointPolicy:
             "likelihood": False, "notes": [f"asked on {time.strftime('%Y-%m-%d')}; the server may change its model"],
         }  # fmt: skip
 
+    def runtime(self) -> dict[str, Any]:
+        """The server computes, and tells nothing of it."""
+        return {"engine": "endpoint"}
+
     def generate(
         self,
         prompts: Sequence[Prompt],
