@@ -25,6 +25,7 @@ from valign.models.credentials import hidden, hide
 from valign.models.policy import Policy, Progress, Sampling, has_likelihood
 from valign.pipeline.judges import judge_policies, reasons
 from valign.pipeline.spending import accounted
+from valign.pipeline.texts import prompt_rows, read_texts, text_rows, write_texts
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
 RESULT, SAMPLES, GOAL = "result.json", "samples.jsonl", "goal.json"
@@ -55,12 +56,14 @@ class Plan:
 
 @dataclass
 class Measured:
-    """Results of one policy, the samples that they rest on, and the goal that judged the samples (`goal_record`)."""
+    """Results of one policy, the samples that they rest on, the goal that judged the samples (`goal_record`), and what the
+    data say of the items (`texts.text_rows`)."""
 
     results: list[Result] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     goal: dict[str, Any] | None = None
+    texts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
@@ -91,7 +94,7 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
 
 def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
     """What the policy makes of responses and choices that the data hold."""
-    ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
+    ranked, before = [g for g in plan.groups if not g.choices and len(g.responses) > 1], len(out.results)
     pairs, same = compared(ranked)
     if same:
         out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
@@ -112,6 +115,8 @@ def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, 
     choices = [g for g in plan.groups if g.choices]
     if choices and has_likelihood(policy):
         out.results += _choices(policy, choices, say)
+    if len(out.results) > before:
+        out.texts += text_rows([*ranked, *choices], pairs)
 
 
 def _prompts(plan: Plan) -> list[Group]:
@@ -143,6 +148,7 @@ def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measure
     """KL to the reference."""
     if (prompts := _prompts(plan)) and reference is not None and plan.kl_prompts:
         out.results += kl_results(policy, reference, prompts[: plan.kl_prompts], plan, say)
+        out.texts += prompt_rows(prompts[: plan.kl_prompts])
 
 
 def _tasks(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
@@ -153,6 +159,7 @@ def _tasks(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, 
 
         greedy = Sampling(temperature=0, max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
         out.results += measure.measure_instructions(policy, tasks, check, greedy, progress=say("instructions"))
+        out.texts += prompt_rows(tasks)
 
 
 def _within_reach(
@@ -373,13 +380,14 @@ def _best_of_n_bound(policy: Policy) -> Result | None:
 
 
 def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:
-    """`result.json`, `samples.jsonl` and, where a goal judged them, `goal.json` in `folder`, each whole or absent; the
-    results come last.
+    """`result.json`, `samples.jsonl`, `texts.jsonl` and, where a goal judged them, `goal.json` in `folder`, each whole or
+    absent; the results come last.
 
     Raises `ValignError` where the disk refuses.
     """
     samples = "".join(json.dumps(s, ensure_ascii=False, allow_nan=False) + "\n" for s in measured.samples)
     written = write_whole(folder / SAMPLES, samples)
+    write_texts(folder, measured.texts, known=[str(s["id"]) for s in measured.samples])
     (folder / GOAL).unlink(missing_ok=True)
     if measured.goal is not None:
         write_whole(folder / GOAL, json.dumps(measured.goal, ensure_ascii=False, indent=1) + "\n")
@@ -400,4 +408,4 @@ def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:
         return None
     rows = [json.loads(x) for x in paths["samples"].read_text(encoding="utf-8").splitlines()]
     goal = json.loads((folder / GOAL).read_text(encoding="utf-8")) if (folder / GOAL).is_file() else None
-    return Measured(read_results(paths["results"]), rows, goal=goal), paths
+    return Measured(read_results(paths["results"]), rows, goal=goal, texts=read_texts(folder)), paths

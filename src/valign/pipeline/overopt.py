@@ -57,7 +57,7 @@ def overopt_from_names(
                                    missing=unanswered(sampled, drawn), why=reasons)  # fmt: skip
 
         judges = (proxy_judge, gold_judge)
-        return carry_out(run, request, work, [policy], judges, options=options, force=force, tell=tell)
+        return carry_out(run, request, work, [policy], judges, groups=groups, options=options, force=force, tell=tell)
 
 
 def bench_in(

@@ -155,7 +155,8 @@ def tax_from_names(
                              reward=judge.fingerprint() if judge else None, kl_prompts=kl_prompts)  # fmt: skip
         return carry_out(
             run, request, lambda: tax_section(policies["base"], policies["aligned"], plan, say=progress_of(tell)),
-            [*policies.values()], [judge], options=options, force=force, tell=tell,
+            [*policies.values()], [judge], groups=[*(g for t in named.values() for g in t), *plan.prompts, *plan.texts],
+            options=options, force=force, tell=tell,
         )  # fmt: skip
 
 
