@@ -92,10 +92,6 @@ def measure_generality(
     return generality_section(found, notes=notes)
 
 
-def _all(splits: Splits) -> list[Group]:
-    return [*splits.iid, *splits.ood, *(attacked(splits.iid, splits.attacks) if splits.attacks else ())]
-
-
 def _unit(goal: Goal) -> str:
     return "share" if goal.level == "instruction" else "score"
 
@@ -118,5 +114,5 @@ def generality_from_names(
                              goal=made.fingerprint(), attacks=list(attacks))  # fmt: skip
         return carry_out(
             run, request, lambda: measure_generality(policy, made, splits, sampling, say=progress_of(tell)), [policy], [made],
-            groups=_all(splits), options=options, force=force, tell=tell,
+            groups=[*splits.iid, *splits.ood], options=options, force=force, tell=tell,
         )  # fmt: skip
