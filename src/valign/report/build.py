@@ -46,7 +46,6 @@ class Facts:
     differences: Mapping[str, Row | None]
     rivals: Mapping[str, Row | None]
     axes: Sequence[str]
-    prompts: Mapping[str, Any]
     texts: Sequence[Row]
     methods: Sequence[Row] = ()
     others: Mapping[str, Mapping[str, Row | None]] = field(default_factory=dict)
@@ -64,7 +63,6 @@ def method_report(
     baselines: Sequence[Result | Mapping[str, Any]] = (),
     statistics: Mapping[str, Any] | None = None,
     margin: float | None = None,
-    prompts: Mapping[str, Any] | None = None,
     texts: Sequence[Mapping[str, Any]] = (),
     extra: Sequence[Mapping[str, Any]] = (),
     instrument: Mapping[str, str] | None = None,
@@ -83,7 +81,6 @@ def method_report(
                 items
     margin      largest change of the primary that does not matter, fixed before the run; None: none is, and "no
                 difference" is never said
-    prompts     {item id: text, or turns as {"role", "content"}} of items that have no sample
     texts       what the data say of items: {"id", "prompt": text or turns, "responses": [{"text", "label"}]}, the responses
                 that were given and scored, and what each is called; or {"id", "of": id before it, "chosen", "rejected":
                 places of its responses}
@@ -93,7 +90,7 @@ def method_report(
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
-    facts = _facts(subjects, goal, primary, statistics or {}, margin, prompts or {}, texts)
+    facts = _facts(subjects, goal, primary, statistics or {}, margin, texts)
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
     said = headline(
         kind,
@@ -148,7 +145,6 @@ def _facts(
     primary: str,
     statistics: Mapping[str, Any],
     margin: float | None,
-    prompts: Mapping[str, Any],
     texts: Sequence[Mapping[str, Any]],
 ) -> Facts:
     role = primary_role(primary)
@@ -207,7 +203,6 @@ def _facts(
         differences,
         rivals,
         axes,
-        prompts,
         [dict(t) for t in texts],
         methods,
         _beside(base, role, roles, given, statistics) if base else {},

@@ -34,7 +34,8 @@ def table(report: Mapping[str, Any]) -> Row:
     prompts    {item id: [{"role", "content"}]}
     given      {item id: [{"label", "text"}]}: responses of the data that were scored, and what each is called
     measures   of responses: {"name", "level", "direction", "unit", "at", "rows"}, rows as in the JSON's
-               samples; of a Result: {"metric", "variant", ..., "ids", "columns": [one per subject or None]}
+               samples; of a Result: {"metric", "variant", ..., "given": whether it scores responses of the data,
+               "ids", "columns": [one per subject or None]}
     column     {"at", "places": position of each id in the Result's items (None: not an item of it), "scores",
                "reasons": {row: word}, "outcomes": one letter a row (LETTERS), "texts": {row: text}}
     """
@@ -43,8 +44,6 @@ def table(report: Mapping[str, Any]) -> Row:
         for s in report["subjects"]
     ]
     samples, prompts = _samples(report)
-    for id, turns in (_figure(report, "samples").get("prompts") or {}).items():
-        prompts.setdefault(visible.plain(id), _turns(turns))
     given: dict[str, list[Row]] = {}
     for row in _figure(report, "samples").get("texts") or ():
         id = visible.plain(row["id"])

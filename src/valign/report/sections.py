@@ -387,5 +387,5 @@ def _samples(facts: Facts) -> Row | None:
     """Responses side by side; where none were judged, the figure is empty and the items of Results fill it."""
     rows = samples.rows(facts.subjects, facts.base)
     known = any(r.get("items") for found in facts.results.values() for r in found)
-    data = {"rows": rows, "total": len(rows), "prompts": dict(facts.prompts), "texts": list(facts.texts)}
+    data = {"rows": rows, "total": len(rows), "texts": list(facts.texts)}
     return {"id": "samples", "type": "samples", "data": data} if rows or known else None

@@ -79,7 +79,7 @@ def test_without_responses_the_items_of_results_are_listed():
     rows = [{"id": "q1#0", "cluster": "q1", "score": 1.0, "detail": {"text": "an answer"}},
             {"id": "q2#0", "cluster": "q2", "score": None, "reason": "refusal"}]  # fmt: skip
     one = SubjectReport(policy={"id": "a"}, results=[result(rows)])
-    report = method_report([one], goal={"id": "g"}, prompts={"q1": "a question"})
+    report = method_report([one], goal={"id": "g"}, texts=[{"id": "q1", "prompt": "a question"}])
     found = items.table(report)
     (measure,) = found["measures"]
     assert found["prompts"] == {"q1": [{"role": "user", "content": "a question"}]}
