@@ -26,6 +26,7 @@ from valign.pipeline.instruments import (
 )
 from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.texts import prompt_rows
 
 
 def overopt_from_names(
@@ -57,7 +58,7 @@ def overopt_from_names(
                                    missing=unanswered(sampled, drawn), why=reasons)  # fmt: skip
 
         judges = (proxy_judge, gold_judge)
-        return carry_out(run, request, work, [policy], judges, groups=groups, options=options, force=force, tell=tell)
+        return carry_out(run, request, work, [policy], judges, texts=prompt_rows(groups), options=options, force=force, tell=tell)
 
 
 def bench_in(

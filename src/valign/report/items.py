@@ -23,7 +23,7 @@ CUT = 6000  # characters of one text that a page carries
 BUDGET = 6_000_000  # bytes of the embedded table; the page with everything stays below 8 MB
 LETTERS = {"better": "w", "worse": "l", "same": "s", "unscored": "u", "base": "b"}
 # metrics of what a policy said itself: the responses that the data hold say nothing about those scores
-OWN = ("goal.", "risk.", "value.", "kl.", "reward.mean", "reward.gain", "instruction.", "overopt.")
+OWN = ("goal.", "risk.", "value.", "kl.", "reward.mean", "reward.gain", "instruction.", "overopt.", "generality.")
 WORDS = {letter: word for word, letter in LETTERS.items()} | {"n": "not an item of this policy"}
 
 
