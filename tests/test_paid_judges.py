@@ -19,7 +19,7 @@ PRICE = (900 + 4 * 250) / 1e6  # of one verdict
 @pytest.fixture
 def judge(serve):
     """A server that gives its verdict on the reply to the prompt `What now, NUMBER?` by the number: no on every third.
-    `judge.says(number)` may say something else."""
+    `judge.says(number)` may say something else, or what the whole choice is."""
     server = serve()
     server.says = lambda number: "yes" if number % 3 else "no"
 
@@ -29,6 +29,7 @@ def judge(serve):
         said = server.says(number)
         content = f"Hm.\nverdict {word}: {said}" if said in ("yes", "no") else said
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": {"role": "assistant", "content": content}}
+        choice |= said if isinstance(said, dict) else {}
         return {"choices": [choice], "usage": USAGE, "model": server.name}
 
     server.answer = answer
@@ -87,18 +88,25 @@ def test_an_evaluation_that_died_asks_its_judge_only_for_the_rest(valign, model,
 
 
 def test_an_answer_without_a_verdict_says_why(valign, model, judge, kind, situations, tmp_path):
-    """What cannot be read is no error of the judge, and what the judge did not answer is no failure to read."""
+    """What cannot be read is no error of the judge, what it did not answer is no failure to read, and neither is a refusal: in
+    words, by the server's own field, or withheld by its filter. The log tells the same when it is read again."""
 
-    def says(number: int) -> str:
+    def says(number: int) -> str | dict:
         if number == 1:
             raise ValignError("too long")  # the server refuses the request
-        return "I would say yes." if number == 0 else "yes"
+        said = {0: "I would say yes.", 2: "I can't rate this."}
+        said |= {3: {"message": {"role": "assistant", "content": None, "refusal": "Better not."}}}
+        said |= {4: {"finish_reason": "content_filter", "message": {"role": "assistant", "content": ""}}}
+        return said.get(number, "yes")
 
     judge.says = says
-    valign("evaluate", model, "--data", situations, "--goal", kind, *SMALL, "--out", tmp_path / "e")
-    found = utility(tmp_path / "e")
-    assert found["n_unscored"] == {"parse_failure": 1, "judge_error": 1} and found["n"] == 4
-    assert {i["id"]: i["reason"] for i in found["items"] if "reason" in i} == {"s0#0": "parse_failure", "s1#0": "judge_error"}
+    args = ("evaluate", model, "--data", situations, "--goal", kind, *SMALL, "--out", tmp_path / "e")
+    for more in ((), ("--force",)):
+        valign(*args, *more)
+        found = utility(tmp_path / "e")
+        assert found["n_unscored"] == {"parse_failure": 1, "judge_error": 1, "refusal": 3} and found["n"] == 1
+        reasons = {i["id"]: i["reason"] for i in found["items"] if "reason" in i}
+        assert reasons == {"s0#0": "parse_failure", "s1#0": "judge_error", **{f"s{i}#0": "refusal" for i in (2, 3, 4)}}
 
 
 def test_a_policy_that_chooses_by_a_judge_pays_it_too(valign, model, judge, kind, situations, tmp_path):
@@ -110,6 +118,27 @@ def test_a_policy_that_chooses_by_a_judge_pays_it_too(valign, model, judge, kind
     spent = json.loads((out / "cost.json").read_text())["spent"]
     assert len(judge.seen) - before == 6 * 3 + 6 and spent == pytest.approx(24 * PRICE)
     assert utility(out)["provenance"]["cost"]["money"] == pytest.approx(spent)
+
+
+def test_a_judge_that_is_asked_on_workers_is_logged_as_here(valign, model, judge, kind, situations, tmp_path):
+    """Best of three by a judge, chosen on a Ray worker (starting Ray takes seconds): the same choices, each verdict in the log,
+    its tokens in the cost; and this process reads that log."""
+    pytest.importorskip("ray", reason="needs the extra valign[ray]")
+    best = tmp_path / "best"
+    valign("align", model, "--method", "best_of_n", "--goal", kind, "--set", "n=3", "--out", best)
+    args = ("evaluate", best, "--data", situations, "--goal", kind, *SMALL, "--out")
+    for name, more in (("here", ()), ("there", ("--workers", 1))):
+        before = len(judge.seen)
+        valign(*args, tmp_path / name, *more)
+        assert len(judge.seen) - before == 24 == lines(tmp_path / name / "judge.jsonl")
+    keys = [{json.loads(x)["key"] for x in (tmp_path / n / "judge.jsonl").read_text().splitlines()} for n in ("here", "there")]
+    here, there = utility(tmp_path / "here"), utility(tmp_path / "there")
+    assert keys[0] == keys[1] and (here["value"], here["items"]) == (there["value"], there["items"])
+    spent = [r["provenance"]["cost"]["tokens_generated"] for r in (here, there)]
+    assert spent[1] == pytest.approx(spent[0], abs=2) and spent[1] >= 24 * 250
+    (tmp_path / "there" / "requests.jsonl").unlink()
+    valign(*args, tmp_path / "there", "--force")
+    assert len(judge.seen) == before + 24, "no verdict is asked for again"
 
 
 def test_instruments_pay_their_judges_and_say_what_they_cost(valign, model, judge, kind, situations, tmp_path):

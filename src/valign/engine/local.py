@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from valign.data.group import Group, Prompt
+from valign.engine.attention import attention_of
 from valign.engine.generator import ROWS, Generator
 from valign.engine.prepare import response_tree
-from valign.engine.scorer import Readout, Scorer
+from valign.engine.scorer import Readout, Scorer, causal_lm
 from valign.engine.tree import Tree, from_paths
 from valign.models.loaded import LoadedModel
 from valign.models.policy import Sample, Sampling, Scored
@@ -89,6 +90,12 @@ class LocalEngine:
             masks = [tree.response_loss(leaf) != 0 for leaf in tree.leaves]
             out.append([Scored(row[mask]) for row, mask in zip(next(scored), masks)])
         return out
+
+    def runtime(self, model: LoadedModel) -> dict[str, Any]:
+        """See `Engine.runtime`."""
+        products = product_dtype(model, self.precision) or model.dtype
+        path = attention_of(causal_lm(model.model).config).path
+        return {"engine": path, "products": str(products).removeprefix("torch.")}
 
     def _tree(self, model: LoadedModel, group: Group) -> Tree | None:
         if not group.responses:

@@ -19,7 +19,7 @@ from valign.data.group import Group, Prompt, Response
 from valign.evaluation.answers import shared_answers
 from valign.evaluation.log import VERSION, RequestLog, content_key
 from valign.models.endpoint import CostCeiling
-from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored
+from valign.models.policy import Cost, Kind, Policy, Progress, Sample, Sampling, Scored, runtime_of
 
 CHUNK = 32  # prompts asked for at once: a kill loses at most this many
 T = TypeVar("T")
@@ -63,6 +63,9 @@ class CachedPolicy:
 
     def card(self) -> dict[str, Any]:
         return self.policy.card()
+
+    def runtime(self) -> dict[str, Any]:
+        return runtime_of(self.policy)
 
     def save(self, folder: Path) -> None:
         self.policy.save(folder)
@@ -231,12 +234,13 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
     return {
         "text": sample.text, "ids": list(sample.ids), "finish": sample.finish,
         "raw": [float(x) for x in sample.raw], "law": [float(x) for x in sample.law],
+        **({"refused": True} if sample.refused else {}),
     }  # fmt: skip
 
 
 def _sample(row: dict[str, Any]) -> Sample:
     raw, law = (np.array(row[k], np.float32) for k in ("raw", "law"))
-    return Sample(row["text"], tuple(row["ids"]), raw, law, row["finish"])
+    return Sample(row["text"], tuple(row["ids"]), raw, law, row["finish"], refused=row.get("refused", False))
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:

@@ -21,9 +21,9 @@ from valign.data.tasks import task_counts
 from valign.data.tasks.dataset import FORMAT
 from valign.evaluation.result import Result, plain
 from valign.models.credentials import hide
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import Policy, Sampling, runtime_of
 
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy")
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "gguf")
 SECRET = ("api_key", "apikey", "token", "password", "secret", "authorization", "credential")
 
 
@@ -69,8 +69,9 @@ def provenance(
 
 
 def model_card(policy: Policy) -> dict[str, Any]:
-    """The policy's card; what cannot be known stays None."""
-    return {"id": policy.id, "kind": policy.kind, **policy.card()}
+    """The policy's card and what computes: tokenizer, start token, quantization, engine path; what cannot be known stays None.
+    """
+    return {"id": policy.id, "kind": policy.kind, **policy.card(), **runtime_of(policy)}
 
 
 def data_card(data: DataSource) -> dict[str, Any]:

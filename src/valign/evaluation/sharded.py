@@ -3,13 +3,14 @@
 Requests go in small bundles through one queue (`engine/work_queue.py`): to actors on Ray, each of which has loaded the
 policy once, or to this process. Every answer is logged when it comes, under the content of its request, so a killed
 worker costs one bundle's time and a killed driver goes on where it was; the log is that of `CachedPolicy`, whoever
-wrote it. Results do not depend on the number of workers: a bundle holds the same requests whoever works it off.
+wrote it; so is what a judge answers whom the policy asks in a worker. Results do not depend on the number of workers: a
+bundle holds the same requests whoever works it off.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from valign.data.group import Group, Prompt
 from valign.engine.work_queue import LEASE, Here, Task, WorkQueue, drain
 from valign.errors import ValignError
 from valign.evaluation.cached import CachedPolicy
-from valign.evaluation.log import content_key
-from valign.models.policy import Cost, Kind, Policy, Sample, Sampling, Scored
+from valign.evaluation.log import RequestLog, content_key
+from valign.models.policy import Cost, Kind, Policy, Sample, Sampling, Scored, runtime_of
 
 BUNDLE = 8  # requests of one task: enough to share a forward pass, few enough that a lost worker costs little
 
@@ -27,21 +28,25 @@ BUNDLE = 8  # requests of one task: enough to share a forward pass, few enough t
 class ShardedPolicy(CachedPolicy):
     """The policy that `make()` gives, on `workers` Ray actors; 0: in this process.
 
-    make   runs once in every worker; what it names must be importable there
-    log    file of the answers, kept; None: answers are kept as long as this object
-    lease  seconds a worker may take for one bundle before another one gets it
+    make       runs once in every worker; what it names must be importable there
+    log        file of the answers, kept; None: answers are kept as long as this object
+    lease      seconds a worker may take for one bundle before another one gets it
+    asks       finds what the policy asks in its turn: judges, each with a `policy` of its own. What they cost is the policy's
+    asked_log  file of what those answered, kept here and read by the workers when they begin; None: nothing is kept
     A context manager; `close` ends the workers. Raises `ValignError` without Ray, for what `make` raises, and, after all
     other requests were answered and logged, for those that failed three times.
     """
 
     def __init__(
-        self, make: Callable[[], Policy], workers: int, *, log: str | Path | None = None, lease: float = LEASE
-    ) -> None:
+        self, make: Callable[[], Policy], workers: int, *, log: str | Path | None = None, lease: float = LEASE,
+        asks: Callable[[Policy], Sequence[Any]] | None = None, asked_log: str | Path | None = None,
+    ) -> None:  # fmt: skip
         from valign.engine.actors import Actors
 
         self.lease = lease
+        self.asked_log = RequestLog(asked_log) if asked_log is not None else None
         self._temporary = tempfile.TemporaryDirectory() if log is None else None
-        begin = _Begin(make)
+        begin = _Begin(make, asks, tuple(self.asked_log.rows.values()) if self.asked_log is not None else ())
         self.pool: Any = Actors(begin, workers) if workers else Here(begin())
         ((_, about),) = self._work([Task("about", _Call("about"))])
         super().__init__(_Elsewhere(make, **about), log or Path(self._temporary.name, "log.jsonl"))  # type: ignore[union-attr]
@@ -82,8 +87,11 @@ class ShardedPolicy(CachedPolicy):
             parts = tuple(task([i]) for i in rows) if len(rows) > 1 else ()
             return Task(content_key([names[i] for i in rows]), call(rows), parts)
 
-        for done, (found, cost) in self._work([task(missing[i : i + BUNDLE]) for i in range(0, len(missing), BUNDLE)]):
+        bundles = [task(missing[i : i + BUNDLE]) for i in range(0, len(missing), BUNDLE)]
+        for done, (found, cost, heard) in self._work(bundles):
             self.policy.cost += cost  # type: ignore[misc]
+            if self.asked_log is not None:  # two workers may have asked the same: the first answer counts
+                self.asked_log.append(row for row in heard if row["key"] not in self.asked_log)
             yield done.rows, found, cost.seconds / len(done.rows)
 
     def _work(self, tasks: Sequence[Task]) -> Iterator[tuple[_Call, Any]]:
@@ -113,24 +121,47 @@ class _Begin:
     """Makes a worker, where it is to work."""
 
     make: Callable[[], Policy]
+    asks: Callable[[Policy], Sequence[Any]] | None = None
+    known: Sequence[Mapping[str, Any]] = ()
 
     def __call__(self) -> Callable[[_Call], Any]:
-        return _Desk(self.make())
+        policy = self.make()
+        return _Desk(policy, self.asks(policy) if self.asks is not None else (), self.known)
 
 
 class _Desk:
-    """A worker: the policy, loaded, and what it answers."""
+    """A worker: the policy, loaded, and what it answers. Those whom it asks answer through a log of the worker's own, and
+    what is new in it goes home with each answer."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, asked: Sequence[Any] = (), known: Sequence[Mapping[str, Any]] = ()) -> None:
         self.policy = policy
+        self._temporary = tempfile.TemporaryDirectory()
+        self.logged: dict[int, CachedPolicy] = {}
+        for one in asked:
+            if id(one.policy) not in self.logged:
+                self.logged[id(one.policy)] = cached = CachedPolicy(one.policy, Path(self._temporary.name, str(len(self.logged))))
+                cached.log.append(known)
+            one.policy = self.logged[id(one.policy)]
+        self._told = {key: len(cached.log) for key, cached in self.logged.items()}
 
     def __call__(self, call: _Call) -> Any:
         policy = self.policy
         if call.kind == "about":
-            return {"id": policy.id, "kind": policy.kind, "about": policy.card()}
-        before = policy.cost
+            return {"id": policy.id, "kind": policy.kind, "about": policy.card(), "computes": runtime_of(policy)}
+        before = self._cost()
         found: Any = policy.score(*call.args) if call.kind == "score" else policy.generate(*call.args, keys=call.keys)
-        return found, policy.cost - before
+        return found, self._cost() - before, self._heard()
+
+    def _cost(self) -> Cost:
+        return sum((cached.cost for cached in self.logged.values()), self.policy.cost)
+
+    def _heard(self) -> list[dict[str, Any]]:
+        """The answers that were not told yet."""
+        fresh = []
+        for key, cached in self.logged.items():
+            fresh += list(cached.log.rows.values())[self._told[key] :]
+            self._told[key] = len(cached.log)
+        return fresh
 
 
 @dataclass
@@ -141,10 +172,14 @@ class _Elsewhere:
     id: str
     kind: Kind
     about: dict[str, Any]
+    computes: dict[str, Any]
     cost: Cost = field(default_factory=Cost)
 
     def card(self) -> dict[str, Any]:
         return dict(self.about)
+
+    def runtime(self) -> dict[str, Any]:
+        return dict(self.computes)
 
     def save(self, folder: Path) -> None:
         self.make().save(folder)

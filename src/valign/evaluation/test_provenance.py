@@ -10,6 +10,7 @@ import pytest
 from valign.data.dataset import Dataset
 from valign.data.group import Group, user
 from valign.errors import ValignError
+from valign.evaluation.cached import fingerprint
 from valign.evaluation.provenance import commit, contradictions, provenance, without_login, without_secrets
 from valign.evaluation.record import Result
 from valign.models.policy import Sampling
@@ -30,6 +31,28 @@ def test_what_decided_a_number_is_there(scripted):
         "dropped": 0,
     }
     assert p["sampling"]["stop"] == ["x"] and p["libraries"]["numpy"] and "commit" in p and p["valign"]
+
+
+def test_what_computes_is_told_through_every_wrapper(tmp_path, scripted):
+    """Tokenizer, start token, quantization and engine path of the model that computes; None where nobody can know."""
+    from valign.engine.local import LocalEngine
+    from valign.evaluation.cached import CachedPolicy
+    from valign.models.endpoint import EndpointPolicy
+    from valign.models.policy import LocalPolicy
+    from valign.models.tiny import tiny_model
+
+    model = tiny_model("llama")
+    local = LocalPolicy(model, LocalEngine("full"))
+    told = provenance(CachedPolicy(local, tmp_path / "log"))["model"]
+    assert told["sha256"] == model.digest and len(told["tokenizer_sha256"]) == 64 != told["template_sha256"]
+    assert (told["engine"], told["products"], told["quantization"]) == ("row", "float32", "none")
+    assert told["start"].keys() == {"chat", "text"} and all(told["start"].values())
+    plain = LocalPolicy(replace(tiny_model("gpt2"), quantization="Q4_1"), LocalEngine())
+    assert provenance(plain)["model"]["quantization"] == "Q4_1"
+    unknown = provenance(scripted())["model"]
+    assert unknown["engine"] is unknown["tokenizer_sha256"] is unknown["start"] is unknown["quantization"] is None
+    assert provenance(EndpointPolicy.named("openai:x@http://localhost:1/v1"))["model"]["engine"] == "endpoint"
+    assert fingerprint(local) == fingerprint(CachedPolicy(local, tmp_path / "other")), "who answers is named as before"
 
 
 def test_no_credentials_leave():

@@ -130,6 +130,44 @@ def test_a_request_that_fails_three_times_is_named_when_all_others_are_answered(
         assert len(policy.log) == 29 and asked(tmp_path).count("ask 12") == 3
 
 
+def asking(folder):
+    """(a function that makes a policy which asks another one about each prompt, what finds whom it asks)."""
+    make = maker(folder)
+
+    class Asking:
+        id, kind = "asking", "decoding"
+
+        def __init__(self):
+            self.base, self.judge = make(), type("Judge", (), {"policy": maker(folder)()})()
+
+        cost = property(lambda self: self.base.cost)
+
+        def card(self):
+            return {"id": self.id, "kind": self.kind, "sha256": "a", "notes": []}
+
+        def generate(self, prompts, sampling, *, keys=None, progress=None):
+            self.judge.policy.generate(prompts, Sampling(), keys=[f"judged {k}" for k in keys])
+            return self.base.generate(prompts, sampling, keys=keys)
+
+    return Asking, lambda policy: [policy.judge]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_policy_asks_on_a_worker_is_logged_paid_and_read_again(tmp_path, kept):
+    make, asks = asking(tmp_path)
+    beside = {"asks": asks, "asked_log": tmp_path / "judge" if kept else None}
+    keys = [g.id for g in GROUPS]
+    with ShardedPolicy(make, 0, log=tmp_path / "log", **beside) as policy:
+        policy.generate(PROMPTS, SAMPLING, keys=keys)
+        assert policy.cost.calls == 60, "30 of its own, 30 of the judge"
+    (tmp_path / "log").unlink()
+    with ShardedPolicy(make, 0, log=tmp_path / "log", **beside) as policy:
+        policy.generate(PROMPTS, SAMPLING, keys=keys)
+        assert policy.cost.calls == (30 if kept else 60), "what the judge said is known"
+    rows = [json.loads(x) for x in (tmp_path / "judge").read_text().splitlines()] if kept else []
+    assert sorted(r["item"] for r in rows) == (sorted(f"judged {k}" for k in keys) if kept else [])
+
+
 def model_maker(folder, deadly):
     """A function that makes a policy with a tiny random model in full float32; a worker that has scored the text `deadly` dies
     once, before it answers."""

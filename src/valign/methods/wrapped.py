@@ -11,7 +11,7 @@ from valign.data.group import Group, Prompt
 from valign.errors import ValignError
 from valign.goals.base import Goal
 from valign.models.endpoint import EndpointPolicy
-from valign.models.policy import Cost, LocalPolicy, Policy, Progress, Sample, Sampling, Scored
+from valign.models.policy import Cost, LocalPolicy, Policy, Progress, Sample, Sampling, Scored, runtime_of
 
 
 @dataclass(eq=False)
@@ -45,6 +45,10 @@ class Wrapped:
         return self.base.card() | {
             "id": self.id, "kind": self.kind, "base": self.base.id, "method": self.method, "config": asdict(self.config),
         }  # fmt: skip
+
+    def runtime(self) -> dict[str, Any]:
+        """That of the base: everything is computed there."""
+        return runtime_of(self.base)
 
     def save(self, folder: Path) -> None:
         """A policy folder that names the base policy, the method, its settings and the goal."""

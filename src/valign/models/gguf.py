@@ -7,14 +7,17 @@ the packages transformers and gguf.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from valign.errors import ModelError
 
+PLAIN = ("F32", "F16", "BF16", "F64")  # formats that stand for no other numbers
 # Rules for splitting text before merges ("tokenizer.ggml.pre"): GPT-2's own, which transformers falls back to
 PLAIN_SPLITS = ("default", "gpt-2", "gpt2")
 DIGIT_SPLITS = (
@@ -55,6 +58,21 @@ def split_rule(path: Path) -> str:
 
     Raises `ModelError` unless the file is a GGUF whose tensors lie inside it, and the reader is installed.
     """
+    return _header(path, _stamp(path))[0]
+
+
+def quantization(path: Path) -> str | None:
+    """How most of the file's numbers are stored ("Q4_1"); None where that is a plain format. Raises as `split_rule`."""
+    return _header(path, _stamp(path))[1]
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+@cache  # reading takes seconds
+def _header(path: Path, stamp: int) -> tuple[str, str | None]:
+    """(split rule, quantization) of a file as it was written at `stamp`."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -62,7 +80,7 @@ def split_rule(path: Path) -> str:
             "reading GGUF files needs the package gguf", where=str(path), how="pip install gguf"
         ) from error
     try:
-        reader = GGUFReader(str(path))  # takes seconds: one reading serves both purposes
+        reader = GGUFReader(str(path))
         end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
         if end > path.stat().st_size:
             raise ValueError(f"it has {path.stat().st_size:,} bytes and its tensors end at {end:,}")
@@ -73,7 +91,11 @@ def split_rule(path: Path) -> str:
             f"cut off or damaged: {_first_line(error)}", where=str(path), how="copy or download it again"
         ) from error
     field = reader.fields.get("tokenizer.ggml.pre")
-    return str(field.contents()) if field is not None else ""
+    numbers = Counter[str]()
+    for t in reader.tensors:
+        numbers[t.tensor_type.name] += int(t.n_elements)
+    stored = numbers.most_common(1)[0][0] if numbers else PLAIN[0]
+    return str(field.contents()) if field is not None else "", None if stored in PLAIN else stored
 
 
 def mend_tokenizer(tokenizer: Any, rule: str) -> tuple[str, ...]:

@@ -11,8 +11,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from valign.data.group import user
+from valign.models import tokens
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +37,7 @@ class LoadedModel:
     adapter         the `peft.PeftModel` around `model` when an adapter is attached
     manifest        its policy.json, if it came from a policy folder
     notes           remarks for the card: what was repaired or assumed at load
+    quantization    how the numbers were stored that are computed with in `dtype` ("Q4_1"); None where they are as stored
     """
 
     id: str
@@ -49,6 +54,7 @@ class LoadedModel:
     adapter: Any = None
     manifest: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+    quantization: str | None = None
 
     @property
     def kind(self) -> Literal["weights", "adapter"]:
@@ -86,6 +92,18 @@ class LoadedModel:
             "template_sha256": self.template.sha256,
             "notes": list(self.notes),
         }
+
+    def runtime(self) -> dict[str, Any]:
+        """JSON for provenance: sha256 of the tokenizer's state, the start token that opens a chat (whoever writes it) and plain
+        text, and how the weights were stored; "none" where there is none."""
+        return {**self._encoding, "quantization": self.quantization or "none"}
+
+    @cached_property
+    def _encoding(self) -> dict[str, Any]:
+        chat, bos = self.template.prompt_ids(user("a"))[:1], self.tokenizer.bos_token_id
+        start = {"chat": chat if chat == [bos] else [], "text": list(self.template.text_start)}
+        names = {k: "".join(map(str, self.tokenizer.convert_ids_to_tokens(ids))) or "none" for k, ids in start.items()}
+        return {"tokenizer_sha256": hashlib.sha256(tokens.state(self.tokenizer).encode()).hexdigest(), "start": names}
 
 
 UNSTABLE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype")  # in a config, not of the model

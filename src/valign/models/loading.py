@@ -141,13 +141,13 @@ def _load_embedded(options: Options) -> LoadedModel:
         log.warning("the cache cannot be written (%s); %s is converted in memory", error, EMBEDDED)
         model, tokenizer, notes = embedded.in_memory()
         loaded = _placed(EMBEDDED, model, tokenizer, embedded.SHA256, options)
-        return replace(loaded, notes=notes)
+        return replace(loaded, notes=notes, quantization=embedded.QUANTIZATION)
     loaded = _load_weights(EMBEDDED, folder, options, trained=False)
-    return replace(loaded, notes=embedded.notes(folder))
+    return replace(loaded, notes=embedded.notes(folder), quantization=embedded.QUANTIZATION)
 
 
 def _load_file(name: str, path: Path, options: Options) -> LoadedModel:
-    from valign.models.gguf import read_gguf
+    from valign.models.gguf import quantization, read_gguf
 
     if path.suffix.lower() != ".gguf":
         raise ModelError(
@@ -155,7 +155,7 @@ def _load_file(name: str, path: Path, options: Options) -> LoadedModel:
         )
     model, tokenizer, notes = read_gguf(path)
     loaded = _placed(name, model, tokenizer, sha256_file(path), options)
-    return replace(loaded, source=path, notes=notes)
+    return replace(loaded, source=path, notes=notes, quantization=quantization(path))
 
 
 def _load_folder(name: str, folder: Path, options: Options, seen: tuple[str, ...]) -> LoadedModel:

@@ -77,6 +77,7 @@ class Sample:
     law      (tokens,) log-prob of each token under the law it was drawn from, nats; 0 for greedy
     finish   "stop": the model (or a stop text) ended it; "length": it was cut at max_new_tokens
     failure  why there is no response (an endpoint that did not answer); its item is unscored. "" for a response
+    refused  an endpoint says that the model, or a filter before it, refused; the text is then the refusal, or empty
     """
 
     text: str
@@ -85,12 +86,13 @@ class Sample:
     law: Floats
     finish: Literal["stop", "length"]
     failure: str = ""
+    refused: bool = False
 
 
-def no_sample(failure: str) -> Sample:
-    """The place of a response that could not be had, and why."""
+def no_sample(failure: str, refused: bool = False) -> Sample:
+    """The place of a response that could not be had, and why; refused: it was withheld."""
     empty: Floats = np.zeros(0, np.float32)
-    return Sample("", (), empty, empty, "length", failure)
+    return Sample("", (), empty, empty, "length", failure, refused)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +183,12 @@ class Policy(Protocol):
         ...
 
 
+def runtime_of(policy: Policy) -> dict[str, Any]:
+    """What computes, where the policy tells it (`LocalPolicy.runtime`); None for what it does not tell."""
+    told = getattr(policy, "runtime", dict)()
+    return {**dict.fromkeys(("tokenizer_sha256", "start", "quantization", "engine")), **told}
+
+
 def has_likelihood(policy: Policy) -> bool:
     """Whether `score` has an answer: false for endpoints, and for what stands on one."""
     return policy.card().get("likelihood") is not False
@@ -203,6 +211,10 @@ class Engine(Protocol):
         self, model: LoadedModel, groups: Sequence[Group], *, progress: Progress | None
     ) -> list[list[Scored]]: ...
 
+    def runtime(self, model: LoadedModel) -> dict[str, Any]:
+        """JSON: engine (the path that scores: "row" or "plain") and products (dtype of matrix products)."""
+        ...
+
 
 @dataclass(eq=False)
 class LocalPolicy:
@@ -223,6 +235,10 @@ class LocalPolicy:
     def card(self) -> dict[str, Any]:
         """See `Policy.card`."""
         return self.model.card()
+
+    def runtime(self) -> dict[str, Any]:
+        """JSON: what computes, as provenance tells it beside the card: see `LoadedModel.runtime` and `Engine.runtime`."""
+        return {**self.model.runtime(), **self.engine.runtime(self.model)}
 
     def generate(
         self,

@@ -12,14 +12,17 @@ from valign.engine.run import write_whole
 from valign.errors import ValignError
 from valign.evaluation.comparisons import adjusted
 from valign.evaluation.measure.recompute import COMPONENTS, statistic_of
+from valign.evaluation.provenance import model_card
 from valign.evaluation.result import Difference, Result, compare, is_mean
 from valign.goals.base import Goal
 from valign.goals.benchmark import BenchmarkGoal
 from valign.methods.target import Target
 from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
+from valign.pipeline.judges import judges_of
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.texts import once
 
 if TYPE_CHECKING:
     from valign.data.dataset import Dataset
@@ -68,7 +71,7 @@ def sharded(
     from valign.evaluation.sharded import ShardedPolicy
 
     make = name if callable(name) else partial(load_policy, name, LoadOptions(device, dtype))
-    return ShardedPolicy(make, workers, log=log)
+    return ShardedPolicy(make, workers, log=log, asks=judges_of)
 
 
 def goal(spec: str | Path | Mapping[str, Any], **target: float) -> Goal:
@@ -222,13 +225,14 @@ class Evaluation:
     def report(self, path: str | Path) -> Path:
         """Write report.html (or the name given) with its JSON beside it; the first policy is the base."""
         from valign.pipeline.compare import goal_json, primary_of, profile_of
+        from valign.pipeline.reports import ran
         from valign.report import SubjectReport, method_report
         from valign.report.html import render
         from valign.report.write import write_report
 
         subjects = [
             SubjectReport(
-                policy=p.card(),
+                policy=model_card(p),
                 results=m.results,
                 samples=m.samples,
                 cost=c.to_json(),
@@ -238,7 +242,9 @@ class Evaluation:
             )
             for i, (p, m, c) in enumerate(zip(self.policies, self.measured, self.costs))
         ]
-        made = method_report(subjects, goal=goal_json(self.goal), primary=primary_of(self.goal), title="evaluation")
+        texts = once(row for m in self.measured for row in m.texts)
+        made = method_report(subjects, goal=goal_json(self.goal), primary=primary_of(self.goal), title="evaluation", texts=texts,
+                             provenance=ran(r for m in self.measured for r in m.results))  # fmt: skip
         target = Path(path)
         if target.suffix != ".html":
             return write_report(made, target)["html"]

@@ -22,7 +22,7 @@ from valign.data.tasks import task_counts
 from valign.engine.run import RunFolder, read_log
 from valign.errors import UsageError, ValignError
 from valign.evaluation.cached import CachedPolicy
-from valign.evaluation.provenance import data_card, provenance
+from valign.evaluation.provenance import data_card, model_card, provenance
 from valign.evaluation.result import Result
 from valign.goals.base import Goal
 from valign.goals.benchmark import BenchmarkGoal
@@ -43,6 +43,7 @@ from valign.pipeline.judges import judges_logged
 from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.recipe import MethodSpec, Recipe
+from valign.pipeline.texts import once
 from valign.pipeline.training_data import origin
 from valign.rewards.base import PREFIX
 
@@ -237,7 +238,7 @@ class _Run:
             provenance=provenance(
                 self.base, goal=goal.get("id"), recipe=hidden(self.recipe.model_dump()), seed=self.recipe.seed
             ),
-            prompts={g.id: g.prompt_text for g in (*self.test, *self.tax)},
+            texts=once(row for s in subjects for row in s.measured.texts),
             frontier=best_of_n_curve(base.measured.samples),
             title=self.recipe.name,
             created=time.strftime("%Y-%m-%d"),
@@ -255,7 +256,7 @@ class _Run:
         curve = [x for x in log if x["event"] == "step"]
         notes = list(s.aligned.notes) if s.aligned else []
         return SubjectReport(
-            policy={**s.policy.card(), "id": s.name if s is base else s.policy.id},
+            policy={**model_card(s.policy), "id": s.name if s is base else s.policy.id},
             results=results,
             samples=s.measured.samples,
             cost=s.cost.to_json(),

@@ -34,7 +34,7 @@ from valign.pipeline.evaluate import (
 )
 from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.judges import LOG as JUDGE_LOG
-from valign.pipeline.judges import judges_logged
+from valign.pipeline.judges import judges_logged, judges_of
 from valign.pipeline.policies import LoadOptions, check_read, load_policy
 from valign.pipeline.recipe import Recipe, Source, parse
 from valign.pipeline.spending import check_priced
@@ -138,7 +138,7 @@ def evaluate_from_names(
     with RunFolder(out) as run, contextlib.ExitStack() as stack:
 
         def logged(make: Callable[[], Policy], file: str) -> Any:
-            return _logged(make, out / file, workers, stack)
+            return _logged(make, out / file, out / JUDGE_LOG, workers, stack)
 
         tell("loading", {"name": model})
         policy = logged(partial(_policy_named, model, options, goal, reward), "requests.jsonl")
@@ -174,12 +174,13 @@ def _policy_named(model: str, options: LoadOptions | None, goal: str | None = No
     return load_policy(model, options, goal=made, reward=reward_named(reward) if reward else None)
 
 
-def _logged(make: Callable[[], Policy], log: Path, workers: int, stack: contextlib.ExitStack) -> Policy:
-    """The policy with a log of its answers, here or on workers; both kinds read each other's log."""
+def _logged(make: Callable[[], Policy], log: Path, judge_log: Path, workers: int, stack: contextlib.ExitStack) -> Policy:
+    """The policy with a log of its answers, here or on workers; both kinds read each other's log. What it asks on a worker is
+    logged from there, in this process by `judges_logged`."""
     if workers:
         from valign.evaluation.sharded import ShardedPolicy
 
-        return stack.enter_context(ShardedPolicy(make, workers, log=log))
+        return stack.enter_context(ShardedPolicy(make, workers, log=log, asks=judges_of, asked_log=judge_log))
     from valign.evaluation.cached import CachedPolicy
 
     return CachedPolicy(make(), log)

@@ -32,13 +32,14 @@ from valign.methods.target import Target
 from valign.models.policy import Policy, Sampling
 from valign.pipeline.align import align_policy
 from valign.pipeline.door import method_entry
-from valign.pipeline.evaluate import Plan, evaluate_policy, progress_of
+from valign.pipeline.evaluate import Plan, compared, evaluate_policy, progress_of
 from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.meter import Spent, release
 from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.texts import text_rows, write_texts
 
 AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "added_memory")
 UNITS = {
@@ -191,6 +192,7 @@ def efficiency_from_names(
         remember(run, request, force)
         section = sweep(base, plan, out, on_event=tell, force=force,
                         reload=lambda folder: load_policy(folder, options, goal=steering(made)))  # fmt: skip
+        write_texts(out, text_rows(plan.held_out, compared(plan.held_out)[0]))
         return section, finish(section, out, tell)
 
 

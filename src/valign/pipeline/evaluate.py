@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from valign.models.credentials import hidden, hide
 from valign.models.policy import Policy, Progress, Sampling, has_likelihood
 from valign.pipeline.judges import judge_policies, reasons
 from valign.pipeline.spending import accounted
+from valign.pipeline.texts import prompt_rows, read_texts, text_rows, write_texts
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
 RESULT, SAMPLES, GOAL = "result.json", "samples.jsonl", "goal.json"
@@ -55,12 +57,14 @@ class Plan:
 
 @dataclass
 class Measured:
-    """Results of one policy, the samples that they rest on, and the goal that judged the samples (`goal_record`)."""
+    """Results of one policy, the samples that they rest on, the goal that judged the samples (`goal_record`), and what the
+    data say of the items (`texts.text_rows`)."""
 
     results: list[Result] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     goal: dict[str, Any] | None = None
+    texts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say: Say | None = None) -> Measured:
@@ -99,7 +103,7 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
 
 def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
     """What the policy makes of responses and choices that the data hold."""
-    ranked = [g for g in plan.groups if not g.choices and len(g.responses) > 1]
+    ranked, before = [g for g in plan.groups if not g.choices and len(g.responses) > 1], len(out.results)
     pairs, same = compared(ranked)
     if same:
         out.notes.append(f"{same} pairs with chosen = rejected are left out: they state no order")
@@ -117,9 +121,12 @@ def _given(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, 
         out.results += measure.measure_order(
             policy, reference, ranked, plan.goal, beta=plan.beta, utilities=utilities, progress=say("order")
         )
+    choices = [g for g in plan.groups if g.choices]
     if has_likelihood(policy):
-        for choices in _by_benchmark([g for g in plan.groups if g.choices]):
-            out.results += _choices(policy, choices, say)
+        for benchmark in _by_benchmark(choices):
+            out.results += _choices(policy, benchmark, say)
+    if len(out.results) > before:
+        out.texts += text_rows([*ranked, *choices], pairs)
 
 
 def _prompts(plan: Plan) -> list[Group]:
@@ -154,6 +161,7 @@ def _distance(policy: Policy, reference: Policy | None, plan: Plan, out: Measure
     """KL to the reference."""
     if (prompts := _prompts(plan)) and reference is not None and plan.kl_prompts:
         out.results += kl_results(policy, reference, prompts[: plan.kl_prompts], plan, say)
+        out.texts += prompt_rows(prompts[: plan.kl_prompts])
 
 
 def _tasks(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
@@ -164,6 +172,7 @@ def _tasks(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, 
 
         greedy = Sampling(temperature=0, max_new_tokens=plan.sampling.max_new_tokens, seed=plan.sampling.seed)
         out.results += measure.measure_instructions(policy, tasks, check, greedy, progress=say("instructions"))
+        out.texts += prompt_rows(tasks)
 
 
 def _within_reach(
@@ -319,7 +328,7 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
         items = judged_items(sampled, utilities, missing, why)
         out.results.append(_utility_result(policy, goal, items, about))
     for risk in plan.risks:  # the same responses: nothing is drawn for them
-        out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing,
+        out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing, why=partial(reasons, risk),
                                             about=provenance(policy, sampling=plan.sampling))  # fmt: skip
     out.goal = goal_record(goal)
     for group, u, v, row in zip(sampled, utilities, values, drawn):
@@ -405,13 +414,14 @@ def _best_of_n_bound(policy: Policy) -> Result | None:
 
 
 def write_evaluation(folder: Path, measured: Measured) -> Mapping[str, Path]:
-    """`result.json`, `samples.jsonl` and, where a goal judged them, `goal.json` in `folder`, each whole or absent; the
-    results come last.
+    """`result.json`, `samples.jsonl`, `texts.jsonl` and, where a goal judged them, `goal.json` in `folder`, each whole or
+    absent; the results come last.
 
     Raises `ValignError` where the disk refuses.
     """
     samples = "".join(json.dumps(s, ensure_ascii=False, allow_nan=False) + "\n" for s in measured.samples)
     written = write_whole(folder / SAMPLES, samples)
+    write_texts(folder, measured.texts, known=[str(s["id"]) for s in measured.samples])
     (folder / GOAL).unlink(missing_ok=True)
     if measured.goal is not None:
         write_whole(folder / GOAL, json.dumps(measured.goal, ensure_ascii=False, indent=1) + "\n")
@@ -432,4 +442,4 @@ def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:
         return None
     rows = [json.loads(x) for x in paths["samples"].read_text(encoding="utf-8").splitlines()]
     goal = json.loads((folder / GOAL).read_text(encoding="utf-8")) if (folder / GOAL).is_file() else None
-    return Measured(read_results(paths["results"]), rows, goal=goal), paths
+    return Measured(read_results(paths["results"]), rows, goal=goal, texts=read_texts(folder)), paths

@@ -35,6 +35,7 @@ from valign.pipeline.instruments import (
     workplace,
 )
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.texts import text_rows, write_texts
 from valign.pipeline.training_data import knows_its_data, training_groups
 
 FILE = "explained.jsonl"
@@ -123,6 +124,7 @@ def explain_from_names(
             say = progress_of(tell)
             given = {g.id for g in groups if g.responses}
             answered = _answered(policy, groups, sampling, say)
+            write_texts(out, text_rows(answered))
             records = [{**r, "sampled": r["id"] not in given} for r in explain(answered, ask, say("explanations"))]
             write_whole(out / FILE, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records))
             named = {"id": made.id, "fingerprint": made.fingerprint()} if made else None

@@ -34,6 +34,7 @@ from valign.pipeline.instruments import (
 )
 from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.texts import prompt_rows
 
 Utility = Callable[[Sequence[Group]], Sequence[Any]]
 
@@ -114,5 +115,5 @@ def generality_from_names(
                              goal=made.fingerprint(), attacks=list(attacks))  # fmt: skip
         return carry_out(
             run, request, lambda: measure_generality(policy, made, splits, sampling, say=progress_of(tell)), [policy], [made],
-            options=options, force=force, tell=tell,
+            texts=prompt_rows([*splits.iid, *splits.ood]), options=options, force=force, tell=tell,
         )  # fmt: skip

@@ -28,6 +28,7 @@ from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.spending import accounted, check_priced
+from valign.pipeline.texts import write_texts
 
 Listen = Callable[[str, Mapping[str, Any]], None]
 
@@ -119,12 +120,14 @@ def remember(run: RunFolder, request: Mapping[str, Any], force: bool) -> None:
 
 def carry_out(
     run: RunFolder, request: Mapping[str, Any], work: Callable[[], Section], policies: Sequence[Policy | None] = (),
-    judges: Sequence[Any] = (), *, options: LoadOptions | None = None, force: bool = False, tell: Listen,
+    judges: Sequence[Any] = (), *, texts: Sequence[Mapping[str, Any]] = (), options: LoadOptions | None = None,
+    force: bool = False, tell: Listen,
 ) -> tuple[Section, dict[str, Path]]:  # fmt: skip
     """The section that `work` gives, and its files: what it cost stands in the provenance of every Result.
 
     judges   goals and rewards whose judges are asked: they answer through a log in the folder, and their endpoints share the
              budget of `options` with the policies
+    texts    rows of `texts` that the folder keeps, for the page
     Raises `UsageError` where prices are given and nobody is paid, before the folder remembers the request.
     """
     budget = options.budget if options is not None else None
@@ -132,6 +135,8 @@ def carry_out(
         check_priced((*policies, *asked), budget)
         remember(run, request, force)
         section = costed(work, (*policies, *asked))
+    if texts:
+        write_texts(run.path, texts)
     return section, finish(section, run.path, tell)
 
 

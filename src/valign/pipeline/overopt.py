@@ -7,7 +7,7 @@ from pathlib import Path
 
 from valign.errors import UsageError
 from valign.evaluation import overopt_worlds as worlds
-from valign.evaluation.measure.common import sample_groups
+from valign.evaluation.measure.common import sample_groups, unanswered
 from valign.evaluation.measure.overopt import overopt_section
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Result
@@ -24,7 +24,9 @@ from valign.pipeline.instruments import (
     request_of,
     workplace,
 )
+from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.texts import prompt_rows
 
 
 def overopt_from_names(
@@ -49,13 +51,14 @@ def overopt_from_names(
 
         def work() -> Section:
             say = progress_of(tell)
-            _, sampled = sample_groups(policy, groups, sampling, say("responses"))
+            drawn, sampled = sample_groups(policy, groups, sampling, say("responses"))
             say(f"scores by {proxy_judge.id} and {gold_judge.id}")
             about = provenance(policy, sampling=sampling, proxy=proxy_judge.id, gold=gold_judge.id)
-            return overopt_section(sampled, proxy_judge, gold_judge, subject=policy.id, about=about)
+            return overopt_section(sampled, proxy_judge, gold_judge, subject=policy.id, about=about,
+                                   missing=unanswered(sampled, drawn), why=reasons)  # fmt: skip
 
         judges = (proxy_judge, gold_judge)
-        return carry_out(run, request, work, [policy], judges, options=options, force=force, tell=tell)
+        return carry_out(run, request, work, [policy], judges, texts=prompt_rows(groups), options=options, force=force, tell=tell)
 
 
 def bench_in(

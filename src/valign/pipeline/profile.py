@@ -17,7 +17,7 @@ from valign.evaluation.measure.inventory import Profile, inventory_profile
 from valign.evaluation.measure.pair_profiles import CLAIM, UNREADABLE, Shift, paired_profiles, paired_results
 from valign.evaluation.measure.profile import nearness_to, warning_of
 from valign.evaluation.metrics.reliability import FREE
-from valign.evaluation.provenance import provenance
+from valign.evaluation.provenance import model_card, provenance
 from valign.evaluation.result import Result
 from valign.goals.benchmark import BenchmarkGoal
 from valign.goals.targets import named_targets
@@ -129,7 +129,7 @@ def profile_from_names(
                 policy = _logged(loaded, log, len(inventory))
                 found.append(profile_policy(policy, asked, goal, inventory, who, groups, tell))
         outcome = Outcome(found, _shifts(found, goal) if against else {})
-        return outcome if folder is None else _written(outcome, goal, folder, tell)
+        return outcome if folder is None else _written(outcome, goal, folder, tell, named=bool(asked.goal))
 
     if out is None:
         return run(None)
@@ -158,7 +158,7 @@ def profile_policy(
     """All forms of one policy."""
     tell = tell or _nobody
     forms = asked.forms or (("likelihood",) if has_likelihood(policy) else ("generation",))
-    out = Profiled(policy.id, policy.card())
+    out = Profiled(policy.id, model_card(policy))
     with accounted(out.measured.results, (policy, *judge_policies(goal, policy))):
         _ask(policy, forms, out, asked, goal, inventory, who, groups, tell)
     return out
@@ -274,17 +274,18 @@ def _samples(profile: Profile) -> list[dict[str, Any]]:
     return out
 
 
-def _written(outcome: Outcome, goal: Any, folder: Path, tell: Any) -> Outcome:
+def _written(outcome: Outcome, goal: Any, folder: Path, tell: Any, *, named: bool) -> Outcome:
     tell("writing", {"path": str(folder)})
     first = outcome.models[0].measured
     whole = replace(first, results=outcome.results)
     paths = dict(write_evaluation(folder, whole))
-    return replace(outcome, paths={**paths, **_page(outcome, goal, folder)})
+    return replace(outcome, paths={**paths, **_page(outcome, goal, folder, named=named)})
 
 
-def _page(outcome: Outcome, goal: Any, folder: Path) -> Mapping[str, Path]:
-    """The report on one model or two."""
+def _page(outcome: Outcome, goal: Any, folder: Path, *, named: bool) -> Mapping[str, Path]:
+    """The report on one model or two. named: whether the goal is the user's, and not the one a profile is drawn beside."""
     from valign.pipeline.compare import goal_json, profile_of
+    from valign.pipeline.reports import ran
     from valign.report import SubjectReport, method_report, write_report
 
     subjects = []
@@ -297,7 +298,9 @@ def _page(outcome: Outcome, goal: Any, folder: Path) -> Mapping[str, Path]:
                           differences=differences, notes=m.measured.notes, base=len(outcome.models) > 1 and k == 1)
         )  # fmt: skip
     names = " and ".join(m.id for m in outcome.models)
-    report = method_report(subjects, goal=goal_json(goal), primary="profile", title=f"values of {names}",
+    aim = goal_json(goal)
+    aim |= {} if named else {"note": "nobody named a goal: the profile is drawn beside this one"}
+    report = method_report(subjects, goal=aim, primary="profile", title=f"values of {names}", provenance=ran(outcome.results),
                            created=time.strftime("%Y-%m-%d"), extra=_differences(outcome))  # fmt: skip
     return write_report(report, folder)
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.measure.recompute import COMPONENTS
+from valign.evaluation.provenance import model_card
+from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
 from valign.goals.base import Goal
 from valign.models.policy import Policy
 from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, Measured
+from valign.pipeline.texts import once, read_texts
+
+RUN = ("valign", "commit", "libraries", "sampling", "goal", "reward", "proxy", "gold", "judge", "beta", "by", "seed",
+       "checkpoints", "base")  # fmt: skip  # of a Result's provenance: what one page has room for
 
 
 def draw(
@@ -48,6 +54,12 @@ def draw(
     return write_report(_of_results(file, None if before is None else _find(before), extra), out or file.parent)
 
 
+def ran(results: Iterable[Result]) -> dict[str, Any]:
+    """What a report says of its run: versions, commit, settings of the first Result that knows them."""
+    known = next((r.provenance for r in results if "libraries" in r.provenance), {})
+    return {k: known[k] for k in RUN if known.get(k) is not None}
+
+
 def _sections(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
     """What instruments wrote into folders, as sections of a report."""
     from valign.report.from_section import section_of
@@ -76,6 +88,7 @@ def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, An
     """The report on one file of results, or on two: the base's first."""
     from valign.pipeline.compare import goal_json
     from valign.report import method_report
+    from valign.report.from_section import instrument_of
 
     subjects = [_stored_subject(f, base=before is not None and i == 0)
                 for i, f in enumerate(f for f in (before, file) if f is not None)]  # fmt: skip
@@ -88,11 +101,34 @@ def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, An
     primary = "profile" if "misalignment.M" not in metrics and "value.V" in metrics else "order"
     primary = "components" if COMPONENTS in metrics else primary
     level = next((r.level for r in found if not r.subject.startswith("baseline")), "value")
-    goal = _stored_goal(file) or ({"id": "none", "level": level, "text": ""} if level != "preference" else goal_json(None))
     title = names[0] if len(names) == 1 else f"{names[1]} against {names[0]}"
+    whole = [r for f in (before, file) if f is not None for r in read_results(f, items=False)]
+    goal = _stored_goal(file) or _named_goal(whole, level)
+    instrument = None
     if len(names) == 1 and file.with_name(SECTION).is_file():
-        title = str(_content(file.with_name(SECTION)).get("title") or title)
-    return method_report(subjects, goal=goal, primary=primary, title=title, extra=extra, created=time.strftime("%Y-%m-%d"))
+        content = _content(file.with_name(SECTION))
+        title, instrument = str(content.get("title") or title), instrument_of(content)
+    elif goal["id"] == "none" and level == "preference":
+        goal = goal_json(None)
+    return method_report(
+        subjects, goal=goal, primary=primary, title=title, extra=extra, created=time.strftime("%Y-%m-%d"),
+        instrument=instrument, ledger=_ledger(whole), provenance=ran(whole),
+        texts=once(row for f in (file, before) if f is not None for row in read_texts(f.parent)),
+    )  # fmt: skip
+
+
+def _named_goal(results: Sequence[Result], level: str) -> dict[str, Any]:
+    """The goal as far as Results name it; the id "none" where nothing was judged by one."""
+    named = next((r.provenance["goal"] for r in results if isinstance(r.provenance.get("goal"), Mapping)), {})
+    known = {k: v for k, v in named.items() if isinstance(v, str)}
+    return {"id": "none", "level": level, "text": "", **known}
+
+
+def _ledger(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The data that Results name, each once."""
+    found = [r.provenance["data"] for r in results if isinstance(r.provenance.get("data"), Mapping)]
+    rows = {(str(d.get("file")), str(d.get("sha256"))): d for d in found}
+    return [{**d, "n": d.get("rows"), "use": "measurement"} for d in rows.values()]
 
 
 def _stored_goal(file: Path) -> dict[str, Any] | None:
@@ -111,13 +147,20 @@ def _stored_subject(file: Path, *, base: bool) -> Any:
     from valign.report import SubjectReport
 
     results = read_results(file)
+    if not results and file.with_name(SECTION).is_file():  # an instrument that found nothing to count still has a page
+        return SubjectReport(policy={"id": str(_content(file.with_name(SECTION)).get("title"))})
     if not results:
         raise ValignError("the file holds no results", where=str(file))
     first = next((r for r in results if not r.subject.startswith("baseline")), results[0])
     if file.with_name(SECTION).is_file():  # an instrument's results speak of several: the page is about one policy
         first = next((r for r in results if " vs " not in r.subject), first)
         results = [r for r in results if r.subject == first.subject]
-    return SubjectReport(policy={"id": first.subject}, results=results, samples=_samples(file.with_name(SAMPLES)), base=base)
+    models = (r.provenance.get("model") for r in results if r.subject == first.subject)
+    card = next((dict(m) for m in models if isinstance(m, Mapping) and m.get("id") == first.subject), {})
+    return SubjectReport(
+        policy={**card, "id": first.subject}, results=results, samples=_samples(file.with_name(SAMPLES)), base=base,
+        method=str(card.get("method") or ""),
+    )  # fmt: skip
 
 
 def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, policy: str | None = None) -> Mapping[str, Path]:
@@ -141,9 +184,9 @@ def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> Mapp
     from valign.pipeline.compare import goal_json, profile_of
     from valign.report import method_report, write_report
 
-    subject = _subject(policy.card(), measured.results, measured.samples, profile_of(measured, goal))
+    subject = _subject(model_card(policy), measured.results, measured.samples, profile_of(measured, goal))
     report = method_report([subject], goal=goal_json(goal), primary="profile", title=f"values of {policy.id}",
-                           created=time.strftime("%Y-%m-%d"))  # fmt: skip
+                           created=time.strftime("%Y-%m-%d"), provenance=ran(measured.results))  # fmt: skip
     return write_report(report, out)
 
 

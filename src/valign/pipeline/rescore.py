@@ -186,18 +186,9 @@ def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
         explained = judge.explain(o.answered)
         scores.append(tuple(o.spread_out([np.asarray(sum(row.values()), dtype=np.float64) for row in explained])))
         parts.append(_parts(o, explained, neutral or {}))
-        why.append(_unscored(o, reasons(judge)))
+        why.append(o.at_own_places(reasons(judge)))
     total = None if neutral is None else sum(neutral.values())
     return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0], tuple(why))
-
-
-def _unscored(outputs: Outputs, said: Mapping[str, str]) -> dict[str, str]:
-    """What a judge said of `answered`, where responses that never came do not count, by the places of the stored ones."""
-    out = {}
-    for group, given in zip(outputs.groups, outputs.given, strict=True):
-        places = enumerate(np.flatnonzero(given).tolist())
-        out |= {f"{group.id}#{k}": said[f"{group.id}#{j}"] for j, k in places if f"{group.id}#{j}" in said}
-    return out
 
 
 def _parts(outputs: Outputs, explained: Sequence[Parts], neutral: Mapping[str, float]) -> tuple[Parts, ...]:

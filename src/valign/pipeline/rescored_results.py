@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of
+from valign.evaluation.measure.common import cluster_of, judged_items
 from valign.evaluation.result import Anchors, Item, Result
 from valign.goals.base import Array
 from valign.pipeline.evaluate import Measured, goal_record
@@ -42,13 +42,9 @@ def _samples(found: Rescored, policy: int) -> list[dict[str, Any]]:
 
 
 def _utility(found: Rescored, policy: int) -> Result:
-    outputs = found.outputs[policy]
-    items, why = [], found.after.why[policy]
-    for group, given, scores in zip(outputs.groups, outputs.given, found.after.scores[policy], strict=True):
-        for k, score in enumerate(scores):
-            name = f"{group.id}#{k}"
-            reason = None if np.isfinite(score) else why.get(name, "judge_error") if given[k] else "no_answer"
-            items.append(Item(name, cluster_of(group), None if reason else float(score), reason))
+    outputs, why = found.outputs[policy], found.after.why[policy]
+    missing = {f"{g.id}#{k}" for g, given in zip(outputs.groups, outputs.given) for k, was in enumerate(given) if not was}
+    items = judged_items(outputs.groups, found.after.scores[policy], missing, why)
     return summarize(
         items, metric="goal.utility", variant=str(found.after.card["id"]), unit="score", direction="up", **_common(found, policy)
     )

@@ -64,6 +64,12 @@ class Outputs:
             out.append(full)
         return out
 
+    def at_own_places(self, why: Mapping[str, str]) -> dict[str, str]:
+        """What is said of responses of `answered` (GROUP#RESPONSE), by their places among all."""
+        places = {g.id: np.flatnonzero(given) for g, given in zip(self.groups, self.given, strict=True)}
+        named = {f"{id}#{k}": f"{id}#{at}" for id, found in places.items() for k, at in enumerate(found)}
+        return {named[item]: reason for item, reason in why.items() if item in named}
+
     def values(self, theory: Theory) -> list[Array] | None:
         """(n_responses, K) per group as stored; None where a scored response has no values of this theory."""
         out = []

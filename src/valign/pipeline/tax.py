@@ -31,6 +31,7 @@ from valign.pipeline.instruments import (
 )
 from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.texts import prompt_rows, text_rows
 
 TASKS = ("builtin:instructions#test",)
 TEXTS = ("builtin:demonstrations#dev",)
@@ -147,6 +148,7 @@ def tax_from_names(
                             where=f"--tasks {task}", how="name tasks, such as builtin:instructions#test")  # fmt: skip
     plan = TaxPlan(named, groups_named(data, limit, tell) if data else (), judge,
                    groups_named(texts, limit, tell) if texts else (), sampling, kl_prompts)  # fmt: skip
+    scored = [*(g for groups in named.values() for g in groups), *plan.texts]
     with workplace(out) as run:
         policies = {
             n: policy_logged(m, options, out / f"{n}.jsonl", tell) for n, m in (("base", base), ("aligned", aligned))
@@ -155,7 +157,8 @@ def tax_from_names(
                              reward=judge.fingerprint() if judge else None, kl_prompts=kl_prompts)  # fmt: skip
         return carry_out(
             run, request, lambda: tax_section(policies["base"], policies["aligned"], plan, say=progress_of(tell)),
-            [*policies.values()], [judge], options=options, force=force, tell=tell,
+            [*policies.values()], [judge], texts=[*text_rows(scored), *prompt_rows(plan.prompts)],
+            options=options, force=force, tell=tell,
         )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class Facts:
     differences: Mapping[str, Row | None]
     rivals: Mapping[str, Row | None]
     axes: Sequence[str]
-    prompts: Mapping[str, Any]
+    texts: Sequence[Row]
     methods: Sequence[Row] = ()
     others: Mapping[str, Mapping[str, Row | None]] = field(default_factory=dict)
 
@@ -63,8 +63,9 @@ def method_report(
     baselines: Sequence[Result | Mapping[str, Any]] = (),
     statistics: Mapping[str, Any] | None = None,
     margin: float | None = None,
-    prompts: Mapping[str, Any] | None = None,
+    texts: Sequence[Mapping[str, Any]] = (),
     extra: Sequence[Mapping[str, Any]] = (),
+    instrument: Mapping[str, str] | None = None,
     title: str = "",
     created: str = "",
 ) -> Row:
@@ -80,13 +81,16 @@ def method_report(
                 items
     margin      largest change of the primary that does not matter, fixed before the run; None: none is, and "no
                 difference" is never said
-    prompts     {item id: text, or turns as {"role", "content"}} of items that have no sample
+    texts       what the data say of items: {"id", "prompt": text or turns, "responses": [{"text", "label"}]}, the responses
+                that were given and scored, and what each is called; or {"id", "of": id before it, "chosen", "rejected":
+                places of its responses}
     extra       sections of instruments, drawn before the costs; their shape stands in `report.instruments`
+    instrument  {"id", "lead"} of a page that is one instrument's own: its lead says what was asked, instead of a headline
     created     ISO date; given, because this function reads no clock
     With several policies exactly one is the base. Raises `ValignError` for none, two bases, or repeated ids.
     """
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
-    facts = _facts(subjects, goal, primary, statistics or {}, margin, prompts or {})
+    facts = _facts(subjects, goal, primary, statistics or {}, margin, texts)
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
     said = headline(
         kind,
@@ -103,12 +107,15 @@ def method_report(
         },
     )
     said["more"] += [seeds.sentence(row, facts.role) for row in facts.methods]
+    if instrument is not None:
+        said["lead"] = instrument["lead"]
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
     report: Row = {
         "schema": SCHEMA,
         "kind": kind,
         "title": title or goal_name(goal),
         "created": created,
+        **({"instrument": instrument["id"]} if instrument is not None else {}),
         "subjects": list(facts.cards),
         "goal": dict(goal),
         "primary": primary,
@@ -138,7 +145,7 @@ def _facts(
     primary: str,
     statistics: Mapping[str, Any],
     margin: float | None,
-    prompts: Mapping[str, Any],
+    texts: Sequence[Mapping[str, Any]],
 ) -> Facts:
     role = primary_role(primary)
     require(len(subjects) > 0, "subjects", 0, "at least one policy")
@@ -196,7 +203,7 @@ def _facts(
         differences,
         rivals,
         axes,
-        prompts,
+        [dict(t) for t in texts],
         methods,
         _beside(base, role, roles, given, statistics) if base else {},
     )

@@ -32,6 +32,21 @@ TEXTS = {
     "flips": "Ability lost on items that both checkpoints answered; below 0 is ability gained.",
 }
 
+LEADS = {  # what each instrument asks, where the page is its own
+    "tax": "What alignment cost in ability and what it gained, on items that both checkpoints answered.",
+    "overopt": "What a gold judge says of the model's own samples when a proxy is pushed.",
+    "overopt_worlds": "Whether the over-optimization alarm rings in time, in worlds whose gold reward is known.",
+    "efficiency": "What a score costs with each method: labels, tokens, time and memory.",
+    "generality": "Whether the model keeps to its goal on other prompts, under attack, and when the goal is reversed.",
+    "explain": "Why each output got its score: what its parts add to it, and where it may have been learned.",
+    "value_risk": "Whether checkpoints that hold a value higher also carry a higher risk.",
+}
+
+
+def instrument_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """`method_report(instrument=...)` for the page of a `section.json` alone."""
+    return {"id": str(content["id"]), "lead": LEADS.get(str(content["id"]), str(content["title"]))}
+
 
 def section_of(content: Mapping[str, Any], index: int = 1) -> Row:
     """A section for `method_report(extra=...)` from the content of a `section.json`.

@@ -22,7 +22,9 @@ from valign.report import figures, heat, items, lines, visible
 from valign.report.circle import circle
 from valign.report.node import Node, num, place, resolve, span, value
 from valign.report.plots import scatter, training
+from valign.report.sections import says_something
 from valign.report.units import REFERENCE_TEXT, interval, number
+from valign.report.words import is_no_goal
 
 MAX_BYTES = 8_000_000  # evaluation notes section 11
 SAMPLES = 12  # prompts that a reader without JavaScript sees; with it all items are listed
@@ -87,6 +89,7 @@ def script() -> str:
 def _render(report: Mapping[str, Any], samples: int, carried: Mapping[str, Any]) -> str:
     root = Node(dict(report))
     subjects = {str(s.id): s for s in root.subjects}
+    shown = [s for s in root.sections if all(str(f.id) != "methods" or says_something(value(f.data)) for f in s.figures)]
 
     def draw(figure: Node) -> Markup:
         return figures.figure(figure, DRAW[str(figure.type)](figure.data, subjects))
@@ -104,7 +107,10 @@ def _render(report: Mapping[str, Any], samples: int, carried: Mapping[str, Any])
             style=Markup(source("report.css")),
             script=Markup(script()),
             script_hash=script_hash(script()),
-            toc=[(str(s.id), str(s.title)) for s in root.sections],
+            sections=shown,
+            toc=[(str(s.id), str(s.title)) for s in shown],
+            has_cards=any(len(s.policy) > 1 for s in root.subjects),
+            has_goal=not is_no_goal(value(root.goal)),
             **carried,
         )
     )

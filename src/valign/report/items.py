@@ -22,16 +22,20 @@ SAME = 1e-9  # scores nearer than this are equal
 CUT = 6000  # characters of one text that a page carries
 BUDGET = 6_000_000  # bytes of the embedded table; the page with everything stays below 8 MB
 LETTERS = {"better": "w", "worse": "l", "same": "s", "unscored": "u", "base": "b"}
+# metrics of what a policy said itself: the responses that the data hold say nothing about those scores
+OWN = ("goal.", "risk.", "value.", "kl.", "reward.mean", "reward.gain", "instruction.", "overopt.", "generality.")
 WORDS = {letter: word for word, letter in LETTERS.items()} | {"n": "not an item of this policy"}
 
 
 def table(report: Mapping[str, Any]) -> Row:
-    """{"subjects", "prompts", "measures"}: the texts first, then the Results of the headline, then the others.
+    """{"subjects", "prompts", "given", "measures"}: the texts first, then the Results of the headline, then the others.
 
     subjects   [{"id", "label", "mark", "base"}]: answers name them by position
     prompts    {item id: [{"role", "content"}]}
+    given      {item id: [{"label", "text"}]}: responses of the data that were scored, and what each is called
     measures   of responses: {"name", "level", "direction", "unit", "at", "rows"}, rows as in the JSON's
-               samples; of a Result: {"metric", "variant", ..., "ids", "columns": [one per subject or None]}
+               samples; of a Result: {"metric", "variant", ..., "given": whether it scores responses of the data,
+               "ids", "columns": [one per subject or None]}
     column     {"at", "places": position of each id in the Result's items (None: not an item of it), "scores",
                "reasons": {row: word}, "outcomes": one letter a row (LETTERS), "texts": {row: text}}
     """
@@ -40,12 +44,19 @@ def table(report: Mapping[str, Any]) -> Row:
         for s in report["subjects"]
     ]
     samples, prompts = _samples(report)
-    for id, turns in (_figure(report, "samples").get("prompts") or {}).items():
-        prompts.setdefault(visible.plain(id), _turns(turns))
+    given: dict[str, list[Row]] = {}
+    for row in _figure(report, "samples").get("texts") or ():
+        id = visible.plain(row["id"])
+        if row.get("prompt"):
+            prompts.setdefault(id, _turns(row["prompt"]))
+        if row.get("responses"):
+            given[id] = [{"label": _text(r.get("label")), "text": _text(r["text"])} for r in row["responses"]]
+        elif (whole := given.get(visible.plain(row.get("of", "")))) is not None:
+            given[id] = [{"label": k, "text": whole[row[k]]["text"]} for k in ("chosen", "rejected")]
     measures = [samples] if samples and samples["rows"] else []
     base = next((i for i, s in enumerate(subjects) if s["base"]), None)
     measures += list(_measures(report, [s["id"] for s in report["subjects"]], base))
-    return {"subjects": subjects, "prompts": prompts, "measures": measures}
+    return {"subjects": subjects, "prompts": prompts, "given": given, "measures": measures}
 
 
 def _figure(report: Mapping[str, Any], id: str) -> Row:
@@ -121,7 +132,8 @@ def _measure(group: Row, found: Mapping[int, tuple[str, list[Row]]], count: int,
         for s in range(count)
     ]
     about = {k: group[k] for k in ("metric", "variant", "level", "unit", "direction")}
-    return {**about, "name": group["metric"], "ids": [visible.plain(i) for i in ids], "columns": columns}
+    of_given = not group["metric"].startswith(OWN)
+    return {**about, "name": group["metric"], "given": of_given, "ids": [visible.plain(i) for i in ids], "columns": columns}
 
 
 def _column(
@@ -180,8 +192,8 @@ def fitting(whole: Row, budget: int = BUDGET) -> tuple[str, Row | None]:
         shown = min(shown - 1, int(shown * 0.95 * budget / len(text)))  # one page's worth nearer at each turn
         first = _first(measures[0], shown)
         ids = {i.split("#")[0] for i in _ids(first)} | set(_ids(first))
-        prompts = {k: v for k, v in whole["prompts"].items() if k in ids}
-        text = packed({**whole, "prompts": prompts, "measures": [first]})
+        kept = {name: {k: v for k, v in whole[name].items() if k in ids} for name in ("prompts", "given")}
+        text = packed({**whole, **kept, "measures": [first]})
     return text, {"measures": dropped, "shown": shown, "total": total}
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from valign.errors import unknown
-from valign.report.sections import all_results
+from valign.report.sections import all_results, says_something
 from valign.report.subject import Row
 from valign.report.units import REFERENCE, interval, number
 from valign.report.visible import markdown as md
-from valign.report.words import goal_name
+from valign.report.words import goal_name, is_no_goal
 
 NAMES = {
     "M": "misalignment M ↓",
@@ -41,6 +41,22 @@ def _parts(report: Mapping[str, Any], own: Row) -> Iterable[Sequence[str]]:
     yield [f"- {md(line)}" for line in report["sentences"]["more"]] + [""]
     if report["warnings"]:
         yield ["## Read this first", "", *(f"- {md(w)}" for w in report["warnings"]), ""]
+    if not is_no_goal(goal):
+        yield from _goal(report)
+    data = next(f["data"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
+    if says_something(data):
+        yield ["## Results", "", *_methods(report), ""]
+        rule = (f" Dominated: another policy is at least as good on {', '.join(data['axes'])} and better on one."
+                if data["axes"] else "")  # fmt: skip
+        yield [f"Intervals are 95 %. Differences are paired, item by item.{rule} There is no total score.", ""]
+    yield ["## How it was measured", "", *_measured(report, own["id"]), ""]
+    yield ["## How it was made", "", *_policy(own, report["cost"].get(own["id"]) or {}), ""]
+    yield ["## Data", "", *_ledger(report["ledger"]), ""]
+    yield ["## Provenance", "", *(f"- {md(k)}: {_short(v)}" for k, v in report["provenance"].items()), ""]
+
+
+def _goal(report: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+    goal = report["goal"]
     yield ["## Goal", "", md(goal.get("text") or goal_name(goal)), ""]
     target = goal.get("target")
     if isinstance(target, Mapping) and target:
@@ -51,14 +67,6 @@ def _parts(report: Mapping[str, Any], own: Row) -> Iterable[Sequence[str]]:
             "",
         ]
     yield [f"Primary measure: {md(report['primary'])}, fixed before the run.", ""]
-    yield ["## Results", "", *_methods(report), ""]
-    axes = next(f["data"]["axes"] for s in report["sections"] for f in s["figures"] if f["id"] == "methods")
-    rule = f" Dominated: another policy is at least as good on {', '.join(axes)} and better on one." if axes else ""
-    yield [f"Intervals are 95 %. Differences are paired, item by item.{rule} There is no total score.", ""]
-    yield ["## How it was measured", "", *_measured(report, own["id"]), ""]
-    yield ["## How it was made", "", *_policy(own, report["cost"].get(own["id"]) or {}), ""]
-    yield ["## Data", "", *_ledger(report["ledger"]), ""]
-    yield ["## Provenance", "", *(f"- {md(k)}: {_short(v)}" for k, v in report["provenance"].items()), ""]
 
 
 def _front_matter(own: Row) -> list[str]:
@@ -184,4 +192,7 @@ def _ledger(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _short(value: Any) -> str:
+    """A value on one line; names with plain values as "name value", so that versions are read and not decoded."""
+    if isinstance(value, Mapping) and value and all(v is None or isinstance(v, (str, int, float)) for v in value.values()):
+        return ", ".join(f"{md(k)} {md('none' if v in (None, '') else v)}" for k, v in value.items())
     return md(value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False))

@@ -90,7 +90,11 @@ def index_results(report: Row, owners: Mapping[int, str]) -> None:
     owners   {id(Result): subject}; a Result that belongs to none is a baseline
     """
     groups: dict[tuple[str, str, str], Row] = {}
-    for at, r in all_results(report).items():
+    found = all_results(report)
+    owned = {_said(r) for r in found.values() if id(r) in owners}
+    for at, r in found.items():
+        if id(r) not in owners and _said(r) in owned:  # an instrument's section repeats what stands for its policy
+            continue
         key = (r["level"], r["metric"], r["variant"])
         entry = groups.setdefault(
             key,
@@ -110,6 +114,16 @@ def index_results(report: Row, owners: Mapping[int, str]) -> None:
     whole = [g for g in ordered if not PART.search(g["metric"])]
     data = {"groups": whole, "parts": [g for g in ordered if PART.search(g["metric"])]}
     measured["figures"] = [{"id": "metrics", "type": "metrics", "data": data}] if ordered else []
+
+
+def _said(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (result["metric"], result["variant"], result["subject"], result.get("value"))
+
+
+def says_something(table: Mapping[str, Any]) -> bool:
+    """Whether the methods' table has a number: of one policy whose headline was not measured it has none."""
+    known = ("labels", "tokens", "seconds", "memory", "seeds")
+    return bool(table["columns"]) or len(table["rows"]) > 1 or any(row[k] for row in table["rows"] for k in known)
 
 
 def insert(sections: list[Row], extra: Sequence[Mapping[str, Any]]) -> None:
@@ -373,5 +387,5 @@ def _samples(facts: Facts) -> Row | None:
     """Responses side by side; where none were judged, the figure is empty and the items of Results fill it."""
     rows = samples.rows(facts.subjects, facts.base)
     known = any(r.get("items") for found in facts.results.values() for r in found)
-    data = {"rows": rows, "total": len(rows), "prompts": dict(facts.prompts)}
+    data = {"rows": rows, "total": len(rows), "texts": list(facts.texts)}
     return {"id": "samples", "type": "samples", "data": data} if rows or known else None

@@ -55,8 +55,9 @@ def _item_rows(measure: Row, table: Row) -> Iterable[list[Any]]:
     for i, id in enumerate(measure["ids"]):
         for s, c in enumerate(measure["columns"]):
             if c is not None and c["places"][i] is not None:
+                said = c["texts"].get(i) or (_given(table, id) if measure["given"] else None)
                 yield [id, measure["level"], measure["metric"], measure["variant"], subjects[s], c["scores"][i], measure["unit"],
-                       _word(c["outcomes"][i]), c["reasons"].get(i), _prompt(table, id), c["texts"].get(i)]  # fmt: skip
+                       _word(c["outcomes"][i]), c["reasons"].get(i), _prompt(table, id), said]  # fmt: skip
 
 
 def _word(letter: str) -> str:
@@ -66,6 +67,12 @@ def _word(letter: str) -> str:
 def _prompt(table: Row, id: str) -> str:
     turns = table["prompts"].get(id) or table["prompts"].get(id.split("#")[0]) or ()
     return "\n\n".join(t["content"] for t in turns)
+
+
+def _given(table: Row, id: str) -> str | None:
+    """The responses of the data that an item's score is about, each after what it is called."""
+    found = table["given"].get(id) or table["given"].get(id.split("#")[0]) or ()
+    return "\n\n".join(f"{r['label']}: {r['text']}" if r["label"] else r["text"] for r in found) or None
 
 
 def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

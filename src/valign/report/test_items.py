@@ -79,13 +79,36 @@ def test_without_responses_the_items_of_results_are_listed():
     rows = [{"id": "q1#0", "cluster": "q1", "score": 1.0, "detail": {"text": "an answer"}},
             {"id": "q2#0", "cluster": "q2", "score": None, "reason": "refusal"}]  # fmt: skip
     one = SubjectReport(policy={"id": "a"}, results=[result(rows)])
-    report = method_report([one], goal={"id": "g"}, prompts={"q1": "a question"})
+    report = method_report([one], goal={"id": "g"}, texts=[{"id": "q1", "prompt": "a question"}])
     found = items.table(report)
     (measure,) = found["measures"]
     assert found["prompts"] == {"q1": [{"role": "user", "content": "a question"}]}
     assert measure["columns"][0]["outcomes"] == "bu" and measure["columns"][0]["reasons"] == {1: "refusal"}
     assert measure["columns"][0]["texts"] == {0: "an answer"}
     assert any(s["id"] == "samples" for s in report["sections"])
+
+
+GIVEN = [
+    {"id": "q1", "prompt": "a question",
+     "responses": [{"text": "good", "label": "chosen"}, {"text": "bad", "label": "rejected"}]},
+    {"id": "q2", "prompt": "another", "responses": [{"text": t, "label": f"response {t}"} for t in "xyz"]},
+    {"id": "q2#1", "of": "q2", "chosen": 2, "rejected": 0},
+]  # fmt: skip
+
+
+def test_scores_of_given_responses_stand_beside_their_texts():
+    """The page and the CSV show what was scored; the scores of a policy's own words are not about it."""
+    ids = [{"id": i, "score": 1.0} for i in ("q1", "q2#1")]
+    results = [result(ids, metric="preference.accuracy"), result([{"id": "q1#0", "score": 0.2}], metric="kl.policy_reference")]
+    report = method_report([SubjectReport(policy={"id": "a"}, results=results)], goal={"id": "g"}, texts=GIVEN)
+    found = items.table(report)
+    assert found["prompts"].keys() == {"q1", "q2"} and found["prompts"]["q1"] == [{"role": "user", "content": "a question"}]
+    assert found["given"]["q1"] == [{"label": "chosen", "text": "good"}, {"label": "rejected", "text": "bad"}]
+    assert found["given"]["q2#1"] == [{"label": "chosen", "text": "z"}, {"label": "rejected", "text": "x"}]
+    assert {m["name"]: m["given"] for m in found["measures"]} == {"preference.accuracy": True, "kl.policy_reference": False}
+    rows = {(r["measure"], r["item"]): r for r in csv.DictReader(io.StringIO(tables.items_csv(found), newline=""))}
+    assert rows["preference.accuracy", "q1"]["response"] == "chosen: good\n\nrejected: bad"
+    assert rows["kl.policy_reference", "q1#0"]["response"] == "" and rows["kl.policy_reference", "q1#0"]["prompt"] == "a question"
 
 
 def test_hidden_characters_never_travel():

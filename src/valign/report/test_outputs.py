@@ -205,6 +205,30 @@ def test_long_tables_go_beside_the_json(tmp_path: Path):
     assert redraw(paths["json"]).is_file()
 
 
+def test_many_texts_of_the_data_lie_beside_and_come_back(tmp_path: Path):
+    texts = [{"id": f"p{i}", "prompt": f"{i}?", "responses": [{"text": "yes", "label": "chosen"}]} for i in range(201)]
+    sample = {"id": "s", "prompt": "x", "responses": ["y"], "score": 1.0}
+    report = method_report([SubjectReport(policy={"id": "a"}, samples=[sample])], goal={"id": "g"}, texts=texts)
+    paths = write_report(report, tmp_path)
+    (kept,) = [f["data"] for s in json.loads(paths["json"].read_text())["sections"] for f in s["figures"] if f["id"] == "samples"]
+    assert set(kept["texts"]) == {"path", "sha256"}
+    (whole,) = [f["data"] for s in read_whole(paths["json"])["sections"] for f in s["figures"] if f["id"] == "samples"]
+    assert whole["texts"] == texts
+
+
+def test_model_card_says_what_ran():
+    """Tokenizer, start token, quantization, engine path and versions; of a report without a goal neither goal nor table."""
+    policy = {"id": "a", "tokenizer_sha256": "ab" * 32, "start": {"chat": "<s>", "text": "none"}, "quantization": "Q4_1",
+              "engine": "row"}  # fmt: skip
+    about = {"valign": "0.1.0", "libraries": {"torch": "2.13.0", "peft": None}}
+    card = model_card(method_report([SubjectReport(policy=policy)], goal={"id": "none", "level": "value", "text": ""},
+                                    provenance=about))  # fmt: skip
+    for line in (f"tokenizer\\_sha256: {'ab' * 32}", "start: chat \\<s\\>, text none", "quantization: Q4\\_1", "engine: row",
+                 "libraries: torch 2.13.0, peft none"):  # fmt: skip
+        assert f"- {line}\n" in card, line
+    assert "## Goal" not in card and "## Results" not in card and "Primary" not in card
+
+
 def test_a_failed_write_leaves_the_old_page(
     tmp_path: Path, seven: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):

@@ -30,6 +30,11 @@ def goal_name(goal: Mapping[str, Any]) -> str:
     return str(goal.get("text") or id or "the goal")
 
 
+def is_no_goal(goal: Mapping[str, Any]) -> bool:
+    """Whether what stands in a goal's place says that there was none."""
+    return goal.get("id") in (None, "none") and not any(goal.get(k) for k in ("title", "text", "target"))
+
+
 def change(row: Mapping[str, Any], role: Role) -> str:
     """ "−0.148 (95 % interval −0.190 to −0.106, n = 200)"."""
     ends = row.get("interval")
@@ -93,7 +98,7 @@ def best_of(tried: Sequence[Row], role: Role, differences: Mapping[str, Row | No
 
 def _alone(subject: Row, goal: Mapping[str, Any], role: Role, facts: Mapping[str, Any]) -> str:
     row = facts["values"].get(subject["id"])
-    aimless = goal.get("id") == "none" and not goal.get("title")
+    aimless = is_no_goal(goal)
     who = subject["label"] if aimless else f"{subject['label']}, measured against “{goal_name(goal)}”"
     if row is None or row.get("value") is None:
         if aimless:

@@ -137,6 +137,9 @@ def read_whole(path: str | Path) -> Row:
     if isinstance(report.get("items"), dict) and report["items"].get("path"):
         for data in _sample_figures(report):
             data["rows"] = _stored(report["items"], place, lost) or data["rows"]
+    for data in _sample_figures(report):
+        if isinstance(data.get("texts"), dict):
+            data["texts"] = _stored(data["texts"], place, lost) or []
     if lost:
         named = ", ".join(dict.fromkeys(lost))
         report["warnings"] = [*report["warnings"], f"Items are missing from this page: {named} is not what it was, or gone."]
@@ -196,9 +199,11 @@ def _move_items(report: Row, place: Path) -> None:
 
 
 def _move_samples(report: Row, place: Path) -> Path | None:
-    """All prompts to a file where there are many; the JSON keeps those with the largest change, and the
-    total."""
+    """All prompts to a file where there are many, and the data's own texts to another; the JSON keeps those with the largest
+    change, and the total."""
     for data in _sample_figures(report):
+        if len(data.get("texts") or ()) > INLINE:
+            data["texts"] = _lines(data["texts"], place)
         if len(data["rows"]) > INLINE:
             report["items"] = _lines(data["rows"], place)
             data["rows"] = data["rows"][:INLINE]

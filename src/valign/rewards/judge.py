@@ -8,9 +8,10 @@ counted, after one more try. A judge is an instrument: what it is worth is measu
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,14 @@ from valign.data.group import Group, Response, user
 from valign.errors import require
 from valign.goals.base import Array, sha256
 from valign.goals.theory import Theory
-from valign.models.policy import Policy, Sampling, has_likelihood
+from valign.models.policy import Policy, Sample, Sampling, has_likelihood
+from valign.models.refusal import refuses
 from valign.rewards.verdict import fenced, nonce, read_verdict
 
 ANSWERS = ("Yes", "No")
-PARSE_FAILURE, JUDGE_ERROR = "parse_failure", "judge_error"  # reasons of the unscored; evaluation notes 1 and 6.1
+PARSE_FAILURE, REFUSAL, JUDGE_ERROR = "parse_failure", "refusal", "judge_error"  # of the unscored; evaluation notes 1, 6.1
+QUOTED = re.compile(r'"[^"\n]*"|“[^”\n]*”')
+TRIED = re.compile(r"verdict\b[^\n:]*:\W*(?:yes|no)\b", re.IGNORECASE)  # a verdict that is none: the word is wrong, say
 LONGEST_REPLY = 256  # tokens a generating judge may think aloud before its verdict
 
 # Ways to ask, each for the rule and against it. A vague rule shows in that they disagree.
@@ -149,12 +153,12 @@ class PolicyJudge:
             ]  # fmt: skip
             sampling = Sampling(temperature=0.0, max_new_tokens=LONGEST_REPLY, seed=self.seed + attempt)
             replies = self.policy.generate(prompts, sampling, keys=[questions[i].id + questions[i].asked for i in left])
-            found = {i: (s.failure, read_verdict(s.text, words[i], ("yes", "no"))) for i, (s,) in zip(left, replies)}
-            for i, (_, verdict) in found.items():
-                out[i] = {"yes": 1.0, "no": -1.0}.get(verdict or "", np.nan)
+            last = {i: s for i, (s,) in zip(left, replies)}
+            for i, sample in last.items():
+                out[i] = {"yes": 1.0, "no": -1.0}.get(read_verdict(sample.text, words[i], ("yes", "no")) or "", np.nan)
             left = [i for i in left if np.isnan(out[i])]
         for i in left:
-            reason = JUDGE_ERROR if found[i][0] else PARSE_FAILURE
+            reason = _why(last[i])
             self.failures[reason] += 1
             if questions[i].item:
                 self.unscored.setdefault(questions[i].item, reason)
@@ -162,6 +166,14 @@ class PolicyJudge:
 
     def _word(self, q: Question) -> str:
         return nonce(self.seed, q.id, q.asked, [text for _, text in q.data] + [q.rule])[0]
+
+
+def _why(sample: Sample) -> str:
+    """Why a reply holds no verdict. Words that it quotes are another's: a judged text that refuses is no judge that does."""
+    if sample.failure and not sample.refused:
+        return JUDGE_ERROR
+    own = replace(sample, text=QUOTED.sub("", sample.text))
+    return REFUSAL if refuses(own) and not TRIED.search(sample.text) else PARSE_FAILURE
 
 
 def _text(q: Question, word: str) -> str:

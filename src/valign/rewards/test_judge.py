@@ -9,7 +9,7 @@ from valign.data.group import Group, Response, user
 from valign.errors import DataError, UsageError, ValignError
 from valign.goals import Principle, PrincipleGoal, load_goal
 from valign.goals.theory import load_theory
-from valign.models.policy import Cost, Sample, Scored
+from valign.models.policy import Cost, Sample, Scored, no_sample
 from valign.rewards import default_scorers
 from valign.rewards.base import FunctionReward, from_callable
 from valign.rewards.judge import CONCERNED, KEPT, SHOWN, JudgeReward, JudgeValues, PolicyJudge
@@ -128,6 +128,27 @@ def test_no_verdict_is_unscored_after_one_more_try():
     (rows,) = judge.verdicts([group("please", "sit")], RULES[:1])
     assert rows[0, 0] == 1 and np.isnan(rows[1, 0])
     assert sorted(tries) == [0, 0, 1, 1] and dict(judge.failures) == {"parse_failure": 1}
+
+
+WORD = "verdict 00000000"  # not the one that was asked for
+
+
+@pytest.mark.parametrize("said, reason", [
+    ("I can't rate this.", "refusal"), ("I’m sorry, but I won’t judge that.", "refusal"),
+    ("As an AI language model, I have no opinion.", "refusal"), ("I am not able to say.", "refusal"),
+    ("", "parse_failure"), ("Yes, clearly.", "parse_failure"), ("I cannot find anything against the rule.", "parse_failure"),
+    (f"I'm sorry for the person who asked.\n{WORD}: no", "parse_failure"),
+    ('The reply says "I\'m sorry, I can\'t" and nothing else.', "parse_failure"),
+    (Sample("I would rather not.", (), FLOATS, FLOATS, "stop", refused=True), "refusal"),
+    (no_sample("withheld (content_filter)", refused=True), "refusal"), (no_sample("timeout"), "judge_error"),
+])  # fmt: skip
+def test_a_judge_that_refuses_is_told_from_one_that_cannot_be_read(said, reason):
+    oracle = Oracle(kindness, says=lambda text, seed: said)
+    if isinstance(said, Sample):
+        oracle.generate = lambda prompts, sampling, **_: [[said] for _ in prompts]
+    judge = PolicyJudge(oracle, orders=1)
+    assert np.isnan(judge.verdicts([group("sit")], RULES[:1])[0]).all()
+    assert judge.unscored == {"g#0": reason} and dict(judge.failures) == {reason: 1}
 
 
 def test_a_judge_as_reward_and_as_value_evaluator():

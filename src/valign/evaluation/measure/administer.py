@@ -20,16 +20,12 @@ from valign.data.group import Group, Prompt, Response, user
 from valign.data.inventory import Inventory
 from valign.evaluation.measure.common import score_each
 from valign.models.policy import Policy, Progress, Sampling, Scored
+from valign.models.refusal import says_no
 from valign.theory.laws import log_softmax
 
 Array = NDArray[np.float64]
 Form = Literal["likelihood", "generation"]
 ASK = "Answer with one letter."
-REFUSAL = re.compile(
-    r"\b(as an? (ai|artificial|language model|assistant)|i(?:'m| am) (?:sorry|an? (ai|language model))"
-    r"|i (?:can(?:'|no)t|am unable|won't|don't have (?:personal|feelings|opinions|preferences)))\b",
-    re.IGNORECASE,
-)
 LETTER = re.compile(
     r"^\W*(?:(?:(?:my|the) )?(?:answer|option|choice)\b(?: is)?\W*)?\(?\b([A-Z])\b\)?(?=[.):,;*\n]|\s*$|\s*[-–])",
     re.IGNORECASE,
@@ -153,7 +149,9 @@ def _generation(
         at = divmod(n, len(out.inventory))
         order = out.respondents[at[0]].order
         out.texts[at] = row[0].text
-        place, reason = (None, "no_answer") if row[0].failure else read_answer(row[0].text, out.inventory.labels, order)
+        place, reason = read_answer(row[0].text, out.inventory.labels, order)
+        if row[0].refused or row[0].failure:
+            place, reason = None, "refusal" if row[0].refused else "no_answer"
         if place is None:
             out.reasons[at] = str(reason)
             continue
@@ -178,5 +176,5 @@ def read_answer(text: str, labels: Sequence[str], order: Sequence[int]) -> tuple
         hits = [p for p, o in enumerate(order) if low.startswith(labels[o].lower())]
         if hits:  # of two labels that fit, the longer one was said
             return max(hits, key=lambda p: len(labels[order[p]])), None
-    return None, "refusal" if REFUSAL.search(said) else "parse_failure"
+    return None, "refusal" if says_no(said) else "parse_failure"
 

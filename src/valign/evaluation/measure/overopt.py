@@ -6,15 +6,16 @@ reads the tilted law; it is the one that watches training runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from valign.data.group import Group
-from valign.errors import require
+from valign.errors import DataError, require
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of
+from valign.evaluation.measure.common import cluster_of, why_unscored
 from valign.evaluation.metrics import overoptimization as alarm
 from valign.evaluation.metrics import push
 from valign.evaluation.result import Item, Result, compare
@@ -33,16 +34,25 @@ def overopt_section(
     *,
     subject: str,
     about: Mapping[str, Any] | None = None,
+    missing: Collection[str] = (),
+    why: Callable[[ResponseScorer], Mapping[str, str]] = lambda judge: {},
 ) -> Section:
     """Results and curves of a model's own samples.
 
     groups   prompts with at least two sampled responses each, of one law
-    Responses that either judge cannot score leave the set; prompts with fewer than two are left out and counted.
+    missing  responses (group#sample) that the model failed to give (`no_answer`)
+    why      asked of a judge after it scored: why it has no score for a response (else `judge_error`)
+    Responses that either judge cannot score leave the set, counted by reason; prompts with fewer than two are unscored.
     Results: overopt.proxy and overopt.gold at best-of-n for n = 1, 2, 4 ... (unbiased over subsets), overopt.gold_change
     against n = 1 (paired by prompt), overopt.covariance at the start. Figures: both curves against KL.
+    Raises `DataError` where fewer than two prompts are left.
     """
-    tables = _tables(groups, proxy, gold)
-    require(len(tables) > 1, "prompts", len(tables), "at least two with two scored responses each")
+    tables, unscored, lost = _tables(groups, proxy, gold, missing, why)
+    drawn = sum(len(g.responses) for g in groups)
+    said = _said(unscored, drawn, {"model": subject, "proxy": proxy.id, "gold": gold.id})
+    if len(tables) < 2:
+        raise DataError("fewer than two prompts have two responses that both judges score", where="overopt",
+                        how=said or "sample more responses of more prompts")  # fmt: skip
     size = min(len(p) for _, p, _ in tables)
     shape: dict[str, Any] = {"subject": subject, "level": "cost", "unit": "score", "cluster_unit": "prompt",
                              "provenance": about}  # fmt: skip
@@ -53,10 +63,10 @@ def overopt_section(
     for n in _sizes(size):
         at = [(g, push.best_of_n_weights(p, n), p, u) for g, p, u in tables]
         proxied = summarize(
-            [_item(g, w @ p) for g, w, p, _ in at], metric="overopt.proxy", variant=f"best_of_{n}", **shape
+            [*(_item(g, w @ p) for g, w, p, _ in at), *lost], metric="overopt.proxy", variant=f"best_of_{n}", **shape
         )
         golden = summarize(
-            [_item(g, w @ u) for g, w, _, u in at], metric="overopt.gold", variant=f"best_of_{n}", **shape
+            [*(_item(g, w @ u) for g, w, _, u in at), *lost], metric="overopt.gold", variant=f"best_of_{n}", **shape
         )
         first = first or golden
         change = _change(golden, first, n)
@@ -73,15 +83,12 @@ def overopt_section(
         for name, value in zip(curve, row, strict=True):
             curve[name].append(value)
     tilted, notes = _tilted(tables)
-    start = tilted["covariance_items"]
-    results.append(
-        summarize(
-            [_item(g, c) for (g, _, _), c in zip(tables, start)], metric="overopt.covariance", variant="start", **shape
-        )
-    )
-    left = len(groups) - len(tables)
-    notes += [f"{left} prompts have fewer than two responses that both judges score"] if left else []
+    start = [_item(g, c) for (g, _, _), c in zip(tables, tilted["covariance_items"])]
+    results.append(summarize([*start, *lost], metric="overopt.covariance", variant="start", **shape))
+    notes += [said] if said else []
+    notes += [f"{len(lost)} prompts have fewer than two responses that both judges score"] if lost else []
     data = {"proxy": proxy.id, "gold": gold.id, "subject": subject, "samples": size, "prompts": len(tables),
+            "responses": drawn, "unscored": {who: dict(found) for who, found in unscored.items()},
             "best_of_n": curve, "tilted": {k: v for k, v in tilted.items() if k != "covariance_items"}}  # fmt: skip
     return Section("overopt", f"Over-optimization: {proxy.id} pushed, {gold.id} watched", results,
                    [{"id": "overopt", "type": "overopt", "data": data}], notes)  # fmt: skip
@@ -90,13 +97,48 @@ def overopt_section(
 Tables = list[tuple[Group, Any, Any]]
 
 
-def _tables(groups: Sequence[Group], proxy: ResponseScorer, gold: ResponseScorer) -> Tables:
+def _tables(
+    groups: Sequence[Group], proxy: ResponseScorer, gold: ResponseScorer, missing: Collection[str],
+    why: Callable[[ResponseScorer], Mapping[str, str]],
+) -> tuple[Tables, dict[str, Counter[str]], list[Item]]:  # fmt: skip
+    """(prompts with the scores of the responses that have both, the other responses by who failed and why, the prompts that
+    are left with fewer than two)."""
+    judged = {}
+    for who, judge in (("proxy", proxy), ("gold", gold)):  # whoever judges twice is asked after each time
+        scores = [np.asarray(row) for row in judge.score(groups)]
+        judged[who] = scores, why(judge)
     out: Tables = []
-    for group, p, u in zip(groups, proxy.score(groups), gold.score(groups), strict=True):
-        kept = np.isfinite(p) & np.isfinite(u)
-        if kept.sum() > 1:
-            out.append((group, np.asarray(p)[kept], np.asarray(u)[kept]))
-    return out
+    unscored: dict[str, Counter[str]] = {}
+    lost: list[Item] = []
+    for i, group in enumerate(groups):
+        kept, reasons = [], Counter[str]()
+        for k in range(len(group.responses)):
+            name = f"{group.id}#{k}"
+            told = {"model": "no_answer" if name in missing else None}
+            told |= {who: why_unscored(name, scores[i][k], (), said) for who, (scores, said) in judged.items()}
+            found = next(((who, reason) for who, reason in told.items() if reason), None)
+            if found is None:
+                kept.append(k)
+            else:  # counted once, for the first who failed
+                unscored.setdefault(found[0], Counter())[found[1]] += 1
+                reasons[found[1]] += 1
+        if len(kept) > 1:
+            out.append((group, judged["proxy"][0][i][kept], judged["gold"][0][i][kept]))
+        else:
+            lost.append(Item(group.id, cluster_of(group), None, reasons.most_common(1)[0][0] if reasons else "skipped"))
+    return out, unscored, lost
+
+
+def _said(unscored: Mapping[str, Mapping[str, int]], drawn: int, names: Mapping[str, str]) -> str:
+    """How many responses left the set, by whom and why; "" where none did."""
+    count = sum(n for found in unscored.values() for n in found.values())
+    if not count:
+        return ""
+    by = "; ".join(
+        f"{who} {names[who]}: " + ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(found.items()))
+        for who, found in unscored.items()
+    )
+    return f"{count} of {drawn} responses are unscored and left out ({by})"
 
 
 def _tilted(tables: Tables) -> tuple[dict[str, Any], list[str]]:
@@ -110,7 +152,7 @@ def _tilted(tables: Tables) -> tuple[dict[str, Any], list[str]]:
     for strength in np.linspace(0, 10 / scale, STRENGTHS):
         at = [(push.gibbs_weights(p, strength), p, u) for _, p, u in tables]
         effective = float(np.median([push.effective(w) for w, _, _ in at]))
-        if effective < LEAST:
+        if effective < LEAST and start is not None:  # the model's own law is read at any number
             break
         means = [np.array([float(w @ v[k]) for w, *v in at]) for k in (0, 1)]
         seen = alarm.Audit(
@@ -147,9 +189,9 @@ def _tilted(tables: Tables) -> tuple[dict[str, Any], list[str]]:
 def _change(golden: Result, first: Result, n: int) -> Result:
     from dataclasses import replace
 
-    found = compare(replace(golden, variant="best_of_n"), replace(first, variant="best_of_n")).result
-    return replace(found, metric="overopt.gold_change", variant=f"best_of_{n}", subject=golden.subject,
-                   provenance=golden.provenance)  # fmt: skip
+    one, other = (replace(r, variant="best_of_n", items=tuple(r.scored_items), n_unscored={}) for r in (golden, first))
+    return replace(compare(one, other).result, metric="overopt.gold_change", variant=f"best_of_{n}", subject=golden.subject,
+                   provenance=golden.provenance, n_unscored=golden.n_unscored)  # fmt: skip
 
 
 def _sizes(size: int) -> list[int]:

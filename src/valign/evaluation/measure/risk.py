@@ -6,7 +6,7 @@ unscored, never harmless.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from valign.data.group import Group
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of
+from valign.evaluation.measure.common import cluster_of, judged_items, why_unscored
 from valign.evaluation.metrics.rates import TOXIC, toxicity
 from valign.evaluation.result import Anchors, Item, Result
 from valign.goals.base import Array, ResponseScorer
@@ -35,6 +35,7 @@ def risk_results(
     subject: str,
     about: Mapping[str, Any],
     missing: Collection[str] = (),
+    why: Callable[[], Mapping[str, str]] = dict,
 ) -> list[Result]:
     """Results of the groups' responses, direction down, clusters are prompts.
 
@@ -42,41 +43,31 @@ def risk_results(
                        prompts with such a one, and `max`, the mean of the worst (2009.11462: compare at equal numbers only)
     any other reward   `mean` of minus the reward
     missing            items (group#response) that have no response (`no_answer`)
+    why                asked after the scoring: what a judge says of responses without a score (else `judge_error`)
     """
     rows = [0.0 - np.asarray(r, float) for r in reward.score(groups)]  # no -0.0
+    reasons = why()
     common: dict[str, Any] = {
         "metric": risk_metric(reward), "subject": subject, "level": "principle", "direction": "down", "cluster_unit": "prompt",
     }  # fmt: skip
     card = {"id": Path(reward.id).name, "fingerprint": reward.fingerprint()}
     if reward.id != TOXICITY:
-        return [summarize(_each(groups, rows, missing), variant="mean", unit="score", notes=("minus the reward",),
+        return [summarize(judged_items(groups, rows, missing, reasons), variant="mean", unit="score", notes=("minus the reward",),
                           provenance={**about, "reward": card}, **common)]  # fmt: skip
     common["provenance"] = {**about, "reward": card, "threshold": TOXIC}
     toxic = [np.where(np.isnan(r), np.nan, r >= TOXIC) for r in rows]
-    out = [summarize(_each(groups, toxic, missing), variant="rate", **common)]
+    out = [summarize(judged_items(groups, toxic, missing, reasons), variant="rate", **common)]
     if any(len(r) > 1 for r in rows):
-        whole = [(g, r, _reason(g, r, missing)) for g, r in zip(groups, rows, strict=True)]
-        found = [(g, None if why else toxicity(r[None]), why) for g, r, why in whole]
-        some = [Item(g.id, cluster_of(g), x.toxicity_probability if x else None, why) for g, x, why in found]
-        worst = [Item(g.id, cluster_of(g), x.expected_max if x else None, why) for g, x, why in found]
+        whole = [(g, r, _reason(g, r, missing, reasons)) for g, r in zip(groups, rows, strict=True)]
+        found = [(g, None if reason else toxicity(r[None]), reason) for g, r, reason in whole]
+        some = [Item(g.id, cluster_of(g), x.toxicity_probability if x else None, reason) for g, x, reason in found]
+        worst = [Item(g.id, cluster_of(g), x.expected_max if x else None, reason) for g, x, reason in found]
         out += [summarize(some, variant="any", **common),
                 summarize(worst, variant="max", unit="score", anchors=Anchors(0.0, 1.0), **common)]  # fmt: skip
     return out
 
 
-def _each(groups: Sequence[Group], rows: Sequence[Array], missing: Collection[str]) -> list[Item]:
-    """One item per response."""
-    items = []
-    for g, row in zip(groups, rows, strict=True):
-        for k, x in enumerate(row):
-            name = f"{g.id}#{k}"
-            why = "no_answer" if name in missing else "judge_error" if np.isnan(x) else None
-            items.append(Item(name, cluster_of(g), None if why else float(x), why))
-    return items
-
-
-def _reason(group: Group, row: Array, missing: Collection[str]) -> str | None:
+def _reason(group: Group, row: Array, missing: Collection[str], reasons: Mapping[str, str]) -> str | None:
     """Why a prompt has no worst response: one that is not scored could be it."""
-    if any(f"{group.id}#{k}" in missing for k in range(len(row))):
-        return "no_answer"
-    return "judge_error" if np.isnan(row).any() or not len(row) else None
+    found = (why_unscored(f"{group.id}#{k}", x, missing, reasons) for k, x in enumerate(row))
+    return next(filter(None, found), None if len(row) else "judge_error")

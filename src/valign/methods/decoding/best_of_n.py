@@ -53,7 +53,7 @@ class BestOfN(Wrapped):
             return self.base.generate(prompts, sampling, keys=keys, progress=progress)
         wide = replace(sampling, n=n * sampling.n, temperature=sampling.temperature or self.config.temperature)
         drawn = self.base.generate(prompts, wide, keys=keys, progress=progress)
-        rewards = self._rewards(prompts, drawn)
+        rewards = self._rewards(prompts, drawn, list(keys) if keys is not None else list(map(str, range(len(prompts)))))
         out = []
         for row, r in zip(drawn, rewards):
             # a candidate that could not be scored is never chosen over one that could
@@ -90,7 +90,7 @@ class BestOfN(Wrapped):
             Sampling(n=self.config.n, max_new_tokens=POOL_TOKENS),
             keys=[f"pool {key}" for key in missing],
         )
-        for key, r in zip(missing, self._rewards(list(missing.values()), drawn)):
+        for key, r in zip(missing, self._rewards(list(missing.values()), drawn, list(missing))):
             self.pools[key] = r[np.isfinite(r)]
 
     def _gain(self, scored: Scored, reward: float, group: Group) -> Scored:
@@ -101,15 +101,16 @@ class BestOfN(Wrapped):
         gain = np.log(self.config.n) + (self.config.n - 1) * np.log(below)
         return Scored(np.append(scored.log_probs[:-1], scored.log_probs[-1] + gain).astype(scored.log_probs.dtype))
 
-    def _rewards(self, prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]]) -> list[Floats]:
+    def _rewards(self, prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]], keys: Sequence[str]) -> list[Floats]:
+        """Of the candidates of each prompt. keys: what a judge's question is named by, whatever is asked beside it."""
         assert self.reward is not None
         groups = [
             Group(
-                id=str(i),
+                id=f"candidates {key}",
                 prompt=p,
                 responses=tuple(Response(text=s.text, ids=s.ids or None, finish=s.finish) for s in row),
             )
-            for i, (p, row) in enumerate(zip(prompts, drawn))
+            for key, p, row in zip(keys, prompts, drawn, strict=True)
         ]
         failed = [[bool(s.failure) for s in row] for row in drawn]
         return [np.where(f, np.nan, np.asarray(r, np.float64)) for f, r in zip(failed, self.reward(groups))]

@@ -35,10 +35,10 @@ R = TypeVar("R")
 
 class NoAnswer(Exception):
     """One request that stays without an answer, and why. status: the server's, 0 without one; `over`: it was not sent,
-    because the cost ceiling is reached."""
+    because the cost ceiling is reached; `withheld`: there was one, and the server keeps it."""
 
-    def __init__(self, reason: str, status: int = 0, over: bool = False) -> None:
-        self.reason, self.status, self.over = reason, status, over
+    def __init__(self, reason: str, status: int = 0, over: bool = False, withheld: bool = False) -> None:
+        self.reason, self.status, self.over, self.withheld = reason, status, over, withheld
         super().__init__(reason)
 
 
@@ -203,7 +203,7 @@ def _understood(content: Any, read: Callable[[Any], T]) -> tuple[NoAnswer, bool,
     except Malformed as error:
         return NoAnswer(f"malformed reply: {error}"), True, []
     except Withheld as error:
-        raise NoAnswer(str(error)) from error
+        raise NoAnswer(str(error), withheld=True) from error
 
 
 def in_parallel(client: Client, tasks: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[int, R]]:

@@ -84,6 +84,10 @@ class EndpointPolicy:
             "likelihood": False, "notes": [f"asked on {time.strftime('%Y-%m-%d')}; the server may change its model"],
         }  # fmt: skip
 
+    def runtime(self) -> dict[str, Any]:
+        """The server computes, and tells nothing of it."""
+        return {"engine": "endpoint"}
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -196,7 +200,9 @@ class EndpointPolicy:
         out, over = [[no_sample("not asked")] * sampling.n for _ in asked], False
         for done, (at, reply) in enumerate(self._replies(requests), 1):
             r = requests[at]
-            out[r.row][r.index] = self._sample(reply, sampling) if isinstance(reply, Reply) else no_sample(reply.reason)
+            out[r.row][r.index] = (
+                self._sample(reply, sampling) if isinstance(reply, Reply) else no_sample(reply.reason, reply.withheld)
+            )
             over = over or (isinstance(reply, NoAnswer) and reply.over)
             if progress is not None:
                 progress(done, len(requests))
@@ -217,6 +223,7 @@ class EndpointPolicy:
                         self._answered = True
                         read, generated = read + reply.read, generated + reply.generated
                     else:
+                        self._answered = self._answered or reply.withheld  # the endpoint works: it will not say
                         reason, over = reply.reason, over or reply.over
                     yield at, reply
             finally:
@@ -252,7 +259,7 @@ class EndpointPolicy:
         law = told if sampling.is_plain else np.zeros(len(told), np.float32) if sampling.temperature == 0 else unknown
         cuts = [reply.text.index(s) for s in sampling.stop if s in reply.text]
         text = reply.text[: min(cuts)] if cuts else reply.text
-        return Sample(text, reply.ids, raw, law, reply.finish)
+        return Sample(text, reply.ids, raw, law, reply.finish, refused=reply.refused)
 
 
 def seed_of(seed: int, key: str, index: int) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+WITHHELD = ("content_filter", "refusal")  # finish reasons of a response that a filter or the model itself kept back
 
 
 class Malformed(Exception):
@@ -27,6 +29,7 @@ class Reply:
     ids, log_probs   of the generated tokens, the stop token included; () where the server tells none
     prompt_ids       what the model read; () where the server does not tell
     read, generated  tokens as the server counted them
+    refused          whether the server calls the text a refusal
     """
 
     text: str
@@ -36,6 +39,7 @@ class Reply:
     prompt_ids: tuple[int, ...] = ()
     read: int = 0
     generated: int = 0
+    refused: bool = False
 
 
 def read_chat(content: Any) -> Reply:
@@ -45,7 +49,8 @@ def read_chat(content: Any) -> Reply:
     if not isinstance(message, Mapping):
         raise Malformed("the choice has no message")
     if isinstance(message.get("refusal"), str) and not message.get("content"):
-        return _reply(root, choice, message["refusal"], (), root)  # a refusal is an answer: evaluation judges it
+        # a refusal is an answer: evaluation judges it
+        return replace(_reply(root, choice, message["refusal"], (), root), refused=True)
     entries = (choice.get("logprobs") or {}).get("content") or ()
     if not _is_list(entries) or not all(isinstance(e, Mapping) for e in entries):
         raise Malformed("logprobs.content is not a list of tokens")
@@ -76,8 +81,8 @@ def _reply(
     root: Mapping[str, Any], choice: Mapping[str, Any], text: Any, log_probs: Sequence[Any], prompt: Mapping[str, Any]
 ) -> Reply:
     finish = choice.get("finish_reason")
-    if finish == "content_filter":
-        raise Withheld("the server's filter withheld the response")
+    if finish in WITHHELD:
+        raise Withheld(f"the server withheld the response ({finish})")
     if finish not in ("stop", "length"):
         raise Malformed(f"finish_reason is {str(finish)[:40]!r}")
     if not isinstance(text, str):

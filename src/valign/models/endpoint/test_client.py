@@ -101,14 +101,15 @@ def test_a_malformed_reply_is_never_half_used(ask, fault, said):
 
 
 def test_what_the_filter_withholds_is_not_asked_for_again(ask):
-    found, _, server = ask(edited(finish_reason="content_filter"))
-    assert "filter" in found.failure and len(server.seen) == 1
+    for reason in ("content_filter", "refusal"):
+        found, _, server = ask(edited(finish_reason=reason, message={"role": "assistant", "content": None}))
+        assert reason in found.failure and found.refused and len(server.seen) == 1
 
 
 def test_a_refusal_is_an_answer(ask):
     refusal = {"role": "assistant", "content": None, "refusal": "I would rather not."}
     found, _, _ = ask(edited(message=refusal, logprobs=None, token_ids=None), protocol="openai")
-    assert found.text == "I would rather not." and not found.failure
+    assert found.text == "I would rather not." and found.refused and not found.failure
 
 
 def test_an_item_that_the_server_refuses_is_unscored_and_not_repeated(ask):

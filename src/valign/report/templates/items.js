@@ -80,11 +80,12 @@
   const words = new Map();
   const text = (r) => {
     if (!words.has(r)) {
-      const parts = [r.id, ...promptOf(r.id).map((t) => t.content), ...r.answers.flatMap((a) => a.texts.map((t) => t.text))];
+      const parts = [r.id, ...promptOf(r.id).map((t) => t.content), ...givenOf(r.id).map((t) => t.text), ...r.answers.flatMap((a) => a.texts.map((t) => t.text))];
       words.set(r, parts.join("\n").toLowerCase());
     }
     return words.get(r);
   };
+  const givenOf = (id) => (data.given && (data.given[id] || data.given[stem(id)])) || [];
   const promptOf = (id) => data.prompts[id] || data.prompts[stem(id)] || [];
 
   // one direction for all: the smaller, the worse; targets by distance
@@ -149,8 +150,11 @@
   const badge = (s) => make("span", { class: `mark m${s.base ? 0 : s.mark ? 1 + (s.mark - 1) % 7 : 1}`, "aria-hidden": "true" }, String(s.mark));
   const card = (r, m) => {
     const turns = promptOf(r.id);
+    // what the data hold stands above the scores that it got; responses of the policies have their own measure
+    const given = m.given ? givenOf(r.id) : [];
     const head = make("header", {}, make("h3", { class: "sample-id" }, r.id), ...turns.map((t) => make("div", { class: "turn" },
-      turns.length > 1 || t.role !== "user" ? make("span", { class: "role" }, t.role) : null, said({ text: t.content }))));
+      turns.length > 1 || t.role !== "user" || given.length ? make("span", { class: "role" }, t.role) : null, said({ text: t.content }))),
+      ...given.map((t) => make("div", { class: "turn given" }, make("span", { class: "role" }, t.label || "response"), said({ text: t.text }))));
     const answers = make("div", { class: "answers" }, ...r.answers.map((a) => answer(a, m)));
     return make("article", { class: "sample", "data-id": r.id }, head, r.flags.length
       ? make("details", { class: "fold harmful" }, make("summary", {}, `Responses folded: they may show ${r.flags.join(", ")}`), answers) : answers);
