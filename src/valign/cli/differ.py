@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from valign.cli.shared import Json, errors, print_json, say
+from valign.cli.options import Json, Margins
+from valign.cli.shared import errors, print_json, say
 
 if TYPE_CHECKING:
     from valign.report.diff import Change
 
-Margin = Annotated[
-    list[str] | None,
-    typer.Option("--margin", help="METRIC=NUMBER: a difference below it does not matter. May be repeated."),
-]
 
 
 def diff(
     before: Annotated[Path, typer.Argument(help="A folder of valign evaluate, a result.json or a report.json.")],
     after: Annotated[Path, typer.Argument(help="The same of another model, or of the same one later.")],
-    margin: Margin = None,
+    margin: Margins = None,
     as_json: Json = False,
 ) -> None:
     """What changed from BEFORE to AFTER: every metric, paired item by item, with adjusted p."""
