@@ -264,6 +264,36 @@ def test_every_command_explains_itself_and_speaks_json(valign, command):
         assert line.rstrip() == line or line.strip(), line
 
 
+def test_options_stand_in_the_same_group_of_every_help_page(valign):
+    """Each option has a group, an option of one name the same one everywhere, and a page its groups in one order."""
+    import typer.main
+
+    from valign.cli.app import app
+    from valign.cli.options import ARGUMENTS, PANELS
+
+    groups: dict[str, set[str]] = {}
+
+    def look(command, words):
+        for name, sub in getattr(command, "commands", {}).items():
+            look(sub, [*words, name])
+        if hasattr(command, "commands"):
+            return
+        page = valign(*words, "--help").stdout
+        heads = [line[:-1] for line in page.splitlines() if line[:-1] in (ARGUMENTS, *PANELS)]
+        assert heads == sorted(heads, key=[ARGUMENTS, *PANELS].index) and "Options:" not in page, words
+        for param in command.params:
+            if param.param_type_name == "option":
+                panel = param.rich_help_panel
+                assert panel in PANELS, f"{words} {param.opts[0]}"
+                section = page.split(f"\n{panel}:\n", 1)[1].split("\n\n", 1)[0]
+                assert f"  {param.opts[0]}" in section, f"{words} {param.opts[0]}"
+                groups.setdefault(param.opts[0], set()).add(panel)
+
+    look(typer.main.get_command(app), [])
+    twice = {name: found for name, found in groups.items() if len(found) > 1}
+    assert set(twice) == {"--n"}  # samples of a prompt, or items of a plan
+
+
 def test_shell_completion_and_version_exist(valign):
     import valign as package
 

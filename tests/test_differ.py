@@ -86,3 +86,32 @@ def test_no_number_is_cut_in_a_narrow_terminal():
     said = screen.file.getvalue()
     for part in ("tiny0 → runs/sft", "5.7e-06", "0.125", "better", "+1.018]"):
         assert part in said
+
+
+def test_a_look_on_the_way_is_decided_by_intervals_that_hold_at_every_look(valign, tmp_path):
+    """Of 60 prompts where 400 are planned: what is plain is found, what is not stays undecided, and the intervals are wider."""
+    import numpy as np
+
+    from valign.evaluation.aggregate import summarize
+    from valign.evaluation.result import Item
+    from valign.evaluation.results_file import write_results
+
+    rng = np.random.default_rng(0)
+    for name, plain in (("a", 0.0), ("b", 1.0)):
+        columns = {"plain": rng.normal(plain, 0.5, 60), "unclear": rng.normal(0, 0.5, 60) + 0.2 * plain}
+        results = [
+            summarize([Item(f"i{k}", f"i{k}", float(x)) for k, x in enumerate(scores)], metric=metric, variant="v", subject=name,
+                      level="value", unit="score")
+            for metric, scores in columns.items()
+        ]  # fmt: skip
+        write_results(results, tmp_path / name / "result.json")
+    looks = [valign.json("diff", tmp_path / "a", tmp_path / "b", *more)["differences"] for more in ((), ("--planned", 400))]
+    once, often = ({r["metric"]: r for r in rows} for rows in looks)
+    assert often["plain"]["kind"] == "better" and often["unclear"]["kind"] == "undecided"
+    assert {r["interval"]["method"] for r in often.values()} == {"always_valid"}
+    for metric, row in once.items():
+        wide, narrow = ((r["interval"]["high"] - r["interval"]["low"]) for r in (often[metric], row))
+        assert wide > 1.2 * narrow and often[metric]["mde"] is None
+    assert often["unclear"]["p"] > once["unclear"]["p"]
+    said = valign("diff", tmp_path / "a", tmp_path / "b", "--planned", 400).stdout
+    assert "undecided: measure more" in said and "hold at every look" in said

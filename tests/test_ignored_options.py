@@ -9,7 +9,7 @@ import typer
 
 from valign.cli import app
 from valign.cli.instruments import OF_A_MODEL
-from valign.cli.shared import LOADING
+from valign.cli.options import LOADING
 
 SERVER = "openai:big@http://localhost:1/v1"
 OUT = ("--out", "nowhere")

@@ -215,6 +215,51 @@ def test_a_risk_that_is_not_there_is_found_before_anything_is_loaded(valign, sev
     assert "evaluate.risks" in said and "no responses are drawn" in said and not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "says", "mend"),
+    [
+        ("urial", "urial needs ", "fewer worked examples (examples=1, or 0)"),
+        ("{name: value_instruction, mode: q_if_cot, consider_tokens: 490}", "value_instruction needs ", "fewer consider_tokens"),
+        ("{name: best_of_n, n: 2, label: two}", None, ""),  # what it can do, it may
+        ("{name: grpo, max_new_tokens: 500}", "grpo needs ", "lower max_new_tokens"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_said_before_another_method_is_trained(
+    valign, recipe, model, pairs, goal, vowels, tmp_path, monkeypatch, method, says, mend
+):
+    """512 positions: too few for the three worked examples, for long considerations, for long samples."""
+    from valign.pipeline import compare
+
+    def none_is_computed(*args, **options):
+        raise ValignError("the work begins")
+
+    monkeypatch.setattr(compare, "evaluate_policy", none_is_computed)
+    monkeypatch.setattr(compare, "align_policy", none_is_computed)
+    path = recipe(f"name: x\nmodel: {model}\ngoal: '{goal}'\ndata: {pairs}\nmethods: [dpo, {method}]\n"
+                  f"evaluate: {{data: {pairs}, max_new_tokens: 4}}\n")  # fmt: skip
+    if says is None:
+        assert "the work begins" in valign.error("run", path, "--out", tmp_path / "out")
+        return
+    said = valign.error("run", path, "--out", tmp_path / "out", status=2)
+    assert says in said and " positions (" in said and "has 512: 12 of 12 prompts do not fit" in said and mend in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "says", "status"),
+    [("value_instruction", "nothing to say", 1), ("best_of_n", "needs a reward", 1), ("grpo", "needs a goal or a reward", 2)],
+)
+def test_a_method_without_its_goal_is_found_before_another_one_is_trained(
+    valign, recipe, model, pairs, tmp_path, monkeypatch, method, says, status
+):
+    from valign.pipeline import compare
+
+    monkeypatch.setattr(compare, "evaluate_policy", lambda *a, **o: pytest.fail("the work began"))
+    path = recipe(f"name: x\nmodel: {model}\ndata: {pairs}\nmethods: [dpo, {method}]\nevaluate: {{data: {pairs}}}\n")
+    done = valign("run", path, "--out", tmp_path / "out", status=status)
+    assert says in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_options_that_a_method_does_not_have_are_found_before_anything_is_loaded(valign, recipe, pairs):
     path = recipe(f"name: x\nmodel: nowhere\ndata: {pairs}\nmethod: {{name: dpo, betta: 1}}\n")
     assert "did you mean: beta" in valign.error("run", path, status=2)

@@ -23,6 +23,7 @@ from valign.cli import (
     train,
 )
 from valign.cli.goal import goal_app
+from valign.cli.options import Command
 from valign.cli.shared import BUG, errors
 from valign.errors import UsageError
 
@@ -58,31 +59,35 @@ def _main(
                              where="torchrun", how="valign evaluate shares its work with --workers")  # fmt: skip
 
 
-app.command("demo")(train.demo)
-app.command("run")(train.run)
-app.command("align")(train.align)
-app.command("compare")(train.compare)
-app.command("evaluate")(measure.evaluate)
-app.command("plan-eval")(plan.plan_eval)
-app.command("profile")(profile.profile)
-app.command("generate")(measure.generate)
-app.command("diff")(differ.diff)
-goal_app.command("quality")(goal_quality.quality)
-goal_app.command("standardize")(goal_standardize.standardize)
+COMMANDS = {
+    "demo": train.demo,
+    "run": train.run,
+    "align": train.align,
+    "compare": train.compare,
+    "evaluate": measure.evaluate,
+    "plan-eval": plan.plan_eval,
+    "profile": profile.profile,
+    "generate": measure.generate,
+    "diff": differ.diff,
+    "tax": instruments.tax,
+    "generality": instruments.generality,
+    "explain": instruments.explain,
+    "efficiency": curves.efficiency,
+    "choose": curves.choose,
+    "value-risk": curves.value_risk,
+    "overopt": instruments.overopt,
+    "report": report.report,
+    "methods": look.methods,
+    "theory": look.theory,
+    "doctor": look.doctor,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=Command)(_command)
+goal_app.command("quality", cls=Command)(goal_quality.quality)
+goal_app.command("standardize", cls=Command)(goal_standardize.standardize)
 app.add_typer(goal_app, name="goal")
-app.command("tax")(instruments.tax)
-app.command("generality")(instruments.generality)
-app.command("explain")(instruments.explain)
-app.command("efficiency")(curves.efficiency)
-app.command("choose")(curves.choose)
-app.command("value-risk")(curves.value_risk)
-app.command("overopt")(instruments.overopt)
-app.command("report")(report.report)
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.models_app, name="models")
-app.command("methods")(look.methods)
-app.command("theory")(look.theory)
-app.command("doctor")(look.doctor)
 
 
 def main() -> None:

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from valign.cli.instruments import show
-from valign.cli.progress import Watch
-from valign.cli.shared import (
+from valign.cli.options import (
+    ANSWERS,
+    DATA,
+    MEASURE,
+    METHOD,
+    PLACE,
+    Data,
     Device,
     Dtype,
     Force,
@@ -17,43 +22,46 @@ from valign.cli.shared import (
     Json,
     Limit,
     MaxNewTokens,
+    Methods,
     Model,
     Out,
+    Samples,
     Seed,
-    errors,
-    print_json,
-    refuse_given,
-    refuse_loading,
-    say,
-    single,
+    option,
 )
+from valign.cli.progress import Watch
+from valign.cli.shared import errors, print_json, refuse_given, refuse_loading, say, single
 from valign.errors import UsageError
 
 if TYPE_CHECKING:
     from valign.evaluation.result import Result
 
 
+Tests = Annotated[list[str], option(DATA, "--test", help="Held-out groups that every point is measured on. May be repeated.")]
+Sizes = Annotated[
+    str, option(METHOD, help="Numbers of groups, three or more, all cut from one order of the data: 8,16,32.")
+]
+Headline = Annotated[
+    str,
+    option(MEASURE, help="METRIC or METRIC:VARIANT of the score; default goal.utility, without a goal preference.accuracy:sum."),
+]
+Wanted = Annotated[
+    float | None, option(MEASURE, help="The score whose cost is wanted; default: half way to the best.")
+]
+
+
 def efficiency(
     context: typer.Context,
     model: Model,
-    method: Annotated[
-        list[str], typer.Option("--method", help="A method, with settings: dpo,beta=0.2. At least three to compare.")
-    ],
-    data: Annotated[list[str], typer.Option("--data", help="Training data; all sizes are cut from one order of it.")],
-    test: Annotated[list[str], typer.Option("--test", help="Held-out groups that every point is measured on.")],
+    method: Methods,
+    data: Data,
+    test: Tests,
     out: Out,
-    sizes: Annotated[str, typer.Option(help="Numbers of groups, three or more: 8,16,32.")] = "8,16,32",
+    sizes: Sizes = "8,16,32",
     goal: GoalOption = None,
-    headline: Annotated[
-        str,
-        typer.Option(
-            help="METRIC or METRIC:VARIANT of the score; default goal.utility, without a goal preference.accuracy:sum."
-        ),
-    ] = "",
-    target: Annotated[
-        float | None, typer.Option(help="The score whose cost is wanted; default: half way to the best.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Judged responses per held-out prompt.", min=1)] = 1,
+    headline: Headline = "",
+    target: Wanted = None,
+    samples: Samples = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
     seed: Seed = 0,
@@ -93,27 +101,29 @@ def _numbers(text: str) -> list[int]:
 def choose(
     feedback: Annotated[
         str,
-        typer.Option(
+        option(
+            DATA,
             help="What is at hand: reward, pairs, rankings, unpaired, demonstrations, critiques, principles, values, scored_log."
         ),
     ],
-    weights: Annotated[bool, typer.Option("--weights/--no-weights", help="Whether the model can be trained.")] = True,
+    weights: Annotated[bool, option(PLACE, "--weights/--no-weights", help="Whether the model can be trained.")] = True,
     token_probs: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            PLACE,
             "--token-probs/--no-token-probs",
             help="Whether next-token distributions can be read; default: as --weights.",
         ),
     ] = None,
-    copies: Annotated[int | None, typer.Option(help="Full copies of the model that fit in memory.", min=0)] = None,
+    copies: Annotated[int | None, option(PLACE, help="Full copies of the model that fit in memory.", min=0)] = None,
     memory: Annotated[
-        float | None, typer.Option(help="Memory in GB in place of --copies; needs --parameters.", min=0)
+        float | None, option(PLACE, help="Memory in GB in place of --copies; needs --parameters.", min=0)
     ] = None,
-    parameters: Annotated[float | None, typer.Option(help="Parameters of the model: 135e6.", min=1)] = None,
-    samples: Annotated[int, typer.Option(help="Samples per prompt that are affordable.", min=1)] = 1,
-    prompt_tokens: Annotated[int, typer.Option(help="Extra prompt tokens that are affordable.", min=0)] = 0,
+    parameters: Annotated[float | None, option(PLACE, help="Parameters of the model: 135e6.", min=1)] = None,
+    samples: Annotated[int, option(ANSWERS, help="Samples per prompt that are affordable.", min=1)] = 1,
+    prompt_tokens: Annotated[int, option(ANSWERS, help="Extra prompt tokens that are affordable.", min=0)] = 0,
     measured: Annotated[
-        Path | None, typer.Option(help="report.json of a comparison: its order goes before that by cost.")
+        Path | None, option(DATA, help="report.json of a comparison: its order goes before that by cost.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -147,10 +157,11 @@ def value_risk(
         list[Path], typer.Argument(help="result.json of each checkpoint, or the folder that holds it; four or more.")
     ],
     out: Out,
-    base: Annotated[Path | None, typer.Option(help="result.json of the model that pushes are counted from.")] = None,
+    base: Annotated[Path | None, option(DATA, help="result.json of the model that pushes are counted from.")] = None,
     risk: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            MEASURE,
             "--risk",
             help="A risk as valign evaluate --risk named it, or METRIC or METRIC:VARIANT. May be repeated. Default: all risks.",
         ),

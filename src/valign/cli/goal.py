@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from valign.cli.goal_quality import SITUATIONS, show_quality
+from valign.cli.options import DATA, MEASURE, OUTPUT, Command, Json, Judges, Limit, option
 from valign.cli.progress import Watch
-from valign.cli.shared import Json, Limit, errors, print_json, result_line, say
+from valign.cli.shared import errors, print_json, result_line, say
 from valign.errors import UsageError
 
 goal_app = typer.Typer(
@@ -25,7 +26,7 @@ Results = Annotated[
 ]
 
 
-@goal_app.command("list")
+@goal_app.command("list", cls=Command)
 def list_(
     kind: Annotated[str | None, typer.Argument(help=f"Only these: {', '.join(KINDS)}.")] = None, as_json: Json = False
 ) -> None:
@@ -44,7 +45,7 @@ def list_(
         say("`valign goal show ID` prints one; any of them is a --goal, a theory with a target (schwartz10:benevolence=1)")
 
 
-@goal_app.command("show")
+@goal_app.command("show", cls=Command)
 def show(
     name: Annotated[str, typer.Argument(help="A principle set, theory or target, a goal's name, or a YAML file.")],
     as_json: Json = False,
@@ -61,19 +62,17 @@ def show(
             _print_entry(entry)
 
 
-@goal_app.command("check")
+@goal_app.command("check", cls=Command)
 def check(
     goal: GoalName,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Stored outputs: adds standardization numbers and conflicts on them.")
+        Path | None, option(DATA, "--run", help="Stored outputs: adds standardization numbers and conflicts on them.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="The same on the responses of a file or builtin:NAME.")] = None,
+    data: Annotated[str | None, option(DATA, help="The same on the responses of a file or builtin:NAME.")] = None,
     limit: Limit = None,
-    judge: Annotated[
-        list[str] | None, typer.Option(help="A model or endpoint that judges the quality of the principles. May be repeated.")
-    ] = None,
+    judge: Judges = None,
     situations: Annotated[
-        int | None, typer.Option(min=1, help="With --judge: how many situations it is asked about (60).")
+        int | None, option(MEASURE, min=1, help="With --judge: how many situations it is asked about (60).")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -97,12 +96,12 @@ def check(
             show_quality(q)
 
 
-@goal_app.command("diff")
+@goal_app.command("diff", cls=Command)
 def diff(
     before: GoalName,
     after: GoalName,
     run: Annotated[
-        list[Path] | None, typer.Option("--run", help="Stored outputs: also say what flips on them. May be repeated.")
+        list[Path] | None, option(DATA, "--run", help="Stored outputs: also say what flips on them. May be repeated.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -124,14 +123,14 @@ def diff(
             _print_flips(found)
 
 
-@goal_app.command("rescore")
+@goal_app.command("rescore", cls=Command)
 def rescore(
     results: Results,
-    goal: Annotated[str, typer.Option("--goal", help="The goal as it is now: a name or a YAML file.")],
+    goal: Annotated[str, option(DATA, "--goal", help="The goal as it is now: a name or a YAML file.")],
     old: Annotated[
-        str | None, typer.Option("--old", help="The goal as it was; default: the one stored with the outputs.")
+        str | None, option(DATA, "--old", help="The goal as it was; default: the one stored with the outputs.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the new scores go; default: RESULTS/rescored/FINGERPRINT.")] = None,
+    out: Annotated[Path | None, option(OUTPUT, help="Where the new scores go; default: RESULTS/rescored/FINGERPRINT.")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge stored outputs by a changed goal: what flipped, by which part; adds a line to the log of revisions."""
@@ -159,7 +158,7 @@ def rescore(
             say(f"{name}: {path}")
 
 
-@goal_app.command("log")
+@goal_app.command("log", cls=Command)
 def log(
     folder: Annotated[Path, typer.Argument(help="A folder of results, or its revisions.jsonl.")], as_json: Json = False
 ) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from valign.cli.options import DATA, MEASURE, OUTPUT, Json, Judges, Seed, option
 from valign.cli.progress import Watch
-from valign.cli.shared import Json, Seed, errors, print_json, say
+from valign.cli.shared import errors, print_json, say
 
 SHOWN = 5
 SITUATIONS = 60  # of the bank's 300, unless the user says how many: three of each theme
@@ -16,16 +17,13 @@ SITUATIONS = 60  # of the bank's 300, unless the user says how many: three of ea
 
 def quality(
     set_: Annotated[str, typer.Argument(metavar="SET", help="A principle set (`core`) or its YAML file.")],
-    judge: Annotated[
-        list[str] | None,
-        typer.Option(help="A model or endpoint that judges. May be repeated; fewer than three are asked in three wordings."),
-    ] = None,
+    judge: Judges = None,
     situations: Annotated[
-        int, typer.Option(min=1, help="How many of the bank's situations, evenly over its themes.")
+        int, option(MEASURE, min=1, help="How many of the bank's situations, evenly over its themes.")
     ] = SITUATIONS,
-    bank: Annotated[str, typer.Option(help="A bank of situations: `assistant`, or a YAML file.")] = "assistant",
-    orders: Annotated[int, typer.Option(min=1, max=2, help="2: ask for and against; 1: for only, at half the cost.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="A JSON file to write.")] = None,
+    bank: Annotated[str, option(DATA, help="A bank of situations: `assistant`, or a YAML file.")] = "assistant",
+    orders: Annotated[int, option(MEASURE, min=1, max=2, help="2: ask for and against; 1: for only, at half the cost.")] = 2,
+    out: Annotated[Path | None, option(OUTPUT, help="A JSON file to write.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

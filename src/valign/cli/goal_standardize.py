@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
+from valign.cli.options import ANSWERS, DATA, OUTPUT, Device, Dtype, Json, Limit, MaxNewTokens, Seed, option
 from valign.cli.progress import Watch
-from valign.cli.shared import Device, Dtype, Json, Limit, MaxNewTokens, Seed, errors, print_json, refuse_loading, say
+from valign.cli.shared import errors, print_json, refuse_loading, say
 
 
 def standardize(
     context: typer.Context,
     file: Annotated[str, typer.Argument(help="A goal file of level composite.")],
-    data: Annotated[str, typer.Option(help="Prompts: a file, builtin:NAME or hub:OWNER/NAME.")],
-    out: Annotated[Path, typer.Option(help="The goal file to write.")],
-    model: Annotated[str, typer.Option(help="The reference, whose samples give the scale.")] = "smollm2-135m-instruct",
-    samples: Annotated[int, typer.Option(help="Samples per prompt; a constraint needs several.", min=1)] = 4,
+    data: Annotated[str, option(DATA, help="Prompts: a file, builtin:NAME or hub:OWNER/NAME.")],
+    out: Annotated[Path, option(OUTPUT, help="The goal file to write.")],
+    model: Annotated[str, option(DATA, help="The reference, whose samples give the scale.")] = "smollm2-135m-instruct",
+    samples: Annotated[int, option(ANSWERS, help="Responses per prompt; a constraint needs several.", min=1)] = 4,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = 64,
     seed: Seed = 0,

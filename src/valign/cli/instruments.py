@@ -6,49 +6,90 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.progress import Watch
-from valign.cli.shared import (
+from valign.cli.options import (
+    ANSWERS,
+    DATA,
+    JUDGE,
+    MEASURE,
     AllowPickle,
+    Beta,
     Device,
     Dtype,
     Force,
+    Gold,
     Json,
+    KlPrompts,
     Limit,
     MaxCost,
     MaxNewTokens,
+    MaybePrompts,
     Model,
     Out,
     PriceGenerated,
     PriceRead,
+    Prompts,
+    Reference,
+    Samples,
     Seed,
     TrustCode,
-    errors,
-    print_json,
-    refuse_given,
-    refuse_loading,
-    result_line,
-    say,
-    tell_idle,
+    option,
 )
+from valign.cli.progress import Watch
+from valign.cli.shared import errors, print_json, refuse_given, refuse_loading, result_line, say, tell_idle
 from valign.errors import UsageError
 
 WORLDS = "worlds"
 SHOWN = 10  # records printed; all stand in the file
-Data = Annotated[list[str], typer.Option("--data", help="Prompts: a file or builtin:NAME#SPLIT. May be repeated.")]
 # of a model that is sampled: the worlds need none
 OF_A_MODEL = ("proxy", "gold", "data", "samples", "max_new_tokens", "limit", "device", "dtype", "allow_pickle",
               "trust_remote_code", "max_cost", "price_read", "price_generated")  # fmt: skip
-Judge = "a reward (sentiment, toxicity, length, a reward model's folder, python:module.function) or a goal"
+Proxy = Annotated[str | None, option(MEASURE, help=f"What would be pushed: {JUDGE}.")]
+Candidates = Annotated[int, option(ANSWERS, help="Responses per prompt: the largest n of best-of-n.", min=1)]
+Gained = Annotated[str | None, option(DATA, help=f"What was to be gained: {JUDGE}.")]
+Tasks = Annotated[
+    list[str] | None,
+    option(MEASURE, help="Ability: tasks with checks, or multiple choice. May be repeated; default builtin:instructions#test."),
+]
+Texts = Annotated[
+    list[str] | None,
+    option(MEASURE, help="Held-out responses, for bits per byte. May be repeated; default builtin:demonstrations#dev."),
+]
+JudgedBy = Annotated[str, option(DATA, help="The goal that answers are judged by: a name or a YAML file.")]
+Shifted = Annotated[list[str] | None, option(MEASURE, "--ood", help="Prompts of another source or topic. May be repeated.")]
+Attacks = Annotated[
+    list[str] | None, option(MEASURE, "--attack", help="One of the wrapped attacks, or none; default: all. May be repeated.")
+]
+Explained = Annotated[
+    list[str] | None,
+    option(DATA, "--data", help="Groups: answers in them are explained, prompts without are answered. May be repeated."),
+]
+ExplainGoal = Annotated[
+    str | None, option(DATA, help="Gives values or verdicts, and a reward if --reward is not named.")
+]
+Credited = Annotated[str | None, option(DATA, help=f"Gives the reward that segments are credited with: {JUDGE}.")]
+TakenOut = Annotated[str, option(MEASURE, help="What is taken out: sentence or word.")]
+Threshold = Annotated[
+    float | None,
+    option(MEASURE, help="The decision: score >= this; default: against the best other answer to the prompt."),
+]
+Training = Annotated[
+    list[str] | None,
+    option(DATA, "--training", help="What MODEL was aligned with; default: what its run remembers. May be repeated."),
+]
+Nearest = Annotated[
+    int | None,
+    option(MEASURE, help="Nearest training groups told with an answer; 0: none; default: 3 where the data are known.", min=0),
+]
 
 
 def overopt(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model whose samples are judged, or: worlds (the oracle worlds).")],
     out: Out,
-    proxy: Annotated[str | None, typer.Option(help=f"What would be pushed: {Judge}.")] = None,
-    gold: Annotated[str | None, typer.Option(help=f"What it stands for: {Judge}.")] = None,
-    data: Annotated[list[str] | None, typer.Option("--data", help="Prompts. May be repeated.")] = None,
-    samples: Annotated[int, typer.Option(help="Responses per prompt: the largest n of best-of-n.", min=1)] = 32,
+    proxy: Proxy = None,
+    gold: Gold = None,
+    data: MaybePrompts = None,
+    samples: Candidates = 32,
     max_new_tokens: MaxNewTokens = 40,
     limit: Limit = None,
     seed: Seed = 0,
@@ -96,21 +137,13 @@ def tax(
     base: Annotated[str, typer.Argument(help="The checkpoint before alignment.")],
     aligned: Annotated[str, typer.Argument(help="The checkpoint after it; any model form.")],
     out: Out,
-    reward: Annotated[str | None, typer.Option(help=f"What was to be gained: {Judge}.")] = None,
-    data: Annotated[list[str] | None, typer.Option("--data", help="Prompts whose answers the reward judges.")] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Ability: tasks with checks, or multiple choice. May be repeated; default builtin:instructions#test."
-        ),
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(help="Held-out responses, for bits per byte; default builtin:demonstrations#dev."),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Judged responses per prompt.", min=1)] = 1,
+    reward: Gained = None,
+    data: MaybePrompts = None,
+    tasks: Tasks = None,
+    text: Texts = None,
+    samples: Samples = 1,
     max_new_tokens: MaxNewTokens = 64,
-    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
+    kl_prompts: KlPrompts = 16,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -157,15 +190,12 @@ def tax(
 def generality(
     context: typer.Context,
     model: Model,
-    goal: Annotated[str, typer.Option(help="The goal that answers are judged by: a name or a YAML file.")],
-    data: Data,
+    goal: JudgedBy,
+    data: Prompts,
     out: Out,
-    ood: Annotated[list[str] | None, typer.Option("--ood", help="Prompts of another source or topic.")] = None,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option("--attack", help="One of the wrapped attacks, or none; default: all. May be repeated."),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Responses per prompt.", min=1)] = 1,
+    ood: Shifted = None,
+    attack: Attacks = None,
+    samples: Samples = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
     seed: Seed = 0,
@@ -204,34 +234,16 @@ def explain(
     model: Model,
     out: Out,
     prompt: Annotated[list[str] | None, typer.Argument(help="Prompts that MODEL answers.")] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option("--data", help="Groups: answers in them are explained, prompts without are answered."),
-    ] = None,
-    reference: Annotated[str | None, typer.Option(help="The model before alignment: gives token credits.")] = None,
-    goal: Annotated[
-        str | None, typer.Option(help="Gives values or verdicts, and a reward if --reward is not named.")
-    ] = None,
-    reward: Annotated[
-        str | None, typer.Option(help=f"Gives the reward that segments are credited with: {Judge}.")
-    ] = None,
-    beta: Annotated[float, typer.Option(help="Scale of token credits.")] = 0.1,
-    by: Annotated[str, typer.Option(help="What is taken out: sentence or word.")] = "sentence",
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="The decision: score >= this; default: against the best other answer to the prompt."),
-    ] = None,
-    training: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--training", help="What MODEL was aligned with; default: what its run remembers. May be repeated."
-        ),
-    ] = None,
-    nearest: Annotated[
-        int | None,
-        typer.Option(help="Nearest training groups told with an answer; 0: none; default: 3 where the data are known.", min=0),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Answers per prompt.", min=1)] = 1,
+    data: Explained = None,
+    reference: Reference = None,
+    goal: ExplainGoal = None,
+    reward: Credited = None,
+    beta: Beta = 0.1,
+    by: TakenOut = "sentence",
+    threshold: Threshold = None,
+    training: Training = None,
+    nearest: Nearest = None,
+    samples: Samples = 1,
     max_new_tokens: MaxNewTokens = 64,
     limit: Limit = None,
     seed: Seed = 0,

@@ -7,34 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.shared import (
+from valign.cli.options import (
+    ANSWERS,
+    DATA,
+    MEASURE,
+    OUTPUT,
     AllowPickle,
+    Command,
     Device,
     Dtype,
     Json,
     Limit,
     MaxNewTokens,
     Seed,
-    errors,
-    print_json,
-    refuse_given,
-    say,
+    option,
 )
+from valign.cli.shared import errors, print_json, refuse_given, say
 from valign.errors import UsageError, ValignError
 
 data_app = typer.Typer(help="Look into data and convert it.", no_args_is_help=True)
 models_app = typer.Typer(help="Models at hand; merge adapters; compare a server with its weights.", invoke_without_command=True)
 
 RUNS = Path("runs")  # where examples put what they make; it need not exist
-Format = Annotated[str | None, typer.Option(help="The file's format; default: recognised by its content.")]
+Format = Annotated[str | None, option(DATA, help="The file's format; default: recognised by its content.")]
 
 
-@data_app.command("inspect")
+@data_app.command("inspect", cls=Command)
 def inspect_(
     file: Annotated[str, typer.Argument(help="A file, builtin:NAME or hub:OWNER/NAME.")],
     format: Format = None,
-    model: Annotated[str | None, typer.Option(help="Count tokens as this model does.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Say what would be longer than this.", min=1)] = None,
+    model: Annotated[str | None, option(DATA, help="Count tokens as this model does.")] = None,
+    max_tokens: Annotated[int | None, option(MEASURE, help="Say what would be longer than this.", min=1)] = None,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
@@ -58,14 +61,14 @@ def inspect_(
         _show(found.to_json())
 
 
-@data_app.command("convert")
+@data_app.command("convert", cls=Command)
 def convert(
     file: Annotated[str, typer.Argument(help="A file, builtin:NAME or hub:OWNER/NAME.")],
     out: Annotated[Path, typer.Argument(help="The JSONL file of groups to write.")],
     format: Format = None,
     to: Annotated[
         str,
-        typer.Option(help="groups (as read), pairs (from rankings or scores), unpaired (thumbs from pairs)."),
+        option(OUTPUT, help="groups (as read), pairs (from rankings or scores), unpaired (thumbs from pairs)."),
     ] = "groups",
     limit: Limit = None,
     as_json: Json = False,
@@ -110,7 +113,7 @@ def convert(
 @models_app.callback()
 def models(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option(help="Where policies are looked for.")] = RUNS,
+    folder: Annotated[Path, option(DATA, help="Where policies are looked for.")] = RUNS,
     as_json: Json = False,
 ) -> None:
     """Models that can be named without a network."""
@@ -144,10 +147,10 @@ def models(
             say(f"{m.name}  [{m.kind}, {m.size_bytes / 1e6:.0f} MB]  {m.note}")
 
 
-@models_app.command("merge")
+@models_app.command("merge", cls=Command)
 def merge(
     model: Annotated[Path, typer.Argument(help="A policy folder with an adapter.")],
-    out: Annotated[Path, typer.Option(help="The folder of full weights to write.")],
+    out: Annotated[Path, option(OUTPUT, help="The folder of full weights to write.")],
     allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
@@ -162,12 +165,12 @@ def merge(
         print_json({"out": str(out), "digest": merged.digest}) if as_json else say(f"merged weights: {out}")
 
 
-@models_app.command("agree")
+@models_app.command("agree", cls=Command)
 def agree(
     endpoint: Annotated[str, typer.Argument(help="A vLLM server: vllm:NAME@URL.")],
     model: Annotated[str, typer.Argument(help="The weights that it serves, here: a folder, a GGUF file or a hub id.")],
-    data: Annotated[str, typer.Option(help="Prompts to ask.")] = "builtin:dilemmas",
-    samples: Annotated[int, typer.Option(min=1, help="Responses that are compared.")] = 64,
+    data: Annotated[str, option(DATA, help="Prompts to ask.")] = "builtin:dilemmas",
+    samples: Annotated[int, option(ANSWERS, min=1, help="Responses that are compared.")] = 64,
     max_new_tokens: MaxNewTokens = 64,
     seed: Seed = 0,
     device: Device = "auto",
@@ -202,9 +205,9 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="One method: prints its settings with meaning and default.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Say which can run for this model.")] = None,
-    data: Annotated[str | None, typer.Option(help="Say which can learn from this data.")] = None,
-    goal: Annotated[str | None, typer.Option(help="A goal that is at hand: gives a reward and words.")] = None,
+    model: Annotated[str | None, option(DATA, help="Say which can run for this model.")] = None,
+    data: Annotated[str | None, option(DATA, help="Say which can learn from this data.")] = None,
+    goal: Annotated[str | None, option(DATA, help="A goal that is at hand: gives a reward and words.")] = None,
     as_json: Json = False,
 ) -> None:
     """Every method, what it needs, and whether it can run for a model and data."""
@@ -260,12 +263,12 @@ def _is_local(model: str | None) -> bool | None:
 
 def theory(
     check: Annotated[
-        bool, typer.Option("--check", help="Compute every identity and compare it with its bound.")
+        bool, option(MEASURE, "--check", help="Compute every identity and compare it with its bound.")
     ] = False,
     plane: Annotated[
-        str | None, typer.Option(help="Draw the policies of an oracle world against its optimum: tabular or sequence.")
+        str | None, option(MEASURE, help="Draw the policies of an oracle world against its optimum: tabular or sequence.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder of that report (--plane).")] = None,
+    out: Annotated[Path | None, option(OUTPUT, help="The folder of that report (--plane).")] = None,
     as_json: Json = False,
 ) -> None:
     """The identities that valign's methods rest on, with residual and bound."""

@@ -7,72 +7,74 @@ from typing import Annotated
 
 import typer
 
-from valign.cli.differ import Margin, show
-from valign.cli.progress import Watch
-from valign.cli.shared import (
+from valign.cli.differ import show
+from valign.cli.options import (
+    ANSWERS,
+    STATISTICS,
     AllowPickle,
+    Beta,
+    Data,
     Device,
     Dtype,
     Force,
     GoalOption,
     Json,
+    KlPrompts,
     Limit,
+    Margins,
     MaxCost,
     MaxNewTokens,
     Model,
     Out,
     PriceGenerated,
     PriceRead,
+    Reference,
     RewardOption,
+    Risks,
+    Samples,
     Seed,
+    Temperature,
     TrustCode,
-    errors,
-    print_json,
-    refuse_given,
-    refuse_loading,
-    result_line,
-    say,
-    single,
-    tell_idle,
+    Workers,
+    option,
 )
+from valign.cli.progress import Watch
+from valign.cli.shared import errors, print_json, refuse_given, refuse_loading, result_line, say, single, tell_idle
 from valign.errors import UsageError
+
+Against = Annotated[
+    Path | None, option(STATISTICS, help="An earlier evaluation on the same data: also say what differs from it, paired.")
+]
+System = Annotated[str | None, option(ANSWERS, help="A system turn before the prompt.")]
+Raw = Annotated[bool, option(ANSWERS, "--raw", help="Continue the text as it is: no chat template.")]
+N = Annotated[int, option(ANSWERS, min=1, help="Samples per prompt.")]
+TopP = Annotated[float, option(ANSWERS, help="The smallest set of tokens with this probability; 1: all.")]
+TopK = Annotated[int, option(ANSWERS, min=0, help="The k most probable tokens; 0: all.")]
 
 
 def evaluate(
     context: typer.Context,
     model: Model,
-    data: Annotated[list[str], typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME. May be repeated.")],
+    data: Data,
     out: Out,
-    reference: Annotated[
-        str | None, typer.Option(help="The model before alignment: gives implicit rewards and the KL.")
-    ] = None,
+    reference: Reference = None,
     goal: GoalOption = None,
     reward: RewardOption = None,
-    beta: Annotated[float, typer.Option(help="Scale of implicit rewards.")] = 0.1,
-    risk: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A reward whose low side is a risk, read off the responses that are drawn for the goal: toxicity (the rate), "
-            "sentiment, python:module.function, or the folder of a reward model. May be repeated."
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Responses per prompt that are judged.", min=1)] = 1,
+    beta: Beta = 0.1,
+    risk: Risks = None,
+    samples: Samples = 1,
     max_new_tokens: MaxNewTokens = 64,
-    temperature: Annotated[float, typer.Option(help="Of the judged responses.", min=0)] = 0.7,
-    against: Annotated[
-        Path | None, typer.Option(help="An earlier evaluation on the same data: also say what differs from it, paired.")
-    ] = None,
-    margin: Margin = None,
-    kl_prompts: Annotated[int, typer.Option(help="Prompts whose samples estimate the KL; 0: none.", min=0)] = 16,
+    temperature: Temperature = 0.7,
+    against: Against = None,
+    margin: Margins = None,
+    kl_prompts: KlPrompts = 16,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Ray actors that share the work, on this machine or a cluster; 0: this process.")
-    ] = 0,
+    workers: Workers = 0,
     max_cost: MaxCost = None,
     price_read: PriceRead = None,
     price_generated: PriceGenerated = None,
@@ -152,13 +154,13 @@ def generate(
     prompt: Annotated[
         list[str] | None, typer.Argument(help="What to ask; none: one prompt per line of standard input.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="A system turn before it.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
-    n: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 1,
+    system: System = None,
+    raw: Raw = False,
+    n: N = 1,
     max_new_tokens: MaxNewTokens = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0: the most probable token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="The smallest set of tokens with this probability; 1: all.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="The k most probable tokens; 0: all.")] = 0,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
     goal: GoalOption = None,
     reward: RewardOption = None,
     seed: Seed = 0,

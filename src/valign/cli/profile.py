@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valign.cli.progress import Watch
-from valign.cli.shared import (
+from valign.cli.options import (
+    ANSWERS,
+    DATA,
+    MEASURE,
+    OUTPUT,
+    STATISTICS,
     Device,
     Dtype,
     Force,
@@ -17,12 +21,10 @@ from valign.cli.shared import (
     PriceGenerated,
     PriceRead,
     Seed,
-    errors,
-    print_json,
-    refuse_given,
-    refuse_loading,
-    say,
+    option,
 )
+from valign.cli.progress import Watch
+from valign.cli.shared import errors, print_json, refuse_given, refuse_loading, say
 from valign.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,57 +33,62 @@ if TYPE_CHECKING:
 DEFAULT = "smollm2-135m-instruct"
 
 
+Against = Annotated[
+    str | None, option(STATISTICS, help="A second model: says which of the two holds which value higher, paired.")
+]
+ValueGoal = Annotated[
+    str | None,
+    option(DATA, help="The value goal to compare with: a target's name, schwartz10:..., or a file. Default: all named ones, "
+           "drawn beside hhh_like."),
+]  # fmt: skip
+Forms = Annotated[
+    list[str] | None,
+    option(MEASURE, help="How it is asked: likelihood (letters by their probability), generation (letters it writes), dilemmas "
+           "(free answers read by the value evaluator). May be repeated. Default: likelihood; endpoints: generation."),
+]  # fmt: skip
+Situations = Annotated[
+    str | None, option(DATA, help="Situations to respond to; form dilemmas. Default: builtin:dilemmas.")
+]
+Items = Annotated[
+    Path | None, option(DATA, help="A JSONL file of items in place of the built-in portraits.", metavar="FILE")
+]
+Instrument = Annotated[
+    str | None, option(MEASURE, help="The questionnaire whose item numbers FILE holds: pvq40, pvq21, mfq30.")
+]
+Personas = Annotated[
+    int,
+    option(MEASURE, min=0, help="So many everyday persons answer (36 at most; from 30 on the circle of correlations is "
+           "checked); 0: the model as itself, in all 12 option orders."),
+]  # fmt: skip
+Retest = Annotated[
+    bool, option(MEASURE, "--retest/--no-retest", help="Ask every item again in other words (doubles the time).")
+]
+ReportOut = Annotated[
+    Path | None,
+    option(OUTPUT, help="Also write result.json, samples.jsonl and a report here; the same command continues there."),
+]
+MaybeSamples = Annotated[int | None, option(ANSWERS, min=1, help="Responses per situation; form dilemmas. Default: 1.")]
+Longest = Annotated[int | None, option(ANSWERS, min=1, help="Longest response in tokens; form dilemmas. Default: 64.")]
+QuickLook = Annotated[
+    int | None, option(DATA, min=1, help="At most so many items per value and keying, or situations: a quick look.")
+]
+
+
 def profile(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model whose values are measured.")] = DEFAULT,
-    against: Annotated[
-        str | None, typer.Option(help="A second model: says which of the two holds which value higher, paired.")
-    ] = None,
-    goal: Annotated[
-        str | None,
-        typer.Option(
-            help="The value goal to compare with: a target's name, schwartz10:..., or a file. Default: all named ones, drawn "
-            "beside hhh_like."
-        ),
-    ] = None,
-    form: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="How it is asked: likelihood (letters by their probability), generation (letters it writes), dilemmas (free "
-            "answers read by the value evaluator). May be repeated. Default: likelihood; endpoints: generation."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Situations to respond to; form dilemmas. Default: builtin:dilemmas.")
-    ] = None,
-    items: Annotated[
-        Path | None, typer.Option(help="A JSONL file of items in place of the built-in portraits.", metavar="FILE")
-    ] = None,
-    instrument: Annotated[
-        str | None, typer.Option(help="The questionnaire whose item numbers FILE holds: pvq40, pvq21, mfq30.")
-    ] = None,
-    personas: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="So many everyday persons answer (36 at most; from 30 on the circle of correlations is checked); 0: the "
-            "model as itself, in all 12 option orders.",
-        ),
-    ] = 0,
-    retest: Annotated[
-        bool, typer.Option("--retest/--no-retest", help="Ask every item again in other words (doubles the time).")
-    ] = True,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also write result.json, samples.jsonl and a report here; the same command continues there."),
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Responses per situation; form dilemmas. Default: 1.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest response in tokens; form dilemmas. Default: 64.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many items per value and keying, or situations: a quick look.")
-    ] = None,
+    against: Against = None,
+    goal: ValueGoal = None,
+    form: Forms = None,
+    data: Situations = None,
+    items: Items = None,
+    instrument: Instrument = None,
+    personas: Personas = 0,
+    retest: Retest = True,
+    out: ReportOut = None,
+    samples: MaybeSamples = None,
+    max_new_tokens: Longest = None,
+    limit: QuickLook = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",

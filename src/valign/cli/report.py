@@ -8,29 +8,30 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.shared import Json, errors, print_json, refuse_given, say
+from valign.cli.options import DATA, OUTPUT, Json, option
+from valign.cli.shared import errors, print_json, refuse_given, say
 from valign.errors import UsageError
 
 
 def report(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A report.json, a result.json, or a run's folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where everything goes; default: beside the source.")] = None,
+    out: Annotated[Path | None, option(OUTPUT, help="Where everything goes; default: beside the source.")] = None,
     before: Annotated[
-        Path | None, typer.Option(help="Results of the policy before, on the same items: a before/after page.")
+        Path | None, option(DATA, help="Results of the policy before, on the same items: a before/after page.")
     ] = None,
     with_: Annotated[
         list[Path] | None,
-        typer.Option("--with", help="A folder that an instrument wrote (valign tax, overopt ...): a section. May be repeated."),
+        option(DATA, "--with", help="A folder that an instrument wrote (valign tax, overopt ...): a section. May be repeated."),
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Also write numbers.csv and items.csv.")] = False,
-    png: Annotated[bool, typer.Option("--png", help="Also write every figure as PNG (needs Chromium or Chrome).")] = False,
-    card: Annotated[bool, typer.Option("--card", help="Also write MODEL_CARD.md for a model hub.")] = False,
-    policy: Annotated[str | None, typer.Option(help="The policy whose card is written (--card).")] = None,
+    csv: Annotated[bool, option(OUTPUT, "--csv", help="Also write numbers.csv and items.csv.")] = False,
+    png: Annotated[bool, option(OUTPUT, "--png", help="Also write every figure as PNG (needs Chromium or Chrome).")] = False,
+    card: Annotated[bool, option(OUTPUT, "--card", help="Also write MODEL_CARD.md for a model hub.")] = False,
+    policy: Annotated[str | None, option(OUTPUT, help="The policy whose card is written (--card).")] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow a running or finished run in the terminal and as a page.")
+        bool, option(OUTPUT, "--watch", help="Follow a running or finished run in the terminal and as a page.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks (--watch).")] = 2.0,
+    every: Annotated[float, option(OUTPUT, min=0.2, help="Seconds between two looks (--watch).")] = 2.0,
     as_json: Json = False,
 ) -> None:
     """Draw a report again from its JSON, export it, or follow a run."""

@@ -1,4 +1,4 @@
-"""What the commands share: options, printing, progress, and how errors end."""
+"""What the commands share: printing, what they refuse, and how errors end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from valign.cli.options import LOADING
 from valign.errors import UsageError, ValignError
 from valign.models.credentials import hidden, hide
 
@@ -21,45 +21,6 @@ if TYPE_CHECKING:
 
 BUG = 3  # exit status for an error that is ours
 INTERRUPTED = 130
-LOADING = ("device", "dtype", "allow_pickle", "trust_remote_code")  # parameters that say how a local model is loaded
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64 (auto: float32 weights).")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
-Limit = Annotated[int | None, typer.Option(help="At most so many groups of the data.", min=1)]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest response, in tokens.", min=1)]
-Force = Annotated[bool, typer.Option("--force", help="Start again in a folder that holds another run.")]
-Out = Annotated[Path, typer.Option(help="Output folder; run the same command again to continue there.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE. May be repeated.")]
-GoalOption = Annotated[
-    list[str] | None,
-    typer.Option("--goal", help="A goal: a name (`schwartz10:benevolence=1,power=-1`, `core`) or a YAML file."),
-]
-RewardOption = Annotated[
-    str | None,
-    typer.Option(
-        "--reward",
-        help="A reward in place of the goal's: toxicity, sentiment, length, python:module.function, or the folder of a "
-        "reward model.",
-    ),
-]
-MaxCost = Annotated[
-    float | None, typer.Option(help="An endpoint stops before it would cost more than this in all; run again to continue.")
-]
-PriceRead = Annotated[float | None, typer.Option(help="An endpoint's price per million tokens of prompt.")]
-PriceGenerated = Annotated[float | None, typer.Option(help="An endpoint's price per million tokens of answers.")]
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A model: smollm2-135m-instruct, a folder, a GGUF file, a hub id, or an endpoint: vllm:NAME@URL, openai:NAME@URL."
-    ),
-]
-AllowPickle = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Load pickled weights. They can run code: only from people you trust."),
-]
-TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model author's own code.")]
 
 
 def console() -> Console:

@@ -11,48 +11,49 @@ from typing import Annotated, Any
 
 import typer
 
-from valign.cli.progress import Watch
-from valign.cli.shared import (
+from valign.cli.options import (
+    DATA,
+    OUTPUT,
+    STATISTICS,
+    Alarm,
     AllowPickle,
+    Audit,
+    AuditSteps,
+    Dev,
     Device,
     Dtype,
     Force,
     GoalOption,
+    Gold,
     Json,
     Limit,
+    MaxKl,
+    MaybeMethods,
+    Method,
     Model,
     Out,
     RewardOption,
     Seed,
+    Seeds,
     Set,
+    Strategy,
+    Track,
+    TrainingData,
     TrustCode,
-    errors,
-    print_json,
-    refuse_given,
-    refuse_loading,
-    result_line,
-    say,
-    settings,
-    single,
+    option,
 )
+from valign.cli.progress import Watch
+from valign.cli.shared import errors, print_json, refuse_given, refuse_loading, result_line, say, settings, single
 from valign.models.credentials import hidden, hide
 from valign.models.endpoint.address import is_endpoint
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-Data = Annotated[
-    list[str] | None,
-    typer.Option("--data", help="A file, builtin:NAME or hub:OWNER/NAME; with a weight: FILE=0.3. May be repeated."),
-]
-Track = Annotated[
-    list[str] | None, typer.Option(help="Also log to: tensorboard, wandb, trackio, mlflow. May be repeated.")
-]
-
-Strategy = Annotated[
-    str,
-    typer.Option(
-        help="How the processes that torchrun started train together: ddp (each holds all weights), fsdp2 (each a part); "
-        "auto: ddp where there are several, else single."
-    ),
+RecipeData = Annotated[str | None, option(DATA, help="The data file, where the recipe says DATA.")]
+RecipeOut = Annotated[Path | None, option(OUTPUT, help="Output folder; default: the recipe's.")]
+Test = Annotated[str | None, option(DATA, help="Held-out data to measure on; default: a fifth of --data.")]
+Margin = Annotated[
+    float | None,
+    option(STATISTICS, help="Largest change of the primary number that does not matter: less is no difference."),
 ]
 
 
@@ -64,8 +65,8 @@ def demo(out: Out = Path("runs/demo"), set_: Set = None, force: Force = False, a
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one that valign ships.")],
-    data: Annotated[str | None, typer.Option(help="The data file, where the recipe says DATA.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; default: the recipe's.")] = None,
+    data: RecipeData = None,
+    out: RecipeOut = None,
     set_: Set = None,
     force: Force = False,
     as_json: Json = False,
@@ -108,22 +109,18 @@ def _finish(done: Any, as_json: bool, seconds: float) -> None:
 def align(
     context: typer.Context,
     model: Model,
-    method: Annotated[str, typer.Option(help="A method's name: `valign methods` lists them.")],
+    method: Method,
     out: Out,
-    data: Data = None,
+    data: TrainingData = None,
     goal: GoalOption = None,
     reward: RewardOption = None,
     set_: Set = None,
-    dev: Annotated[
-        float, typer.Option(help="Share of the data held out for evaluation while training.", min=0, max=0.5)
-    ] = 0.0,
-    gold: Annotated[
-        str | None, typer.Option(help="The judge that the reward stands for (a reward or a goal): audits while it trains.")
-    ] = None,
-    audit: Annotated[list[str] | None, typer.Option("--audit", help="Held-out prompts for --gold. May be repeated.")] = None,
-    audit_steps: Annotated[int, typer.Option(help="Steps between audits; 0: a tenth of the run.", min=0)] = 0,
-    alarm: Annotated[str, typer.Option(help="When gold stops following the reward: warn, stop, rollback.")] = "warn",
-    max_kl: Annotated[float | None, typer.Option(help="KL budget, nats per response: an alarm above it.")] = None,
+    dev: Dev = 0.0,
+    gold: Gold = None,
+    audit: Audit = None,
+    audit_steps: AuditSteps = 0,
+    alarm: Alarm = "warn",
+    max_kl: MaxKl = None,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -207,22 +204,15 @@ def _tell_aligned(aligned: Any, model: str, out: Path, as_json: bool) -> None:
 def compare(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model to align.")] = DEFAULT_MODEL,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option("--method", help="A method; with settings: dpo,beta=0.2. May be repeated."),
-    ] = None,
-    data: Data = None,
-    test: Annotated[str | None, typer.Option(help="Held-out data to measure on; default: a fifth of --data.")] = None,
+    methods: MaybeMethods = None,
+    data: TrainingData = None,
+    test: Test = None,
     goal: GoalOption = None,
     out: Out = Path("runs/compare"),
     limit: Limit = None,
     seed: Seed = 0,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Trainings of each method; they are the sample by which it is judged.")
-    ] = 1,
-    margin: Annotated[
-        float | None, typer.Option(help="Largest change of the primary number that does not matter: less is no difference.")
-    ] = None,
+    seeds: Seeds = 1,
+    margin: Margin = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     force: Force = False,

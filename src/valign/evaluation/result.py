@@ -46,7 +46,7 @@ __all__ = [
 
 
 SAME = "every cluster shows the same difference: "  # and what follows for the interval
-Test = Literal["mcnemar", "permutation", "bootstrap", "t", "none"]
+Test = Literal["mcnemar", "permutation", "bootstrap", "t", "always_valid", "none"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Difference:
 
     result      value = a - b with a paired interval; subject "a vs b"
     p           exact McNemar for 0/1 scores without clusters, a permutation of labels within clusters for other means,
-                the bootstrap's for what is no mean, Student t over training seeds; None where undefined
+                the bootstrap's for what is no mean, Student t over training seeds, that of the always-valid interval
+                (`sequential.at_every_look`); None where undefined
     left_out    items that only one of the two has (subset=True)       unpaired  items unscored in either, by reason
     mde         smallest difference that such a comparison finds in 80 % of cases
     margin      largest difference that does not matter, as it was fixed before; None: none was

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from numpy.typing import ArrayLike
 
 from valign.errors import require
-from valign.evaluation.statistics import Estimate, cluster_index, clustered_se
+from valign.evaluation.conclusion import conclude
+from valign.evaluation.result import Difference, interval_of
+from valign.evaluation.statistics import Estimate, cluster_index, clustered_se, is_alike
 
+METHOD: Literal["always_valid"] = "always_valid"
 FIRST_LOOK = 20  # clusters: before, the variance is hardly known and the normal limit has not begun
 
 
@@ -39,6 +44,43 @@ def always_valid(
         return Estimate(mean, se, None, None, count)
     half = se * math.sqrt(count) * radius(count, planned, 1 - level)
     return Estimate(mean, se, mean - half, mean + half, count)
+
+
+def at_every_look(found: Difference, planned: int) -> Difference:
+    """A comparison with the interval and the p that hold at every look in place of those of a single one.
+
+    planned   as in `always_valid`
+    Neither is given, and nothing concluded, for fewer than 20 clusters, where all items differ alike, and for what is no
+    mean of its items.
+    """
+    items = found.result.items
+    scores, clusters = [i.score or 0.0 for i in items], [i.cluster for i in items]
+    estimate = always_valid(scores, clusters, planned=planned) if items else None
+    if (
+        estimate is None or estimate.low is None or is_alike(estimate, scores)
+        or found.test == "bootstrap" or any(i.weight != 1 for i in items)
+    ):  # fmt: skip
+        silent = replace(found.result, se=None, interval=None)
+        return replace(found, result=silent, p=None, test="none", mde=None, conclusion="unknown")
+    interval = interval_of(estimate, METHOD)
+    assert estimate.se is not None
+    return replace(
+        found,
+        result=replace(found.result, se=estimate.se, interval=interval),
+        p=always_valid_p(estimate.value / estimate.se, estimate.clusters, planned),
+        test=METHOD,
+        mde=None,
+        conclusion=conclude(interval, found.result.direction, found.margin),
+    )
+
+
+def always_valid_p(z: float, count: int, planned: int) -> float:
+    """The least level at which the interval tuned for 5 % leaves 0: √(Cρ²+1) exp(-z² Cρ² / (2 (Cρ²+1))), at most 1.
+
+    z   the mean over its standard error, from `count` clusters. Below a level it is so with at most that chance at any look.
+    """
+    mixed = count * tuned(planned) + 1
+    return min(1.0, math.sqrt(mixed) * math.exp(-(z**2) * (mixed - 1) / (2 * mixed)))
 
 
 def radius(count: int, planned: int, alpha: float = 0.05) -> float:

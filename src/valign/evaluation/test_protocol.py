@@ -17,7 +17,7 @@ from valign.evaluation.comparisons import adjusted, compare_all, is_found
 from valign.evaluation.conclusion import conclude, in_words
 from valign.evaluation.result import Anchors, Interval, Item, compare
 from valign.evaluation.seeds import compare_seeds
-from valign.evaluation.sequential import FIRST_LOOK, always_valid, radius
+from valign.evaluation.sequential import FIRST_LOOK, always_valid, always_valid_p, at_every_look, radius
 
 WORLDS = 2000
 
@@ -315,6 +315,29 @@ def test_the_mixture_interval_is_the_formula_and_has_its_own_name():
     assert Interval(0, 1, 0.95, "always_valid")
     twice = always_valid(np.r_[x, x], [str(i) for i in range(100)] * 2, planned=100)
     assert twice.low == pytest.approx(e.low), "the same items again are no new evidence"
+
+
+def test_its_p_is_below_a_level_where_the_interval_leaves_0():
+    for count, planned in ((20, 400), (100, 100), (900, 50)):
+        edge = radius(count, planned) * math.sqrt(count)  # in standard errors
+        assert always_valid_p(edge, count, planned) == pytest.approx(0.05)
+        assert always_valid_p(1.01 * edge, count, planned) < 0.05 < always_valid_p(0.99 * edge, count, planned)
+    assert always_valid_p(0, 100, 100) == 1
+
+
+def test_a_comparison_says_nothing_at_a_look_that_cannot_tell():
+    """Too few clusters, differences that are all alike, a metric that is no mean: no interval, no p, no conclusion."""
+    rng = np.random.default_rng(12)
+
+    def looked(x, **about):
+        return at_every_look(compare(result(x, unit="score"), result(0 * x, "b", unit="score"), **about), planned=100)
+
+    told = looked(rng.normal(1, 1, 60))
+    assert told.result.interval.method == told.test == "always_valid" and told.p < 0.05 and told.conclusion == "better"
+    assert told.mde is None and told.result.interval.low > 0
+    for silent in (looked(rng.normal(9, 1, 19)), looked(np.ones(60)),
+                   looked(rng.normal(1, 1, 60), statistic=lambda items, w: w @ [i.score for i in items] / w.sum(1))):  # fmt: skip
+        assert silent.result.interval is None and silent.p is None and silent.conclusion == "unknown"
 
 
 def test_it_is_tightest_about_where_it_was_planned():

@@ -26,7 +26,7 @@ def catalogue(
     rows = []
     judged = local is not None or groups is not None or has_goal
     for m in methods:
-        reason = _obstacle(m, local, groups, has_goal) if judged else ""
+        reason = obstacle(m, local, groups, has_goal) if judged else ""
         rows.append(
             {"name": m.name, "title": m.title, "family": m.family, "row": m.row, "paper": m.paper, "feedback": m.feedback,
              "trains": m.trains, "promise": m.promise, "can_run": not reason if judged else None, "reason": reason}
@@ -34,7 +34,7 @@ def catalogue(
     return rows
 
 
-def _obstacle(m: Method, local: bool | None, groups: Sequence[Group] | None, has_goal: bool) -> str:
+def obstacle(m: Method, local: bool | None, groups: Sequence[Group] | None, has_goal: bool) -> str:
     """Why the method cannot run; empty if nothing stands against it."""
     if m.trains and local is False:
         return "it changes weights, and this model's are out of reach"
@@ -47,7 +47,7 @@ def _obstacle(m: Method, local: bool | None, groups: Sequence[Group] | None, has
     kinds = (Demonstration, Comparison) if m.feedback == "demonstrations" else (Comparison, Ranking, Score)
     if any(isinstance(f, kinds) for g in groups for f in g.feedback):
         return ""
-    if has_goal and any(len(g.responses) > 1 for g in groups):
+    if has_goal and any(len(g.responses) > (m.feedback != "demonstrations") for g in groups):
         return ""
     return f"the data hold no {m.feedback}" + (
         "" if has_goal else "; with a goal that scores responses they could be made"

@@ -32,6 +32,7 @@ from valign.errors import ValignError
 from valign.methods.feedback import prepare
 from valign.methods.guard import LONGEST, Guard, GuardHook
 from valign.methods.method import Method
+from valign.methods.positions import require_room
 from valign.methods.target import Target
 from valign.models.endpoint import EndpointPolicy
 from valign.models.loaded import LoadedModel
@@ -123,6 +124,7 @@ class Job:
         if not prompts:
             raise ValignError("there are no prompts to sample from", where="data")
         config = self.config
+        require_room(self.model, [g.prompt for g in prompts], config.max_new_tokens, what=self.method.name, where="data")
         scorer = self.engine.scorer(self.model, config.temperature, compiled=self._compiled())
         reference = self._reference(scorer) if config.beta > 0 or self.method.uses_reference else None
         longest = self._longest(prompts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from valign.data.group import Group, Prompt
 from valign.errors import ValignError
@@ -34,6 +34,11 @@ class Wrapped:
     @property
     def kind(self) -> Literal["context", "decoding"]:
         return self.family
+
+    @property
+    def drawn_to_score(self) -> int:
+        """Longest response in tokens that it draws to a prompt in order to score given ones; 0: none is drawn."""
+        return 0
 
     @property
     def cost(self) -> Cost:
@@ -81,11 +86,20 @@ def loadable(policy: Policy) -> str:
 
 @dataclass(eq=False)
 class ContextPolicy(Wrapped):
-    """A policy that reads other prompts than it is given."""
+    """A policy that reads other prompts than it is given.
+
+    shorter   how a user makes what it adds shorter
+    """
+
+    shorter: ClassVar[str] = ""
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts as the base policy reads them."""
         raise NotImplementedError("abstract: a context method says how prompts change")
+
+    def foreseen(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], int]:
+        """The prompts as far as they are known before anything is generated, and how many tokens may still come in between."""
+        return self.rewrite(prompts), 0
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[str] | None = None,

@@ -26,16 +26,27 @@ from valign.evaluation.provenance import data_card, model_card, provenance
 from valign.evaluation.result import Result
 from valign.goals.base import Goal
 from valign.goals.benchmark import BenchmarkGoal
-from valign.methods.guard import Guard
+from valign.methods.choose import obstacle
+from valign.methods.guard import LONGEST, Guard
 from valign.methods.method import Method
+from valign.methods.positions import require_room, require_room_for
 from valign.methods.table import method as method_named
 from valign.methods.target import Target
+from valign.methods.wrapped import Wrapped
 from valign.models.credentials import hidden
-from valign.models.policy import Policy, Sampling
+from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.pipeline.account import account, trained_seconds
 from valign.pipeline.align import USE_REWARD, Aligned, align_policy
 from valign.pipeline.data import read_sources
-from valign.pipeline.evaluate import Measured, Plan, check_risks, evaluate_policy, progress_of, write_evaluation
+from valign.pipeline.evaluate import (
+    Measured,
+    Plan,
+    answered,
+    check_risks,
+    evaluate_policy,
+    progress_of,
+    write_evaluation,
+)
 from valign.pipeline.frontier import best_of_n_curve
 from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.judges import LOG as JUDGE_LOG
@@ -110,6 +121,7 @@ class _Run:
         self._phase(BASE, 0, len(specs) + 1)
         self.tell("loading", {"name": self.recipe.model})
         self.base = load_policy(self.recipe.model, self.options)  # what cannot be read leaves no folder behind
+        self._check(specs)
         with RunFolder(self.out) as run:
             stored = json.dumps(hidden(self.recipe.model_dump()), indent=1, ensure_ascii=False)
             if not (self.out / RECIPE).exists():
@@ -129,6 +141,8 @@ class _Run:
         recipe, seed = self.recipe, self.recipe.seed
         self.sets: list[tuple[str, Dataset]] = []
         self.groups = self._sources(recipe.data, "training", seed)
+        own = {s.title: s.data for s in recipe.all_methods if s.data is not None}
+        self.own = {title: self._sources(data, f"training ({title})", seed) for title, data in own.items()}
         self.dev = self._sources(recipe.dev, "dev", seed)
         self.test = self._sources(recipe.evaluate.data or [], "evaluation", seed)
         self.tax = self._sources(recipe.evaluate.tax or [], "alignment tax", seed)
@@ -148,6 +162,39 @@ class _Run:
         plan = Plan(self.test, self.goal, self.tax, sampling, spec.kl_prompts, spec.beta, risks)
         check_risks(plan, "evaluate.risks")
         return plan
+
+    def _check(self, specs: Sequence[tuple[MethodSpec, Method]]) -> None:
+        """Raise `ValignError` for a method that could not run or answer here, before another one was trained: a goal or reward,
+        feedback, weights, and room for its prompts."""
+        self._check_room(self.base, "the model", "model")
+        for spec, chosen in specs:
+            where, target = f"methods.{spec.title}", Target(self.goal, self.base)
+            config = chosen.configure(spec.settings)
+            if chosen.wrap is not None:
+                self._check_room(chosen.wrap(self.base, target, config), spec.title, where)
+                continue
+            groups = self.own.get(spec.title, self.groups)
+            local = self.base if isinstance(self.base, LocalPolicy) else None
+            if reason := obstacle(chosen, local is not None, groups, self.goal is not None):
+                raise UsageError(f"{chosen.name} cannot run: {reason}", where=where,
+                                 how=["leave it out", "or see what can run: valign methods --data FILE"])  # fmt: skip
+            if local is None:
+                continue
+            rollout = config.max_new_tokens if chosen.samples else 0
+            if chosen.samples:
+                target.utility()
+                require_room(local.model, [g.prompt for g in groups], rollout, what=spec.title, where=where)
+            if self.guard is not None:
+                tokens = self.guard.max_new_tokens or rollout or LONGEST
+                require_room(local.model, [g.prompt for g in self.guard.prompts], tokens, what="the audit", where="guard.audit")
+
+    def _check_room(self, policy: Policy, what: str, where: str) -> None:
+        """Raise `UsageError` where the evaluation would ask `policy` for more than its model has positions."""
+        prompts = [g.prompt for g in answered(self.plan)]
+        require_room_for(policy, prompts, self.plan.sampling.max_new_tokens, what=what, where=where)
+        if isinstance(policy, Wrapped) and policy.drawn_to_score:
+            scored = [g.prompt for g in self.plan.groups if g.responses]
+            require_room_for(policy, scored, policy.drawn_to_score, what=what, where=where)
 
     def _guard(self, specs: Sequence[tuple[MethodSpec, Method]]) -> Guard | None:
         """What watches the methods that train. A recipe runs no code, so its judge is none of somebody's functions."""
@@ -176,9 +223,7 @@ class _Run:
 
     def _method(self, spec: MethodSpec, chosen: Method, index: int, count: int) -> Subject:
         self._phase(spec.title, index, count)
-        recipe, groups = self.recipe, self.groups
-        if spec.data is not None:
-            groups = self._sources(spec.data, f"training ({spec.title})", self.recipe.seed)
+        recipe, groups = self.recipe, self.own.get(spec.title, self.groups)
         settings = {**({"seed": self.recipe.seed} if chosen.trains else {}), **spec.settings}
         folder = self.out / "methods" / spec.title
         target = Target(steering(self.goal), self.base)

@@ -18,12 +18,15 @@ FILE = "differences.json"
 HOW = "name a folder of valign evaluate, a result.json or a report.json"
 
 
-def differences(before: Path, after: Path, margins: Mapping[str, float] | None = None) -> list[Change]:
+def differences(
+    before: Path, after: Path, margins: Mapping[str, float] | None = None, planned: int | None = None
+) -> list[Change]:
     """Changes from one evaluation (a folder, result.json or report.json) to another.
 
+    planned   clusters that are expected in all, where this is not the only look (`evaluation.sequential`)
     Raises `DataError` for other files, `UsageError` for a margin of a metric that neither has.
     """
-    found = diff(document(before), document(after), margins)
+    found = diff(document(before), document(after), margins, planned)
     _known_margins(found, margins or {}, "neither has")
     return found
 

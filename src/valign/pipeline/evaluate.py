@@ -146,6 +146,12 @@ def _asked(plan: Plan) -> list[Group]:
     return _judged(plan.goal, plan.groups) if plan.goal is not None and _can_score(plan.goal) else []
 
 
+def answered(plan: Plan) -> list[Group]:
+    """Every group to whose prompt a policy answers: those that the goal judges, those of the KL, tasks with checks."""
+    tasks = [*plan.tax, *(g for g in plan.groups if "checks" in g.meta)]
+    return [*_asked(plan), *_prompts(plan)[: plan.kl_prompts], *tasks]
+
+
 def check_risks(plan: Plan, where: str = "risks") -> None:
     """Raises `UsageError` for two risks of one name, and for risks where no response is drawn that they could judge."""
     names = [measure.risk_metric(r) for r in plan.risks]

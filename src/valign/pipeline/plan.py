@@ -96,13 +96,17 @@ def _items(asked: Asked, difference: float, spread: Spread, out: dict[str, Any])
         f"A true difference of {difference:g} is found in {asked.options.power:.0%} of runs with {out['items']} items, the "
         f"same for both models{_each(asked.samples)}."
     )
+    independent = out["items"]
     if per := _clustered(asked, spread):
-        out["lines"].append(f"That is {math.ceil(out['items'] / per)} clusters of {per:g}: new clusters help more than new "
+        independent = math.ceil(out["items"] / per)
+        out["lines"].append(f"That is {independent} clusters of {per:g}: new clusters help more than new "
                             "items in old ones.")  # fmt: skip
     if spread.noise:
         out["by_samples"] = {k: items_for(difference, spread, k, asked.options) for k in SAMPLES}
         shown = ", ".join(f"{k}: {n} items" for k, n in out["by_samples"].items())
         out["lines"].append(f"By samples per item: {shown}.")
+    out["lines"].append(f"That is one look, at the end. To look on the way: valign diff A B --planned {independent}, whose wider "
+                        "intervals hold at every look.")  # fmt: skip
 
 
 def _detectable(asked: Asked, n: int, spread: Spread, out: dict[str, Any]) -> None:

@@ -17,7 +17,9 @@ from valign.report.sections import all_results
 from valign.report.subject import Row
 
 ALPHA = 0.05  # a change is called one below it
-Kind = Literal["better", "worse", "moved", "within noise", "no difference", "same", "only before", "only after"]
+Kind = Literal[
+    "better", "worse", "moved", "within noise", "undecided", "no difference", "same", "only before", "only after"
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Change:
                  missing
     kind         better or worse: the paired interval leaves 0 and the adjusted p is at most .05, and the direction says
                  which; "no difference": the interval lies inside the margin; "moved": changed, but not compared item by item,
-                 or to the other side of a target
+                 or to the other side of a target; "undecided": of a comparison that is looked at more than once, nothing yet
     p, p_adjusted  of the paired comparison, raw and by Benjamini-Hochberg over all comparisons of the two files
     mde          smallest difference that such a comparison finds in 4 of 5 cases
     """
@@ -51,11 +53,12 @@ class Change:
 
 
 def diff(
-    a: Mapping[str, Any], b: Mapping[str, Any], margins: Mapping[str, float] | None = None
+    a: Mapping[str, Any], b: Mapping[str, Any], margins: Mapping[str, float] | None = None, planned: int | None = None
 ) -> list[Change]:
     """Changes from `a` to `b`: two report JSONs, two result.json documents, or one of each.
 
     margins   {metric: largest difference that does not matter}
+    planned   clusters that are expected in all: intervals and p then hold at every look on the way there
     Policies are matched by id; where each file has one policy only, these two are. Raises `DataError` for
     other JSON.
     """
@@ -65,10 +68,11 @@ def diff(
         name = f"{ids[0].pop()} → {ids[1].pop()}"
         before, after = ({(name, *k[1:]): r for k, r in rows.items()} for rows in (before, after))
     limits = margins or {}
-    return _corrected([_change(k, before.get(k), after.get(k), limits.get(k[1])) for k in dict.fromkeys([*before, *after])])
+    keys = dict.fromkeys([*before, *after])
+    return _corrected([_change(k, before.get(k), after.get(k), limits.get(k[1]), planned) for k in keys], planned)
 
 
-def _corrected(changes: list[Change]) -> list[Change]:
+def _corrected(changes: list[Change], planned: int | None) -> list[Change]:
     """Two files share dozens of metrics, and one in twenty leaves 0 by luck: what counts as changed knows of all."""
     tested = [c.p for c in changes if c.p is not None]
     found = iter(benjamini_hochberg(tested)) if tested else iter(())
@@ -79,7 +83,7 @@ def _corrected(changes: list[Change]) -> list[Change]:
             continue
         p = float(next(found))
         lucky = c.kind in ("better", "worse") and p > ALPHA
-        out.append(replace(c, p_adjusted=p, kind="within noise" if lucky else c.kind))
+        out.append(replace(c, p_adjusted=p, kind=_open(planned) if lucky else c.kind))
     return out
 
 
@@ -100,18 +104,20 @@ def _rows(document: Mapping[str, Any], which: str) -> dict[tuple[str, str, str],
 
 
 def _change(
-    key: tuple[str, str, str], before: Row | None, after: Row | None, margin: float | None = None
+    key: tuple[str, str, str], before: Row | None, after: Row | None, margin: float | None, planned: int | None
 ) -> Change:
     one = after or before or {}
     x, y = (r.get("value") if r else None for r in (before, after))
     delta = y - x if x is not None and y is not None else None
-    paired = difference(after, before, margin=margin) if before and after and delta is not None else None
+    paired = difference(after, before, margin=margin, planned=planned) if before and after and delta is not None else None
     if paired and delta == 0 and not paired.get("se"):
         paired = None  # not one item moved: nothing to test
     ends = paired.get("interval") if paired else None
     if paired and paired.get("value") is not None:
         delta = paired["value"]  # over the items that both have
     kind = _kind(before, after, x, y, delta, ends, one["direction"])
+    if planned is not None and (kind == "within noise" or (paired is not None and ends is None)):
+        kind = _open(planned)
     inside = paired is not None and paired["conclusion"] == "no difference"
     return Change(
         *key,
@@ -127,6 +133,11 @@ def _change(
         paired.get("p") if paired else None,
         mde=paired.get("mde") if paired else None,
     )
+
+
+def _open(planned: int | None) -> Kind:
+    """What is said of a difference that was not found: of the last look, or of one of several."""
+    return "within noise" if planned is None else "undecided"
 
 
 def _kind(

@@ -13,12 +13,13 @@ from valign.evaluation.comparisons import CORRECTIONS, Adjustment
 from valign.evaluation.conclusion import conclude, smallest_detectable
 from valign.evaluation.measure.recompute import statistic_of
 from valign.evaluation.result import Interval, Result, compare
+from valign.evaluation.sequential import at_every_look
 from valign.report.roles import Role
 from valign.report.subject import Row
 
 
 def difference(
-    a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None, margin: float | None = None
+    a: Row, b: Row, given: Sequence[Row] = (), statistic: Any = None, margin: float | None = None, planned: int | None = None
 ) -> Row | None:
     """a minus b as JSON: a Result with "p", "test", "flips", "mde", "margin" and "conclusion"; None where nothing pairs
     them.
@@ -28,11 +29,13 @@ def difference(
             is computed
     statistic  see `evaluation.compare`; for metrics that are no mean of their items and not known to `statistic_of`
     margin  largest difference that does not matter; conclusion: what may be said (see `evaluation.conclusion`)
+    planned clusters that are expected in all, where more than one look is taken: interval and p then hold at every look
+            (`evaluation.sequential`), and there is no mde
     flips   items on which a is higher, lower, equal     mde   smallest change found in 80 % of such tests
     """
     wanted = (a["metric"], a["variant"], f"{a['subject']} vs {b['subject']}")
     known = next((dict(g) for g in given if (g["metric"], g["variant"], g["subject"]) == wanted), None)
-    row = known or _compare(a, b, statistic)
+    row = known or _compare(a, b, statistic, planned)
     if row is None:
         return None
     items = row.pop("items", None)
@@ -43,7 +46,7 @@ def difference(
         "test": "none",
         "p_adjusted": None,
         **row,
-        "mde": smallest_detectable(se),
+        "mde": smallest_detectable(se) if planned is None else None,
         "margin": margin,
         "conclusion": conclude(Interval(**ends) if (ends := row.get("interval")) else None, row["direction"], margin),
         "flips": {
@@ -56,7 +59,7 @@ def difference(
     }
 
 
-def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
+def _compare(a: Row, b: Row, statistic: Any, planned: int | None) -> Row | None:
     if not (
         isinstance(a.get("items"), list) and isinstance(b.get("items"), list) and a["items"] and b["items"]
     ):
@@ -68,6 +71,8 @@ def _compare(a: Row, b: Row, statistic: Any) -> Row | None:
         return None  # no mean and no known statistic, or another metric: the pipeline must bring its own difference
     if found.result.n == 0:
         return None
+    if planned is not None:
+        found = at_every_look(found, planned)
     return {**found.result.to_json(), "p": found.p, "test": found.test}
 
 

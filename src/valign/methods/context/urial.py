@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,7 @@ class URIALConfig:
 
 class _URIAL(ContextPolicy):
     words: str = ""
+    shorter: ClassVar[str] = "fewer worked examples (examples=1, or 0), a shorter system text, or goal=false"
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return [with_examples(p, self.config, self.words) for p in prompts]

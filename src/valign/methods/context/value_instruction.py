@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from valign.data.group import Message, Prompt
 from valign.errors import ValignError, require
@@ -36,9 +36,18 @@ class ValueInstructionConfig:
 
 class _ValueInstruction(ContextPolicy):
     words: str = ""
+    shorter: ClassVar[str] = "a shorter text=..., mode=q_if in place of q_if_cot, or fewer consider_tokens"
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return self._rewritten(prompts)[0]
+
+    def foreseen(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], int]:
+        """See `ContextPolicy.foreseen`: considerations are not known before they are drawn, only how long they may be."""
+        config: ValueInstructionConfig = self.config
+        if config.mode != "q_if_cot":
+            return self.rewrite(prompts), 0
+        said, asked = self._asked(prompts)
+        return [_with_thought(p, s, a, "") for p, s, a in zip(prompts, said, asked)], config.consider_tokens
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[str] | None = None,
@@ -54,14 +63,19 @@ class _ValueInstruction(ContextPolicy):
         config: ValueInstructionConfig = self.config
         if config.mode == "q":
             return list(prompts), [""] * len(prompts)
-        said = [said_before(p, self.words, config.place) for p in prompts]
+        said, asked = self._asked(prompts)
         if config.mode == "q_if":
             return said, [""] * len(prompts)
-        asked = [add_to_question(p, CONSIDER, "after") for p in said]
         drawn = self.base.generate(asked, Sampling(max_new_tokens=config.consider_tokens, temperature=0))
         thoughts = [row[0] for row in drawn]
         made = [_with_thought(p, s, a, t.text) for p, s, a, t in zip(prompts, said, asked, thoughts)]
         return made, [t.failure for t in thoughts]
+
+
+    def _asked(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+        """The prompts with the words, and with the question for considerations after them."""
+        said = [said_before(p, self.words, self.config.place) for p in prompts]
+        return said, [add_to_question(p, CONSIDER, "after") for p in said]
 
 
 def _with_thought(prompt: Prompt, said: Prompt, asked: Prompt, thought: str) -> Prompt:

@@ -43,6 +43,11 @@ class BestOfN(Wrapped):
     reward: Reward | None = None
     pools: dict[str, Floats] = field(default_factory=dict)  # prompt -> rewards of the candidates that scores rest on
 
+    @property
+    def drawn_to_score(self) -> int:
+        """See `Wrapped.drawn_to_score`."""
+        return POOL_TOKENS if self.config.n > 1 else 0
+
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, keys: Sequence[str] | None = None,
         progress: Progress | None = None,
