@@ -363,23 +363,69 @@ def _typed(*types: Any) -> Callable[[Any], Any]:
     return check
 
 
+def _number(value: Any) -> Any:
+    if not math.isfinite(_typed(int, float)(value)):
+        raise ValueError(f"{value} is not a finite number")
+    return value
+
+
+def _finish(value: Any) -> Any:
+    if value not in ("stop", "length"):
+        raise ValueError(f"{value!r} is neither stop nor length")
+    return value
+
+
+def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+def _all(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: tuple(check(x) for x in _typed(list, tuple)(value))
+
+
+def _values(value: Any) -> Any:
+    return {_typed(str)(k): _number(v) for k, v in _typed(Mapping)(value).items()}
+
+
+_TEXT, _PLACE = _typed(str), _typed(int)
+_OF_RESPONSE: dict[str, Callable[[Any], Any]] = {
+    "text": _TEXT, "id": _TEXT, "source": _TEXT, "ids": _optional(_all(_PLACE)), "finish": _optional(_finish),
+}  # fmt: skip
+_OF_FEEDBACK: dict[str, Callable[[Any], Any]] = {  # a name means the same in every kind
+    **dict.fromkeys(("response", "chosen", "rejected", "revised"), _PLACE),
+    **dict.fromkeys(("weight", "probability", "value"), _number),
+    **dict.fromkeys(("strength", "low", "high"), _optional(_number)),
+    **dict.fromkeys(("annotator", "aspect", "theory", "text", "principle", "quote"), _TEXT),
+    "tie": _typed(bool), "order": _all(_all(_PLACE)), "span": _optional(_all(_PLACE)), "values": _values,
+}  # fmt: skip
+
+
+def _checked(kind: type[T], row: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]], where: str = "") -> T:
+    """An object of `kind` from JSON values. Raises `DataError` naming the field that is missing, unknown or of a wrong type."""
+    known = fields(kind)  # type: ignore[arg-type]
+    if extra := set(_typed(Mapping)(row)) - {f.name for f in known}:
+        raise DataError(f"unknown field(s) {sorted(extra)}", where=where)
+    needed = {f.name for f in known if f.default is f.default_factory is MISSING}
+    if missing := needed - set(row):
+        raise DataError(f"field(s) {sorted(missing)} are missing", where=where)
+    values = {}
+    for name, value in row.items():
+        try:
+            values[name] = checks[name](value)
+        except (TypeError, ValueError) as error:
+            raise DataError(str(error), where=name) from error
+    return kind(**values)
+
+
 def _response(row: Mapping[str, Any]) -> Response:
-    response = Response(**{**row, "ids": tuple(row["ids"]) if row.get("ids") is not None else None})
-    _typed(str)(response.text)
-    return response
+    return _checked(Response, row, _OF_RESPONSE)
 
 
 def _feedback(row: Mapping[str, Any]) -> Feedback:
-    rest = {k: v for k, v in row.items() if k != "kind"}
+    rest = {k: v for k, v in _typed(Mapping)(row).items() if k != "kind"}
     if row.get("kind") not in KINDS:
         raise DataError(
             f"unknown feedback kind {row.get('kind')!r}", where="kind", how=f"one of {', '.join(KINDS)}"
         )
-    if "order" in rest:
-        rest["order"] = tuple(tuple(place) for place in rest["order"])
-    if rest.get("span") is not None:
-        rest["span"] = tuple(rest["span"])
     kind = KINDS[row["kind"]]
-    if extra := set(rest) - {f.name for f in fields(kind)}:
-        raise DataError(f"unknown field(s) {sorted(extra)}", where=kind.kind)
-    return kind(**rest)
+    return _checked(kind, rest, _OF_FEEDBACK, kind.kind)

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import json_lines
 from valign.data.questionnaires import QUESTIONNAIRES, Questionnaire
 from valign.errors import DataError, unknown
 
@@ -118,7 +119,7 @@ def read_inventory(path: str | Path, *, instrument: str = "", name: str = "") ->
     kind = QUESTIONNAIRES[instrument] if instrument else QUESTIONNAIRES["portraits"]
     fields = NUMBERED_FIELDS if instrument else ITEM_FIELDS
     rows = [(f"{source}:{n}", _row(line, f"{source}:{n}", fields))
-            for n, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1) if line.strip()]  # fmt: skip
+            for n, line in enumerate(json_lines(content.decode("utf-8", "replace")), 1) if line.strip()]  # fmt: skip
     items = [_numbered(row, kind, where) if instrument else _item(row, where) for where, row in rows]
     _check(items, kind if instrument else None, str(source))
     own = name == "portraits"

@@ -84,6 +84,13 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield from decoded(path, file)
 
 
+def json_lines(text: str) -> list[str]:
+    """The lines of a text of JSON lines: they end at newlines only. `str.splitlines` would cut at signs that JSON leaves as
+    they are inside a text, such as U+2028.
+    """
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def decoded(path: Path, file: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     """`text_lines` of an open file."""
     empty = True

@@ -182,6 +182,39 @@ def test_nothing_can_be_changed():
 
 
 @pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"kind": "comparison", "chosen": "0", "rejected": 1}, "chosen: '0' is str, not int"),
+        ({"kind": "comparison", "chosen": True, "rejected": 1}, "chosen: True is bool, not int"),
+        ({"kind": "comparison", "chosen": 0, "rejected": 1, "probability": None}, "probability: None is NoneType"),
+        ({"kind": "comparison", "chosen": 0, "rejected": 1, "strength": "much"}, "strength: 'much' is str"),
+        ({"kind": "comparison", "chosen": 0, "rejected": 1, "weight": "2"}, "weight: '2' is str"),
+        ({"kind": "ranking", "order": [["a"], [1]]}, "order: 'a' is str, not int"),
+        ({"kind": "ranking", "order": [0, 1]}, "order: 0 is int, not list"),
+        ({"kind": "score", "response": 0, "value": "high"}, "value: 'high' is str"),
+        ({"kind": "score", "response": 0, "value": float("nan")}, "value: nan is not a finite number"),
+        ({"kind": "vector", "response": 0, "theory": "t", "values": [1]}, r"values: \[1\] is list"),
+        ({"kind": "vector", "response": 0, "theory": "t", "values": {"BE": "x"}}, "values: 'x' is str"),
+        ({"kind": "critique", "response": 0, "text": 3}, "text: 3 is int, not str"),
+        ({"kind": "comparison", "chosen": 0}, r"comparison: field\(s\) \['rejected'\] are missing"),
+        ("comparison", "'comparison' is str, not Mapping"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_by_its_field(wrong, says):
+    row = {"id": "g", "prompt": [["user", "q"]], "responses": [{"text": "a"}, {"text": "b"}], "feedback": [wrong]}
+    with pytest.raises(DataError, match=f"(?s)group g, field feedback.*{says}"):
+        Group.from_json(row)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text": 1}, {"text": "a", "ids": "ab"}, {"text": "a", "ids": [0.5]}, {"text": "a", "finish": "x"}, {}, "a", None]
+)
+def test_a_response_of_wrong_types_is_refused(wrong):
+    with pytest.raises(DataError, match="field responses"):
+        Group.from_json({"id": "g", "prompt": [["user", "q"]], "responses": [wrong]})
+
+
+@pytest.mark.parametrize(
     ("feedback", "says"),
     [
         (Demonstration(response=2), "names response 2, but the group has 2"),

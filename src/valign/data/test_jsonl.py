@@ -8,7 +8,7 @@ import pytest
 
 from valign.data import jsonl
 from valign.data.group import Group, Response, user
-from valign.data.jsonl import atomic, read_groups, write
+from valign.data.jsonl import atomic, json_lines, read_groups, write
 from valign.errors import DataError
 
 GROUPS = [Group("a", user("one\u2028line\x85still"), (Response("é 漢字 🎈\n\r\t"),)), Group("b", user("two"))]
@@ -20,6 +20,15 @@ def test_written_groups_are_read_back(tmp_path):
     assert read_groups(path) == tuple(GROUPS)
     assert path.read_bytes().count(b"\n") == 2
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_of_json_end_at_newlines_alone():
+    """Not at the signs that end a line for `str.splitlines` and that JSON leaves as they are."""
+    rows = [{"text": "one\u2028line\x85still\u2029here\r\n"}, {"text": ""}]
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    assert [json.loads(x) for x in json_lines(text)] == rows
+    assert json_lines(text.removesuffix("\n")) == json_lines(text)
+    assert json_lines("") == []
 
 
 def test_byte_order_mark_and_blank_lines_are_accepted(tmp_path):

@@ -176,10 +176,13 @@ def latest(folder: Path) -> tuple[Saved | None, list[str]]:
 
 
 def prune(folder: Path, keep: int, spare: set[int]) -> None:
-    """Remove all but the newest `keep` checkpoints and the steps in `spare`."""
+    """Remove all but the newest `keep` checkpoints and the steps in `spare`, and what kills left half written or half
+    removed: called after a save, when nobody writes."""
     for path in complete(folder)[:-keep] if keep else []:
         if _step(path) not in spare:
-            shutil.rmtree(_aside(path), ignore_errors=True)
+            _aside(path)
+    for left in (*folder.glob(f"step-*{PARTIAL}"), *folder.glob(f"step-*{REMOVED}")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_sharded(path: Path) -> bool:

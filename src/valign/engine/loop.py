@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -133,7 +133,7 @@ class _Loop:
         self.peak = config.peak(adapter=any("lora_" in n for n in self.weights))
         self.state = _State(budget=config.token_budget or scorer.budget)
         self.stop_signal, self.stop_time = 0, 0.0
-        self.saved = -1  # the step that the newest checkpoint holds
+        self.saved = _State(step=-1)  # what the newest checkpoint holds
 
     def run_all(self, stop_ids: Sequence[int], audit: Sequence[AuditLine]) -> Outcome:
         resumed = self._restore()
@@ -142,6 +142,8 @@ class _Loop:
         stopped, ended = self._out_of_patience(), False  # so it may have been before the run was killed
         if self.hook is not None:
             ended = self.hook.resume(self.state.step) if self.state.step else self._heed(self.hook.begin())
+            if not self.state.step and self._may_be_put_back():
+                self._save()
         with self._signals():
             while self.state.step < self.sampler.steps and not (stopped or ended):
                 self._step()
@@ -287,8 +289,6 @@ class _Loop:
         self.state.waited = 0 if better else self.state.waited + 1
         if better:
             self.state.best_value, self.state.best_step = value, self.state.step
-            if self.dev.patience:
-                self._save()
         self._tell("eval", step=self.state.step, best=better, **finite({"loss": value, **meters}))
         return self._out_of_patience()
 
@@ -298,7 +298,6 @@ class _Loop:
             self._tell(event, **fields)
         if look.best:
             self.state.fallback_value, self.state.fallback_step = look.value, self.state.step
-            self._save()
         return look.stop
 
     def _out_of_patience(self) -> bool:
@@ -315,21 +314,28 @@ class _Loop:
         value, found, _, _ = total(self.world.gather(Part(loss, 0, 0, 0, sums)))
         return value / units, found
 
+    def _may_be_put_back(self) -> bool:
+        """Whether the run may end with the weights of this step: they need a checkpoint."""
+        best = self.dev.patience and self.state.best_step == self.state.step
+        return bool(best) or self.state.fallback_step == self.state.step
+
     def _checkpoint_if_due(self, stopped: bool) -> None:
+        """After all that looks at a step has looked: who continues from here misses none of it."""
         every = self.config.checkpoint_every
         done = stopped or self.state.step >= self.sampler.steps
         interrupted = any(self.world.gather(self.stop_signal))  # a signal may reach one process before another
-        if done or interrupted or (every and self.state.step % every == 0):
+        if done or interrupted or self._may_be_put_back() or (every and self.state.step % every == 0):
             self._save()
-        if interrupted and not done:
-            raise Interrupted(
-                f"stopped after step {self.state.step} of {self.sampler.steps}; everything is saved",
-                where=str(self.run.path),
-                how="run the same command again to continue",
-            )
+        if not interrupted or done:
+            return
+        what, where = f"stopped after step {self.state.step} of {self.sampler.steps}", str(self.run.path)
+        if self.saved.step == self.state.step:
+            raise Interrupted(f"{what}; everything is saved", where=where, how="run the same command again to continue")
+        last = f"the last checkpoint is of step {self.saved.step}" if self.saved.step >= 0 else "there is no checkpoint"
+        raise ValignError(f"{what}; {last}", where=where, how="make room and run the same command again")
 
     def _save(self) -> None:
-        if self.saved == self.state.step:  # an evaluation saved it; nothing is gained by writing it twice
+        if self.saved.step == self.state.step:
             return
         names = {id(p): n for n, p in self.weights.items()}
         try:
@@ -343,11 +349,20 @@ class _Loop:
             )
         except OSError as error:
             self._tell("warning", text=f"checkpoint not written ({error.strerror}); the last good one is kept")
+            self._forget_unsaved()
             return
-        self.saved = self.state.step
+        self.saved = replace(self.state)
         good = {self.state.best_step, self.state.fallback_step}
         self.world.from_leader(lambda: checkpoint.prune(self.run.checkpoints, 2, good))
         self._tell("checkpoint", step=self.state.step)
+
+    def _forget_unsaved(self) -> None:
+        """Weights that are not on the disk cannot be put back: the best ones are those that are."""
+        state, saved = self.state, self.saved
+        if self.dev.patience and state.best_step == state.step:
+            state.best_step, state.best_value = saved.best_step, saved.best_value
+        if state.fallback_step == state.step:
+            state.fallback_step, state.fallback_value = saved.fallback_step, saved.fallback_value
 
     def _restore(self) -> bool:
         path, notes = self.world.from_leader(lambda: checkpoint.newest(self.run.checkpoints))
@@ -359,7 +374,7 @@ class _Loop:
         self._load_weights(saved.weights)
         load_state(self.optimizer, dict(self.weights), saved.optimizer)
         self.state = _State(**saved.state)
-        self.saved = self.state.step
+        self.saved = replace(self.state)
         self._tell("resume", step=self.state.step)
         return True
 

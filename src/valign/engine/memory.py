@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from valign.engine.audit import AuditLine
+from valign.engine.checkpoint import complete
 from valign.engine.head import CHUNK_BYTES
 from valign.engine.layout import Layout
 from valign.engine.processes import World
@@ -201,12 +202,12 @@ class Settled:
 
 
 def settle(plan: Callable[[], MemoryPlan], device: torch.device, run: RunFolder, world: World) -> Settled:
-    """The plan of a run: made and written down when it starts, found again when it continues.
+    """The plan of a run: made and written down when it starts, found again when it continues from a checkpoint.
 
     Processes that share a run use the smallest of their token budgets.
     """
     file = run.path / FILE
-    found = world.from_leader(lambda: _read(file))
+    found = world.from_leader(lambda: _read(file) if complete(run.checkpoints) else None)
     if found is None:
         made = plan()
         budget = min(world.gather(made.token_budget))

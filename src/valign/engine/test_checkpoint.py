@@ -102,6 +102,16 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_loadable_checkpoint(tmp_path, m
     assert latest(tmp_path)[0].step == 2
 
 
+def test_what_kills_left_behind_goes_with_the_next_save(tmp_path):
+    """Half a checkpoint, and an old one that was taken aside and not yet deleted: each as large as the model."""
+    for name in ("step-000003.partial", "step-000001.removed"):
+        (tmp_path / name).mkdir()
+    for step in (4, 5, 6):
+        put(tmp_path, step)
+    prune(tmp_path, 2, {4})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004", "step-000005", "step-000006"]
+
+
 @pytest.mark.proof("E21")
 def test_a_kill_at_random_times_leaves_a_loadable_checkpoint(tmp_path):
     """E21: 20 times SIGKILL at some moment of a process that saves and prunes one checkpoint after
@@ -165,12 +175,7 @@ def test_steps_are_ordered_by_number_and_other_names_left_alone(tmp_path):
         (tmp_path / name).mkdir()
     assert [p.name for p in complete(tmp_path)] == ["step-999999", "step-1000000"]
     prune(tmp_path, 1, set())
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "step-1000000",
-        "step-000007.partial",
-        "step-old",
-        "notes",
-    }
+    assert {p.name for p in tmp_path.iterdir()} == {"step-1000000", "step-old", "notes"}
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):

@@ -18,6 +18,7 @@ import valign.engine.loop as loop_room
 from valign.engine import checkpoint
 from valign.engine.audit import AuditLine
 from valign.engine.config import FeedbackConfig, TrainConfig
+from valign.engine.hooks import Look
 from valign.engine.items import Item, Objective
 from valign.engine.loop import HeldOut, Interrupted, train
 from valign.engine.objective import Terms
@@ -336,6 +337,83 @@ def test_a_full_disk_while_saving_warns_and_goes_on(tiny, pairs, objectives, tmp
     assert out.steps == 6 and calls == [2, 4, 6]
     assert sum("No space left" in w["text"] for w in named(events, "warning")) == 2
     assert [p.name for p in checkpoint.complete(tmp_path / "checkpoints")] == ["step-000006"]
+
+
+def full_at(monkeypatch, *steps):
+    """The disk is full when a checkpoint of one of `steps` is written."""
+    real = checkpoint.save
+
+    def save(folder, step, *args):
+        if step in steps:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(folder, step, *args)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+
+
+def test_a_signal_on_a_full_disk_says_what_is_saved(tiny, pairs, objectives, tmp_path, monkeypatch):
+    """Not that everything is: the step of the last checkpoint, and a status that is not 0."""
+
+    def listen(name, fields):
+        if name == "step" and fields["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    full_at(monkeypatch, 3)
+    with pytest.raises(ValignError, match="after step 3 of 4; the last checkpoint is of step 2") as stopped:
+        run(tmp_path, tiny(fresh=True).model, pairs(8), objectives["token"], listen=listen)
+    assert stopped.value.exit_code == 1
+
+
+def test_best_weights_that_could_not_be_written_are_not_the_best_that_is_kept(tiny, pairs, objectives, tmp_path, monkeypatch):
+    """The best evaluation's checkpoint meets a full disk: the run ends with the best one that is on the disk."""
+    model, trail = tiny(fresh=True).model, {}
+
+    def listen(name, fields):
+        if name == "step":
+            trail[fields["step"]] = weights(model)
+
+    config = replace(CONFIG, epochs=40, learning_rate=3e-2, schedule="constant", checkpoint_every=0)
+    dev = HeldOut(pairs(6, seed=5), every=1, patience=3)
+    free, _ = run(tmp_path / "free", tiny(fresh=True).model, pairs(4), objectives["token"], config, dev=dev)
+    best = free.best[0]
+    full_at(monkeypatch, best)
+    out, events = run(tmp_path / "full", model, pairs(4), objectives["token"], config, listen=listen, dev=dev)
+    losses = {e["step"]: e["loss"] for e in named(events, "eval")}
+    second = min(losses.keys() - {best}, key=losses.__getitem__)
+    assert losses[best] < losses[second] and out.best == (second, pytest.approx(losses[second]))
+    assert out.kept == second and equal(weights(model), trail[second])
+    assert any("not written" in w["text"] for w in named(events, "warning"))
+
+
+class Watcher:
+    """A hook that notes where it looked; `fall_at` steps end the process before it has looked."""
+
+    rolls_back = False
+
+    def __init__(self, fall_at=()):
+        self.fall_at, self.looked = fall_at, []
+
+    def begin(self):
+        return Look()
+
+    def resume(self, step):
+        return False
+
+    def after(self, step, steps, meters):
+        if step in self.fall_at:
+            raise KeyboardInterrupt
+        self.looked.append(step)
+        return Look()
+
+
+def test_a_kill_between_the_evaluation_and_the_hook_takes_no_look_away(tiny, pairs, objectives, tmp_path):
+    """The best evaluation so far has a checkpoint of its own, and the hook was about to look at the same step."""
+    config, more = replace(CONFIG, checkpoint_every=0), {"dev": HeldOut(pairs(3, seed=5), every=1, patience=9)}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tiny(fresh=True).model, pairs(8), objectives["token"], config, hook=Watcher([2]), **more)
+    again = Watcher()
+    run(tmp_path, tiny(fresh=True).model, pairs(8), objectives["token"], config, hook=again, **more)
+    assert again.looked == [2, 3, 4]
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_training(tiny, pairs, objectives, tmp_path, monkeypatch):

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from valign.engine import memory
-from valign.engine.memory import MemoryPlan, activation_bytes, memory_plan, sample_bytes
+from valign.engine import checkpoint, memory
+from valign.engine.memory import MemoryPlan, activation_bytes, memory_plan, sample_bytes, settle
+from valign.engine.processes import SINGLE
+from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer
 from valign.engine.tree import from_paths
 from valign.models.adapters import attach_lora, unfreeze_adapter
@@ -222,6 +224,21 @@ def test_a_run_that_cannot_fit_says_what_to_change(tiny):
     crowded = replace(plan, terms={**plan.terms, "activations": 10**12})
     assert "token_budget" in crowded.line().text
     assert MemoryPlan({"weights": 10}, 0, 10, 512).fits, "what is there already needs no room"
+
+
+def test_a_plan_is_made_again_until_a_checkpoint_rests_on_it(tmp_path):
+    """A run that was refused, or killed before it saved, is planned and audited anew; one with a checkpoint keeps its budget."""
+    plans = [MemoryPlan({"weights": 100}, 10, 0, 512), MemoryPlan({"weights": 5}, 10, 0, 256), MemoryPlan({}, 10, 0, 128)]
+    run, cpu = RunFolder(tmp_path), torch.device("cpu")
+
+    def start():
+        return settle(lambda: plans.pop(0), cpu, run, SINGLE)
+
+    first, second = start(), start()
+    assert [x.audit[0].ok for x in (first, second)] == [False, True]
+    assert (first.token_budget, second.token_budget) == (512, 256)
+    checkpoint.save(run.checkpoints, 1, {}, {}, {})
+    assert start() == replace(second, audit=())
 
 
 def test_the_cache_of_samples(tiny):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import json_lines
 from valign.errors import DataError
 from valign.evaluation.result import Item, Result
 
@@ -64,7 +65,7 @@ def read_items(result: Result, folder: str | Path) -> Result:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != result.items_file["sha256"]:
         raise DataError("the items were changed after they were written (sha256 differs)", where=str(path))
-    items = tuple(Item(**json.loads(line)) for line in content.decode().splitlines())
+    items = tuple(Item(**json.loads(line)) for line in json_lines(content.decode()))
     return replace(result, items=items, items_file=None)
 
 

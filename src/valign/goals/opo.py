@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import json_lines
 from valign.errors import DataError
 from valign.goals.files import Reader
 from valign.goals.principle import Principle, PrincipleSet
@@ -23,11 +24,12 @@ LICENSE = "the user's own texts"
 def read_rules(path: Path) -> PrincipleSet:
     """The rules of a file as the principle set `opo`. Raises `DataError` naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"cannot be read: {reason}", where=str(path)) from error
     jsonl = path.suffix == ".jsonl"
+    lines = json_lines(text) if jsonl else text.splitlines()
     rules, seen = [], dict[str, int]()
     for number, line in enumerate(lines, 1):
         if not line.strip() or (not jsonl and line.lstrip().startswith("#")):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import json_lines
 from valign.errors import DataError
 from valign.goals.base import Goal
 
@@ -64,7 +65,7 @@ def _read(path: Path) -> list[tuple[dict[str, Any], str]]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace")
     out: list[tuple[dict[str, Any], str]] = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(json_lines(whole), 1):
         where = f"{path} line {number}"
         try:
             row = json.loads(line)

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from valign.data.jsonl import json_lines
 from valign.errors import DataError, UsageError, unknown
 from valign.goals.base import Array
 from valign.goals.targets import Target
@@ -108,7 +109,7 @@ def read_answers(path: Path) -> Answers:
 def _rows(text: str, path: Path) -> list[Row]:
     if path.suffix == ".jsonl":
         found: list[Row] = []
-        for number, line in enumerate(filter(str.strip, text.splitlines()), 1):
+        for number, line in enumerate(filter(str.strip, json_lines(text)), 1):
             try:
                 row = json.loads(line)
             except ValueError as error:

@@ -188,7 +188,7 @@ def _pairs(group: Group) -> list[Comparison]:
         found = list(ranking_to_pairs(group).of(Comparison))
     if not found and any(group.of(Score)):
         found = list(scores_to_pairs(group).of(Comparison))
-    return found
+    return [c for c in found if c.weight > 0]
 
 
 def _lists(group: Group) -> list[tuple[tuple[int, ...], float]]:

@@ -143,6 +143,16 @@ def test_a_pair_of_weight_two_equals_the_pair_twice(tiny_policy, template):
     assert not same(step_gradient(tiny_policy, items([made(1.0, "a"), other]), objective), twice)
 
 
+def test_a_pair_of_weight_zero_is_none(template):
+    """It would be a group without units: a step of it alone, or an audit of the shortest groups, could not be normalized."""
+    nothing, both = Comparison(chosen=0, rejected=1, weight=0.0), ["good", "bad"]
+    groups = [group(both, nothing), group(both, nothing, Comparison(chosen=1, rejected=0), id="h")]
+    prepared = prepare("pairs", groups, template, DPO)
+    (item,) = prepared.items
+    assert item.tree.id == "h" and item.values["pair_weight"].tolist() == [1.0]
+    assert prepared.ledger.dropped == {"without a comparison": ["g"]}
+
+
 def test_a_demonstration_of_weight_two_equals_it_twice(tiny_policy, template):
     """Also among demonstrations of other weights, and where two people demonstrate the same; weight 0 is none."""
     objective = bind(sft, SFT, "token")

@@ -29,7 +29,7 @@ class Account:
 
     def __init__(self, path: Path, policy: Policy, used: Spent) -> None:
         self.path, self.policy, self.used = path, policy, used
-        self.earlier, self.before, self.began = read(path), policy.cost, time.perf_counter()
+        self.earlier, self.before, self.began = Spent.read(path), policy.cost, time.perf_counter()
         self.ended: Spent | None = None
 
     def total(self) -> Spent:
@@ -71,16 +71,6 @@ def account(path: Path, policy: Policy) -> Iterator[Account]:
         finally:
             counting.ended = counting.total()
             counting.store()
-
-
-def read(path: Path) -> Spent:
-    """What was stored; nothing where there is none, or where it is not whole."""
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        cost = Cost(0, int(row["tokens_read"]), int(row["tokens_generated"]), int(row["tokens_trained"]))
-        return Spent(float(row["seconds"]), int(row["peak_memory_bytes"]), cost, int(row.get("added_memory_bytes", 0)))
-    except (OSError, ValueError, KeyError):
-        return Spent()
 
 
 def trained_seconds(log: Iterable[Mapping[str, Any]]) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from valign.data.group import Comparison, Group, Ranking, Score
+from valign.data.jsonl import json_lines
 from valign.engine.run import write_whole
 from valign.errors import UsageError, ValignError
 from valign.evaluation import measure
@@ -446,6 +447,6 @@ def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:
     paths = {"samples": folder / SAMPLES, "results": folder / RESULT}
     if not all(p.is_file() for p in paths.values()):
         return None
-    rows = [json.loads(x) for x in paths["samples"].read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(x) for x in json_lines(paths["samples"].read_text(encoding="utf-8"))]
     goal = json.loads((folder / GOAL).read_text(encoding="utf-8")) if (folder / GOAL).is_file() else None
     return Measured(read_results(paths["results"]), rows, goal=goal, texts=read_texts(folder)), paths

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from valign.models.policy import Cost
@@ -45,6 +47,18 @@ class Spent:
             "added_memory_bytes": self.added_memory_bytes,
             **{k: v for k in ("retries", "unanswered", "money") if (v := round(getattr(self.cost, k), 9))},
         }
+
+    @classmethod
+    def read(cls, path: Path) -> Spent:
+        """What a file holds of `to_json`; nothing where there is none, or where it is not whole."""
+        try:
+            row = dict(json.loads(path.read_text(encoding="utf-8")))
+            tokens = (int(row[f"tokens_{done}"]) for done in ("read", "generated", "trained"))
+            asked = int(row.get("retries", 0)), int(row.get("unanswered", 0)), float(row.get("money", 0.0))
+            added = int(row.get("added_memory_bytes", 0))
+            return cls(float(row["seconds"]), int(row["peak_memory_bytes"]), Cost(0, *tokens, 0.0, *asked), added)
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(

@@ -11,7 +11,7 @@ from typing import Any
 
 from valign.engine.run import write_whole
 from valign.errors import ValignError
-from valign.models.policy import Cost, LocalPolicy, Policy
+from valign.models.policy import LocalPolicy, Policy
 from valign.pipeline.meter import Spent
 from valign.rewards.reward_model import RewardModel
 
@@ -124,9 +124,4 @@ def write_cost(out: Path, cost: Spent) -> None:
 
 def read_cost(out: Path) -> Spent:
     """What `write_cost` wrote; nothing where that is not there."""
-    try:
-        row = json.loads((out / "run" / COST).read_text())
-        cost = Cost(0, int(row["tokens_read"]), int(row["tokens_generated"]), int(row["tokens_trained"]))
-        return Spent(row["seconds"], int(row["peak_memory_bytes"]), cost, int(row.get("added_memory_bytes", 0)))
-    except (OSError, ValueError, KeyError):
-        return Spent()
+    return Spent.read(out / "run" / COST)

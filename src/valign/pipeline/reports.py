@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import json_lines
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.measure.recompute import COMPONENTS
@@ -264,7 +265,7 @@ def _samples(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(json_lines(file.read_text(encoding="utf-8")), 1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:

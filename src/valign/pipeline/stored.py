@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from valign.data.group import Group, Message, Response, user
+from valign.data.jsonl import json_lines
 from valign.errors import DataError, ValignError
 from valign.goals.base import Array, Goal, scorer_identity
 from valign.goals.composite import CompositeGoal
@@ -136,7 +137,7 @@ def with_stored_values(goal: Goal, outputs: Outputs) -> Goal:
 
 def _outputs(file: Path) -> Outputs:
     rows, groups, scores, given, seen = [], [], [], [], set[str]()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(json_lines(file.read_text(encoding="utf-8")), 1):
         where = f"{file} line {number}"
         try:
             row = json.loads(line)

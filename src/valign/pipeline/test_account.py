@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from valign.models.policy import Cost
-from valign.pipeline.account import account, read, trained_seconds
+from valign.pipeline.account import account, trained_seconds
+from valign.pipeline.meter import Spent
+from valign.pipeline.policy_files import read_cost, write_cost
 
 
 class Meter:
@@ -43,7 +45,7 @@ def test_two_starts_cost_their_sum(tmp_path: Path):
     whole = run(path, [(30, 5)])
     assert (whole.cost.tokens_read, whole.cost.tokens_generated) == (60, 12)
     assert whole.seconds > 0 and whole.peak_memory_bytes > 0
-    assert read(path).cost.tokens_read == 60
+    assert Spent.read(path).cost.tokens_read == 60
 
 
 def test_a_kill_loses_one_chunk_at_most(tmp_path: Path):
@@ -55,7 +57,7 @@ def test_a_kill_loses_one_chunk_at_most(tmp_path: Path):
         for done in (1, 2, 3):
             policy.work(100, 0)
             told(done, 3)
-            assert read(path).cost.tokens_read == 100 * done
+            assert Spent.read(path).cost.tokens_read == 100 * done
 
 
 def test_a_start_that_finds_everything_adds_nothing(tmp_path: Path):
@@ -64,10 +66,19 @@ def test_a_start_that_finds_everything_adds_nothing(tmp_path: Path):
     assert run(path, []).to_json() == first.to_json() == json.loads(path.read_text("utf-8"))
 
 
-def test_a_broken_account_begins_again(tmp_path: Path):
+@pytest.mark.parametrize("content", ['{"seconds": 3', "[1]", '{"seconds": "long"}'])
+def test_a_broken_account_begins_again(tmp_path: Path, content: str):
     path = tmp_path / "p.cost.json"
-    path.write_text('{"seconds": 3')
+    path.write_text(content)
     assert run(path, [(10, 3)]).cost.tokens_read == 10
+
+
+def test_what_only_endpoints_cost_is_remembered(tmp_path: Path):
+    """Requests sent again, requests without an answer and money, of an account and of a policy's folder."""
+    spent = Spent(2.0, 5, Cost(0, 10, 3, 0, 0.0, 4, 1, 0.25), 2)
+    (tmp_path / "run").mkdir()
+    write_cost(tmp_path, spent)
+    assert read_cost(tmp_path) == Spent.read(tmp_path / "run" / "cost.json") == spent
 
 
 def test_training_counts_every_start_and_no_step_twice():

@@ -13,7 +13,10 @@ from valign.errors import ValignError
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.result import Anchors, Item
 from valign.evaluation.results_file import write_results
+from valign.goals.revisions import append_revision, read_revisions
 from valign.pipeline import reports
+from valign.pipeline.evaluate import Measured, read_evaluation, write_evaluation
+from valign.pipeline.stored import read_outputs
 
 SCORES = np.random.default_rng(0).uniform(0.2, 0.8, 40)
 
@@ -65,3 +68,23 @@ def test_options_without_effect_are_refused(tmp_path: Path):
         assert done.exit_code == 2 and message in done.stderr
     done = CliRunner().invoke(app, ["report", source, "--csv", "--json"])
     assert done.exit_code == 0 and set(json.loads(done.stdout)) == {"json", "html", "card", "numbers", "items"}
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x1c", "\r"])
+def test_a_sign_that_ends_lines_elsewhere_does_not_cut_what_was_stored(tmp_path: Path, sign: str):
+    """In a prompt's id, an answer, a goal's change: written, read again, drawn from a table beside the report."""
+    text = f"one{sign}two"
+    rows = [{"id": f"{text}{i}", "prompt": text, "responses": [{"text": text, "score": 0.5}], "score": 0.5} for i in range(250)]
+    items = [Item(str(r["id"]), f"c{i}", 0.5 + i / 1000) for i, r in enumerate(rows)]  # too many for one file
+    result = summarize(items, metric="goal.utility", variant="g", subject="base", level="value", cluster_unit="prompt")
+    write_evaluation(tmp_path / "a", Measured([result], rows))
+    found = read_evaluation(tmp_path / "a")
+    assert found is not None and found[0].samples == rows and found[0].results[0].items == result.items
+    assert [g.id for g in read_outputs(tmp_path / "a")[0].groups] == [r["id"] for r in rows]
+    drawn = reports.draw(tmp_path / "a", tmp_path / "out")
+    again = json.loads(drawn["json"].read_text("utf-8"))
+    assert "Items are missing" not in str(reports.draw(drawn["json"], tmp_path / "out")) + str(again["warnings"])
+    log = tmp_path / "revisions.jsonl"
+    for n in (1, 2):
+        append_revision(log, {"before": {"id": text}, "after": {"id": text, "version": n}, "changes": [text], "outputs": str(n)})
+    assert [r["changes"] for r in read_revisions(log)] == [[text]] * 2

@@ -14,6 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from valign.data.jsonl import json_lines
 from valign.errors import DataError
 from valign.report.instruments import overoptimisation
 from valign.report.lines import panels
@@ -34,7 +35,7 @@ def run_events(folder: str | Path) -> list[Row]:
         raise DataError(
             "no log.jsonl here", where=str(folder), how="name the folder of a run (its --out)"
         ) from error
-    return [row for line in text.splitlines() if isinstance(row := _parsed(line), dict)]
+    return [row for line in json_lines(text) if isinstance(row := _parsed(line), dict)]
 
 
 def _parsed(line: str) -> Any:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import json_lines
 from valign.errors import DataError, ValignError
 from valign.report import items, tables
 from valign.report.html import render
@@ -155,7 +156,7 @@ def _stored(pointer: Mapping[str, Any], place: Path, lost: list[str]) -> list[An
     if hashlib.sha256(raw).hexdigest() != pointer["sha256"]:
         lost.append(str(pointer["path"]))
         return None
-    return [json.loads(line) for line in raw.decode("utf-8").splitlines()]
+    return [json.loads(line) for line in json_lines(raw.decode("utf-8"))]
 
 
 def _page(whole: Row, place: Path) -> str:
