@@ -216,6 +216,22 @@ def test_evaluate_writes_results_that_other_programs_read(valign, model, aligned
     assert (out / "samples.jsonl").exists()
 
 
+def test_a_page_of_given_responses_shows_their_texts(valign, model, pairs, tmp_path):
+    """Nothing is sampled: the folder keeps what was scored, and the page and the card say what ran."""
+    from valign.report import items, read_whole
+
+    out = tmp_path / "e"
+    valign("evaluate", model, "--data", pairs, "--out", out)
+    paths = valign.json("report", out, "--card")
+    found = items.table(read_whole(paths["json"]))
+    (id, *_) = next(m for m in found["measures"] if m["name"] == "misalignment.M")["ids"]
+    assert found["prompts"][id][0]["content"].startswith("Question ")
+    assert {g["label"]: g["text"][:3] for g in found["given"][id]} == {"chosen": "yes", "rejected": "no "}
+    card = Path(paths["card"]).read_text(encoding="utf-8")
+    assert "- engine: row" in card and "- quantization: none" in card and "sha256: " in card and "torch " in card
+    assert str(tmp_path) not in (out / "texts.jsonl").read_text()
+
+
 def test_a_goal_adds_its_utility_and_misalignment_and_the_samples(valign, model, situations, goal, vowels, tmp_path):
     out = tmp_path / "e"
     command = ("evaluate", model, "--data", situations, "--goal", goal, "--out", out, "--max-new-tokens", 6)

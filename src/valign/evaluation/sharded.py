@@ -135,13 +135,13 @@ class _Desk:
 
     def __init__(self, policy: Policy, asked: Sequence[Any] = (), known: Sequence[Mapping[str, Any]] = ()) -> None:
         self.policy = policy
-        self._temporary = tempfile.TemporaryDirectory()
+        self._temporary = tempfile.TemporaryDirectory() if asked else None
         self.logged: dict[int, CachedPolicy] = {}
         for one in asked:
-            if id(one.policy) not in self.logged:
-                self.logged[id(one.policy)] = cached = CachedPolicy(one.policy, Path(self._temporary.name, str(len(self.logged))))
-                cached.log.append(known)
-            one.policy = self.logged[id(one.policy)]
+            if (key := id(one.policy)) not in self.logged:
+                self.logged[key] = CachedPolicy(one.policy, Path(self._temporary.name, str(len(self.logged))))  # type: ignore[union-attr]
+                self.logged[key].log.append(known)
+            one.policy = self.logged[key]
         self._told = {key: len(cached.log) for key, cached in self.logged.items()}
 
     def __call__(self, call: _Call) -> Any:

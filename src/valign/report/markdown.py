@@ -66,7 +66,8 @@ def _goal(report: Mapping[str, Any]) -> Iterable[Sequence[str]]:
             + ".",
             "",
         ]
-    yield [f"Primary measure: {md(report['primary'])}, fixed before the run.", ""]
+    fixed = ", fixed before the run" if report["provenance"].get("recipe") else ""  # a page of stored results chose it after
+    yield [f"Primary measure: {md(report['primary'])}{fixed}.", ""]
 
 
 def _front_matter(own: Row) -> list[str]:

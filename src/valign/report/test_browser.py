@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from valign.evaluation.aggregate import summarize
+from valign.evaluation.result import Item
 from valign.report import SubjectReport, items, method_report, tables
 from valign.report.chromium import ENVIRONMENT, Browser, Page, find
 from valign.report.conftest import BASE, VALUES, make_report, make_subjects, single
@@ -208,9 +210,25 @@ def test_keys_reach_everything_in_reading_order(browser: Browser, place: Path):
     assert page.run("all('[tabindex]').every((e) => Number(e.getAttribute('tabindex')) <= 0)")
 
 
+def alone() -> dict[str, Any]:
+    """An instrument's own page, without a goal; its items are scores of given responses."""
+    given = [{"text": "Yes, of course. " * 40, "label": "chosen"}, {"text": "No.", "label": "rejected"}]
+    texts = [{"id": f"q{i}", "prompt": f"Question {i}?", "responses": given} for i in range(5)]
+    scored = [Item(f"q{i}", f"q{i}", i / 4) for i in range(5)]
+    shape: dict[str, Any] = {"subject": "m", "level": "preference", "cluster_unit": "prompt"}
+    results = [summarize(scored, metric="preference.accuracy", variant="sum", **shape),
+               summarize(scored, metric="kl.policy_reference", variant="k1", **{**shape, "unit": "nats"})]  # fmt: skip
+    return method_report(
+        [SubjectReport(policy={"id": "m"}, results=results)], goal={"id": "none", "level": "preference", "text": ""},
+        title="Nearest", instrument={"id": "near", "lead": "Where it may have been learned."}, texts=texts,
+        extra=[section("near", "Near", "nearest", {"rows": [NEAR]})], provenance={"valign": "0.1.0"},
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Before and after; a comparison of four; a profile of one model; sections of every instrument. Five items each."""
+    """Before and after; a comparison of four; a profile of one model; sections of every instrument, of which one is also alone.
+    Five items each."""
     few = [replace(s, samples=s.samples[:5]) for s in make_subjects()]
     audited = replace(few[-1], audits=AUDITS)
     profile = {"values": dict.fromkeys(VALUES, 0.2), "low": dict.fromkeys(VALUES, 0.1), "high": dict.fromkeys(VALUES, 0.3)}
@@ -220,6 +238,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "pair": make_report([few[0], few[5]]),
         "many": make_report([few[0], *few[3:6]]),
         "profile": make_report(rated, primary="profile", extra=[shifts]),
+        "alone": alone(),
         "instruments": make_report([few[0], audited], extra=[*extra(), section("near", "Near", "nearest", {"rows": [NEAR]})]),
     }
     folder = tmp_path_factory.mktemp("pages")
@@ -234,7 +253,29 @@ LOOKS = [
     ("many", 390, False), ("many", 1280, True),
     ("profile", 1280, False), ("profile", 390, True),
     ("instruments", 390, False), ("instruments", 1280, True),
+    ("alone", 390, False), ("alone", 1280, True),
 ]  # fmt: skip
+
+
+def test_given_responses_stand_above_the_scores_that_are_theirs(browser: Browser, pages: dict[str, Path]):
+    """Under the prompt, by what they are called, found by their words, saved with the items; not beside other scores."""
+    page = browser.page()
+    page.look(390, 900)
+    page.open(pages["alone"])
+    assert page.run(READY) and page.complaints() == []
+    assert page.run("[all('#item-list .sample').length, all('#item-list .given').length]") == [5, 0], "the KL is of its own words"
+    choose(page, "item-measure", "1")
+    cards = "all('#item-list .sample').map((c) => all('.given', c).map((e) => e.innerText.slice(0, 9).replace(/\\s+/g, ' ')))"
+    assert page.run(cards) == [["chosen Ye", "rejected "]] * 5
+    assert page.run("one('#item-list .turn').innerText").endswith("Question 0?")
+    find_text(page, "question 3")
+    assert page.run("all('#item-list .sample').length") == 1
+    find_text(page, "of course")
+    assert page.run("all('#item-list .sample').length") == 5
+    find_text(page, "")
+    assert page.run("page.itemsCsv(page.items())").count("rejected: No.") == 5
+    assert tables.items_csv(items.table(alone())).count("rejected: No.") == 5
+    assert page.run("[!!one('#goal'), document.documentElement.scrollWidth]") == [False, 390]
 
 
 @pytest.mark.skipif(find_spec("axe_playwright_python") is None, reason=NO_AXE)

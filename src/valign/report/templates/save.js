@@ -34,13 +34,15 @@
   const WORDS = { w: "better", l: "worse", s: "same", u: "unscored", b: "base", n: "" };
   page.itemsCsv = (data) => {
     const spoken = (id) => (data.prompts[id] || data.prompts[id.split("#")[0]] || []).map((t) => t.content).join("\n\n");
+    const given = (id) => ((data.given && (data.given[id] || data.given[id.split("#")[0]])) || [])
+      .map((t) => (t.label ? `${t.label}: ${t.text}` : t.text)).join("\n\n");
     const out = [];
     data.measures.forEach((m) => {
       if (m.rows) m.rows.forEach((r) => r.answers.forEach((a) => out.push([r.id, m.level, m.name, "utility", data.subjects[a.s].id, a.score, m.unit,
         WORDS[a.outcome], "", spoken(r.id), a.texts.map((t) => t.text).join("\n\n")])));
       else m.ids.forEach((id, i) => m.columns.forEach((c, s) => {
         if (c && c.places[i] !== null) out.push([id, m.level, m.metric, m.variant, data.subjects[s].id, c.scores[i], m.unit, WORDS[c.outcomes[i]],
-          c.reasons[i], spoken(id), c.texts[i]]);
+          c.reasons[i], spoken(id), c.texts[i] || (m.given ? given(id) : "")]);
       }));
     });
     return csv(ITEMS, out);
