@@ -37,6 +37,7 @@ from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.meter import Spent, release
 from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.ranked import refuse_ranks
 
 AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "added_memory")
 UNITS = {
@@ -176,6 +177,8 @@ def efficiency_from_names(
     )
     made = make_goal(goal) if goal else None
     metric, _, variant = (headline or ("goal.utility" if made else "preference.accuracy:sum")).partition(":")
+    if metric == "goal.utility":
+        refuse_ranks(made, "--goal", ("--headline misalignment.M, which orders the responses in the data",))
     plan = Sweep(specs, sizes, groups_named(data, limit, tell), made, groups_named(test, None, tell), (metric, variant), target,
                  sampling, seed)  # fmt: skip
     with workplace(out) as run:
