@@ -103,6 +103,22 @@ def test_a_command_that_is_shown_exists_with_its_options(page, line):
     assert {w.split("=")[0] for w in words if w.startswith("--")} <= known, f"{page}: {line}"
 
 
+def test_the_tiny_model_of_the_guide_is_made_aligned_and_measured(valign, tmp_path, monkeypatch):
+    """Its code runs as it stands, and so do its commands that train and measure."""
+    import json
+
+    monkeypatch.chdir(tmp_path)
+    (code,) = (text for page, text in blocks("python") if page == "tiny.md")
+    exec(compile(code, "tiny.md", "exec"), {})
+    shown = [shlex.split(line)[1:] for page, line in command_lines() if page == "tiny.md"]
+    for words in shown:
+        if words[0] in ("align", "evaluate"):
+            valign(*words)
+    results = json.loads(Path("runs/tiny/evaluation/result.json").read_text())["results"]
+    assert {"preference.accuracy", "preference.implicit_reward", "kl.policy_reference"} <= {r["metric"] for r in results}
+    assert all(r["n"] == 8 for r in results if r["metric"] == "preference.accuracy")
+
+
 def test_every_command_and_option_stands_in_the_reference():
     import typer.main
 
