@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 
 Compared = Annotated[
-    list[str], option(METHOD, "--method", help="A method; with settings: dpo,beta=0.2. May be repeated: three or more to compare.")
+    list[str],
+    option(METHOD, "--method", help="A method; with settings: dpo,beta=0.2. May be repeated: three or more to compare."),
 ]
 Training = Annotated[
     list[str], option(DATA, "--data", help="Training data: a file, builtin:NAME or hub:OWNER/NAME; a part of it: FILE#train. "
