@@ -123,3 +123,36 @@ def test_reversed_priorities_reverse_what_is_learned_said_chosen_and_measured(ru
     judged = va.evaluate(policies, goal, asked(3), sampling=Sampling(max_new_tokens=3), kl_prompts=0)
     utility = [judged.headline("goal.utility")[p.id] for p in policies]
     assert int(np.argmax(utility)) == best and utility[0] != utility[1]
+
+
+@pytest.mark.parametrize("rule, best", [("borda", 0.75), ("condorcet", 1.75)])
+def test_two_policies_are_told_apart_by_a_rule_that_ranks(rule, best):
+    """Three of four people want "a": answers full of it beat the reference's in 3/4 of the opinions, and by majority. The
+    reference is as good as itself, and a policy without a reference is refused before it is asked for anything."""
+    goal = CompositeGoal((Part(wish("a"), 3), Part(wish("b"), 1)), "social", "raw", social=rule)
+    liked, other = (Says(text) for text in ANSWERS)
+    for n in (1, 3):
+        options = {"sampling": Sampling(n=n, max_new_tokens=3), "kl_prompts": 0}
+        judged = va.evaluate([other, liked], goal, asked(3), **options)
+        found = judged.headline("goal.utility")
+        assert (found[other.id], found[liked.id]) == pytest.approx((0.5, best))
+        note = next(r for r in judged.measured[1].results if r.metric == "goal.utility").notes
+        assert any(f"among those of {other.id}" in text for text in note)
+    with pytest.raises(va.ValignError, match="answers of another policy") as caught:
+        va.evaluate(liked, goal, asked(3), kl_prompts=0)
+    assert any("social: mean" in how for how in caught.value.how)
+
+
+def test_a_rule_that_ranks_asks_for_a_reference_before_anything_is_loaded(valign, tmp_path):
+    file = tmp_path / "vote.yaml"
+    parts = "[{goal: uk}, {goal: nl}]"
+    file.write_text(f"id: vote\nlevel: composite\nconflict: social\nsocial: borda\nstandard: raw\nparts: {parts}\n")
+    out = ("--out", tmp_path / "out")
+    for command, option in (
+        (("evaluate", "nowhere", "--data", "builtin:dilemmas#test", "--goal", file), "--reference"),
+        (("generality", "nowhere", "--data", "builtin:dilemmas#test", "--goal", file), "--goal"),
+        (("tax", "nowhere", "other", "--data", "builtin:dilemmas#test", "--reward", file), "--reward"),
+    ):
+        said = valign.error(*command, *out, status=2)
+        assert said.startswith(f"valign: {option}: goal vote ranks") and "mean, maxmin, nash or approval" in said
+    assert not (tmp_path / "out").exists()

@@ -16,6 +16,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name != "capabilities.md")]
 BLOCK = re.compile(r"^```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"^(?:.* -m )?valign ")
+MENTION = re.compile(r"`(valign [^`]+)`")
 SAMPLE = re.compile(r"^### (?P<name>\w+)$(?P<body>.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -38,13 +40,37 @@ def samples() -> dict[str, str]:
 
 
 def command_lines() -> list[tuple[str, str]]:
-    """(page, line) of every valign command that is shown."""
+    """(page, line from `valign` on) of every command that is shown in a block."""
     return [
-        (page, line.split("  #")[0].strip())
+        (page, "valign " + PROGRAM.sub("", line.split("  #")[0]).strip())
         for page, text in blocks("bash")
         for line in text.splitlines()
-        if line.startswith("valign ")
+        if PROGRAM.match(line)
     ]
+
+
+def mentions() -> list[tuple[str, str]]:
+    """(page, words) of every command that a sentence names; it may leave out what the sentence does not need."""
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "capabilities.md"]
+    return sorted({
+        (page.name, " ".join(found.split()))
+        for page in pages
+        for found in MENTION.findall(BLOCK.sub("", page.read_text(encoding="utf-8")))
+    })  # fmt: skip
+
+
+def command_of(line: str):
+    """(the command, its name, the words after it)."""
+    import typer.main
+
+    from valign.cli.app import app
+
+    command, names, words = typer.main.get_command(app), [], shlex.split(line)[1:]
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        assert words[0] in command.commands, line
+        names.append(words.pop(0))
+        command = command.commands[names[-1]]
+    return command, " ".join(names), words
 
 
 def test_every_format_has_a_sample():
@@ -89,18 +115,40 @@ def test_python_is_valid_and_its_names_exist(page, text):
 
 
 @pytest.mark.parametrize("page, line", command_lines())
-def test_a_command_that_is_shown_exists_with_its_options(page, line):
-    import typer.main
+def test_a_command_that_is_shown_is_one_that_the_program_takes(page, line):
+    """Its options exist, their values have the right type, and nothing that is needed is missing."""
+    command, name, words = command_of(line)
+    command.make_context(name, words)
 
-    from valign.cli.app import app
 
-    command = typer.main.get_command(app)
-    words = shlex.split(line)[1:]
-    while words and hasattr(command, "commands") and not words[0].startswith("-"):
-        assert words[0] in command.commands, f"{page}: {line}"
-        command = command.commands[words.pop(0)]
+@pytest.mark.parametrize("page, line", mentions())
+def test_a_command_that_a_sentence_names_exists_with_its_options(page, line):
+    command, _, words = command_of(line)
     known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "--version"}
     assert {w.split("=")[0] for w in words if w.startswith("--")} <= known, f"{page}: {line}"
+
+
+def test_every_page_is_in_the_navigation():
+    """A page that no menu names is found by nobody."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("nav:", 1)[1]
+    pages = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    assert [p for p in pages if f" {p}\n" not in f"{nav}\n"] == []
+
+
+def test_the_tiny_model_of_the_guide_is_made_aligned_and_measured(valign, tmp_path, monkeypatch):
+    """Its code runs as it stands, and so do its commands that train and measure."""
+    import json
+
+    monkeypatch.chdir(tmp_path)
+    (code,) = (text for page, text in blocks("python") if page == "tiny.md")
+    exec(compile(code, "tiny.md", "exec"), {})
+    shown = [shlex.split(line)[1:] for page, line in command_lines() if page == "tiny.md"]
+    for words in shown:
+        if words[0] in ("align", "evaluate"):
+            valign(*words)
+    results = json.loads(Path("runs/tiny/evaluation/result.json").read_text())["results"]
+    assert {"preference.accuracy", "preference.implicit_reward", "kl.policy_reference"} <= {r["metric"] for r in results}
+    assert all(r["n"] == 8 for r in results if r["metric"] == "preference.accuracy")
 
 
 def test_every_command_and_option_stands_in_the_reference():

@@ -14,7 +14,6 @@ from valign.cli.options import (
     MEASURE,
     METHOD,
     PLACE,
-    Data,
     Device,
     Dtype,
     Force,
@@ -22,7 +21,6 @@ from valign.cli.options import (
     Json,
     Limit,
     MaxNewTokens,
-    Methods,
     Model,
     Out,
     Samples,
@@ -37,6 +35,14 @@ if TYPE_CHECKING:
     from valign.evaluation.result import Result
 
 
+Compared = Annotated[
+    list[str],
+    option(METHOD, "--method", help="A method; with settings: dpo,beta=0.2. May be repeated: three or more to compare."),
+]
+Training = Annotated[
+    list[str], option(DATA, "--data", help="Training data: a file, builtin:NAME or hub:OWNER/NAME; a part of it: FILE#train. "
+                      "May be repeated.")
+]  # fmt: skip
 Tests = Annotated[list[str], option(DATA, "--test", help="Held-out groups that every point is measured on. May be repeated.")]
 Sizes = Annotated[
     str, option(METHOD, help="Numbers of groups, three or more, all cut from one order of the data: 8,16,32.")
@@ -53,8 +59,8 @@ Wanted = Annotated[
 def efficiency(
     context: typer.Context,
     model: Model,
-    method: Methods,
-    data: Data,
+    method: Compared,
+    data: Training,
     test: Tests,
     out: Out,
     sizes: Sizes = "8,16,32",

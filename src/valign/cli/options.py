@@ -61,7 +61,6 @@ Model = Annotated[
 
 _SOURCE = "file, builtin:NAME or hub:OWNER/NAME; a part of it: FILE#test, FILE#0:800"
 _PROMPTS = option(DATA, "--data", help=f"Prompts to answer: a {_SOURCE}. May be repeated.")
-_METHODS = option(METHOD, "--method", help="A method; with settings: dpo,beta=0.2. May be repeated.")
 Data = Annotated[list[str], option(DATA, "--data", help=f"A {_SOURCE}. May be repeated.")]
 TrainingData = Annotated[
     list[str] | None, option(DATA, "--data", help=f"A {_SOURCE}; with a weight: FILE=0.3. May be repeated.")
@@ -85,8 +84,9 @@ Limit = Annotated[int | None, option(DATA, help="At most so many groups of the d
 # -------------------------------------------------------------------------------------------- method and training
 
 Method = Annotated[str, option(METHOD, help="A method's name: `valign methods` lists them.")]
-Methods = Annotated[list[str], _METHODS]
-MaybeMethods = Annotated[list[str] | None, _METHODS]
+Methods = Annotated[
+    list[str] | None, option(METHOD, "--method", help="A method; with settings: dpo,beta=0.2. May be repeated.")
+]
 Set = Annotated[list[str] | None, option(METHOD, "--set", help="Change a setting: KEY=VALUE. May be repeated.")]
 Dev = Annotated[
     float, option(METHOD, help="Share of the data held out for evaluation while training.", min=0, max=0.5)
@@ -96,7 +96,7 @@ Dev = Annotated[
 
 Gold = Annotated[str | None, option(MEASURE, help=f"The judge that the reward stands for: {JUDGE}.")]
 Audit = Annotated[list[str] | None, option(MEASURE, "--audit", help="Held-out prompts for --gold. May be repeated.")]
-AuditSteps = Annotated[int, option(MEASURE, help="With --gold: steps between audits; 0: a tenth of the run.", min=0)]
+AuditSteps = Annotated[int, option(MEASURE, help="Steps between audits; 0: a tenth of the run.", min=0)]
 Alarm = Annotated[str, option(MEASURE, help="When gold stops following the reward: warn, stop, rollback.")]
 MaxKl = Annotated[float | None, option(MEASURE, help="KL budget, nats per response: an alarm above it.")]
 Beta = Annotated[float, option(MEASURE, help="Scale of implicit rewards and token credits.")]

@@ -28,8 +28,8 @@ from valign.cli.options import (
     Json,
     Limit,
     MaxKl,
-    MaybeMethods,
     Method,
+    Methods,
     Model,
     Out,
     RewardOption,
@@ -204,7 +204,7 @@ def _tell_aligned(aligned: Any, model: str, out: Path, as_json: bool) -> None:
 def compare(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model to align.")] = DEFAULT_MODEL,
-    methods: MaybeMethods = None,
+    methods: Methods = None,
     data: TrainingData = None,
     test: Test = None,
     goal: GoalOption = None,

@@ -22,7 +22,7 @@ from valign.goals.causal import check_relation, measured_relation
 from valign.goals.constraints import Constraint, Fitted, fit_multipliers
 from valign.goals.context import ContextReader, active
 from valign.goals.joining import EPSILON, lexicographic
-from valign.goals.welfare import WELFARES, Welfare
+from valign.goals.welfare import RANKING, WELFARES, Welfare
 from valign.goals.words import listed, sentence
 
 log = logging.getLogger(__name__)
@@ -305,6 +305,14 @@ class CompositeGoal:
             out["standard"] = self.standard
         out |= {"epsilon": self.epsilon} if self.conflict in ("lexicographic", "contextual") else {}
         return out | ({"notes": self.notes} if self.notes else {})
+
+
+def ranks(goal: Goal) -> bool:
+    """Whether the goal's utility of a response is, in whole or in a part, its rank among the responses to the same prompt."""
+    if not isinstance(goal, CompositeGoal):
+        return False
+    inner = [*(p.goal for p in goal.parts), *(c.goal for c in goal.constraints)]
+    return (goal.conflict == "social" and goal.social in RANKING) or any(map(ranks, inner))
 
 
 WORDS = {

@@ -3,7 +3,8 @@
 Always true here: utilities are (n_people, n_responses) on a common scale (standardized), and what comes back is one
 row of parts per person, (n_people, n_responses), that sums to the social utility of each response. `mean`, `maxmin`,
 `nash` and `approval` score a response by itself; `borda` and `condorcet` by its rank among the responses to the same
-prompt, so their numbers compare responses of one prompt only: a response without another beside it is unscored.
+prompt, so their numbers compare responses of one prompt only: a response without another beside it is unscored, and
+policies are compared by ranks among the answers of a reference (`pipeline.ranked`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from valign.goals.base import Array
 
 Welfare = Literal["mean", "maxmin", "nash", "approval", "borda", "condorcet"]
 WELFARES: tuple[str, ...] = get_args(Welfare)
+RANKING: tuple[str, ...] = ("borda", "condorcet")  # their numbers are ranks among the responses to one prompt
 DISAGREEMENT = -3.0  # sd below the mean of the reference: what a person has without an agreement, for `nash`
 FLOOR = 1e-6  # least gain that enters the logarithm: below it a response is as bad as it can be
 

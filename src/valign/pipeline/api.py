@@ -18,7 +18,7 @@ from valign.goals.base import Goal
 from valign.goals.benchmark import BenchmarkGoal
 from valign.methods.target import Target
 from valign.models.policy import LocalPolicy, Policy, Sampling
-from valign.pipeline.evaluate import Measured, Plan, evaluate_policy, progress_of, write_evaluation
+from valign.pipeline.evaluate import Measured, Plan, check_ranked, evaluate_policy, progress_of, write_evaluation
 from valign.pipeline.judges import judges_of
 from valign.pipeline.meter import Spent, spent
 from valign.pipeline.policies import LoadOptions, load_policy
@@ -290,6 +290,7 @@ def evaluate(
         data = builtin("dilemmas", "test")
     groups = list(data)[:limit]
     plan = Plan(groups, goal, tax, sampling or Sampling(temperature=0.7), kl_prompts, risks=risks)
+    check_ranked(plan, listed[0] if len(listed) > 1 else None, "policies")
     measured, costs = [], []
     for i, policy in enumerate(listed):
         with spent() as used:

@@ -26,6 +26,7 @@ from valign.pipeline.evaluate import (
     RESULT,
     Measured,
     Plan,
+    check_ranked,
     check_risks,
     evaluate_policy,
     progress_of,
@@ -132,6 +133,7 @@ def evaluate_from_names(
     groups, _ = read_sources([source(d, limit) for d in data], seed=0, tell=tell)
     plan = Plan(groups, make_goal(goal) if goal else None, (), sampling, kl_prompts, beta, watched)
     check_risks(plan, "--risk")
+    check_ranked(plan, reference, "--reference")
     if reward:
         reward_named(reward)  # a wrong name is found before anything is loaded
         check_read(model, reward=True)

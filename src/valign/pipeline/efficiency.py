@@ -39,6 +39,7 @@ from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
 from valign.pipeline.meter import Spent, release
 from valign.pipeline.policies import LoadOptions, load_policy
+from valign.pipeline.ranked import refuse_ranks
 from valign.pipeline.texts import text_rows, write_texts
 
 AXES = ("labels", "training_tokens", "rollout_tokens", "seconds", "added_memory")
@@ -180,6 +181,8 @@ def efficiency_from_names(
     made = make_goal(goal) if goal else None
     usual = COMPONENTS if isinstance(made, BenchmarkGoal) else "goal.utility" if made else "preference.accuracy:sum"
     metric, _, variant = (headline or usual).partition(":")
+    if metric == "goal.utility":
+        refuse_ranks(made, "--goal", ("--headline misalignment.M, which orders the responses in the data",))
     plan = Sweep(specs, sizes, groups_named(data, limit, tell), made, groups_named(test, None, tell), (metric, variant), target,
                  sampling, seed)  # fmt: skip
     with workplace(out) as run:

@@ -20,12 +20,13 @@ from valign.evaluation.result import Item, Result
 from valign.evaluation.results_file import read_results, write_results
 from valign.goals.base import Goal, ResponseScorer, scorer_identity
 from valign.goals.benchmark import BenchmarkGoal
-from valign.goals.composite import CompositeGoal
+from valign.goals.composite import CompositeGoal, ranks
 from valign.goals.instruction import InstructionGoal
 from valign.goals.value import ValueGoal
 from valign.models.credentials import hidden, hide
-from valign.models.policy import Policy, Progress, Sampling, has_likelihood
+from valign.models.policy import Policy, Progress, Sample, Sampling, has_likelihood
 from valign.pipeline.judges import judge_policies, reasons
+from valign.pipeline.ranked import refuse_ranks, utility_beside
 from valign.pipeline.spending import accounted
 from valign.pipeline.texts import prompt_rows, read_texts, text_rows, write_texts
 
@@ -77,11 +78,11 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     check_risks(plan)
     if isinstance(plan.goal, BenchmarkGoal):
         measure.check_components(plan.goal)
-    out, say = Measured(), say or (lambda phase: None)
+    out, say, before = Measured(), say or (lambda phase: None), reference
     with accounted(out.results, (policy,)):
         plan, reference = _within_reach(policy, reference, plan, out)
-    for part in (_given, _answers, _distance, _tasks):
-        with accounted(out.results, (policy, reference, *judge_policies(plan.goal, policy, *plan.risks))):
+    for part in (_given, partial(_answers, before=before), _distance, _tasks):
+        with accounted(out.results, (policy, before, *judge_policies(plan.goal, policy, *plan.risks))):
             part(policy, reference, plan, out, say)
     if not out.results:
         raise ValignError(
@@ -134,10 +135,12 @@ def _prompts(plan: Plan) -> list[Group]:
     return [g for g in plan.groups if not g.choices and g.prompt]
 
 
-def _answers(policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say) -> None:
-    """The policy's own answers, as the goal and the risks judge them."""
+def _answers(
+    policy: Policy, reference: Policy | None, plan: Plan, out: Measured, say: Say, *, before: Policy | None
+) -> None:  # fmt: skip
+    """The policy's own answers, as the goal and the risks judge them. before: also a reference that cannot score."""
     if asked := _asked(plan):
-        judge(policy, plan, asked, out, say)
+        judge(policy, plan, asked, out, say, before)
 
 
 def _asked(plan: Plan) -> list[Group]:
@@ -151,6 +154,12 @@ def answered(plan: Plan) -> list[Group]:
     """Every group to whose prompt a policy answers: those that the goal judges, those of the KL, tasks with checks."""
     tasks = [*plan.tax, *(g for g in plan.groups if "checks" in g.meta)]
     return [*_asked(plan), *_prompts(plan)[: plan.kl_prompts], *tasks]
+
+
+def check_ranked(plan: Plan, reference: object, where: str) -> None:
+    """Raise `UsageError` where the goal ranks and no reference is named whose answers the policy's could be ranked among."""
+    if reference is None and _asked(plan):
+        refuse_ranks(plan.goal, where, ("name the policy before alignment, whose answers they are ranked among",))
 
 
 def check_risks(plan: Plan, where: str = "risks") -> None:
@@ -311,8 +320,13 @@ def _choices(policy: Policy, groups: Sequence[Group], say: Say) -> list[Result]:
     return [measure.measure_choices(policy, groups, protocol, progress=progress) for protocol in ("sum", "byte")]
 
 
-def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say) -> None:
-    """Responses to the groups' prompts, judged by the goal and the risks: utility, value profile, risks, samples."""
+def judge(
+    policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, say: Say, reference: Policy | None = None
+) -> None:
+    """Responses to the groups' prompts, judged by the goal and the risks: utility, value profile, risks, samples.
+
+    reference  whose answers to the same prompts a goal that ranks puts them among; None: the policy is the reference
+    """
     from valign.evaluation.measure.common import judged_items, sample_groups, unanswered
     from valign.evaluation.provenance import provenance
 
@@ -322,7 +336,18 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
     missing = unanswered(sampled, drawn)
     about = provenance(policy, sampling=plan.sampling, goal={"id": goal.id, "fingerprint": goal.fingerprint()})
     silent = isinstance(goal, BenchmarkGoal)  # only its risks judge
-    utilities = goal.labels(sampled) if silent else goal.utility(sampled)
+    notes: list[str] = []
+    if silent:
+        utilities = goal.labels(sampled)
+    elif ranks(goal):
+        others = sampled
+        if reference is not None:
+            answers, others = sample_groups(reference, groups, plan.sampling, say("responses of the reference"))
+            others = [_given_only(g, row) for g, row in zip(others, answers, strict=True)]
+        utilities = utility_beside(goal, sampled, others)
+        notes = [f"each answer ranked among those of {(reference or policy).id} to the same prompt: 0.5 is as good as they are"]
+    else:
+        utilities = goal.utility(sampled)
     values: Sequence[Any] = [None] * len(sampled)
     why = reasons(goal)
     if isinstance(goal, ValueGoal):
@@ -333,7 +358,7 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
         )
     if not silent:
         items = judged_items(sampled, utilities, missing, why)
-        out.results.append(_utility_result(policy, goal, items, about))
+        out.results.append(_utility_result(policy, goal, items, about, notes))
     for risk in plan.risks:  # the same responses: nothing is drawn for them
         out.results += measure.risk_results(sampled, risk, subject=policy.id, missing=missing, why=partial(reasons, risk),
                                             about=provenance(policy, sampling=plan.sampling))  # fmt: skip
@@ -342,7 +367,12 @@ def judge(policy: Policy, plan: Plan, groups: Sequence[Group], out: Measured, sa
         out.samples.append(_sample(group, u, v, goal, [s.failure for s in row]))
 
 
-def _utility_result(policy: Policy, goal: Goal, items: Sequence[Item], about: Any) -> Result:
+def _given_only(group: Group, samples: Sequence[Sample]) -> Group:
+    """The group without the places of answers that an endpoint did not give."""
+    return replace(group, responses=tuple(r for r, s in zip(group.responses, samples, strict=True) if not s.failure))
+
+
+def _utility_result(policy: Policy, goal: Goal, items: Sequence[Item], about: Any, notes: Sequence[str]) -> Result:
     from valign.evaluation.aggregate import summarize
 
     return summarize(
@@ -355,6 +385,7 @@ def _utility_result(policy: Policy, goal: Goal, items: Sequence[Item], about: An
         direction="up",
         cluster_unit="prompt",
         provenance=about,
+        notes=notes,
     )
 
 

@@ -34,6 +34,7 @@ from valign.pipeline.instruments import (
 )
 from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.ranked import refuse_ranks
 from valign.pipeline.texts import prompt_rows
 
 Utility = Callable[[Sequence[Group]], Sequence[Any]]
@@ -104,6 +105,7 @@ def generality_from_names(
 ) -> tuple[Section, dict[str, Path]]:  # fmt: skip
     """What `valign generality` does; answers are logged in `out`, so an interrupted one goes on."""
     tell, made = on_event or nobody, judging(make_goal(goal))
+    refuse_ranks(made, "--goal")
     check(attacks)
     splits = Splits(groups_named(data, limit, tell), groups_named(ood, limit, tell) if ood else (), tuple(attacks))
     same = {g.fingerprint() for g in splits.iid} & {g.fingerprint() for g in splits.ood}

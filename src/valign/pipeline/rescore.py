@@ -23,7 +23,7 @@ from valign.evaluation import statistics as stats
 from valign.evaluation.log import RequestLog
 from valign.evaluation.metrics.flips import deciding_part, order_flips, standing_flips
 from valign.goals.base import Array, Goal
-from valign.goals.composite import CompositeGoal
+from valign.goals.composite import CompositeGoal, ranks
 from valign.goals.diff import differences
 from valign.goals.loading import load_goal
 from valign.goals.revisions import FILE, append_revision, goal_card
@@ -31,7 +31,7 @@ from valign.goals.value import ValueGoal
 from valign.pipeline.goals import steering
 from valign.pipeline.judges import LOG, judges_logged, judges_of, reasons
 from valign.pipeline.spending import accounted
-from valign.pipeline.stored import Outputs, with_stored_values
+from valign.pipeline.stored import Outputs, joined, with_stored_values
 
 RESCORED = "rescored"  # the folder of revisions, beside the outputs
 Parts = Mapping[str, Array]
@@ -172,6 +172,8 @@ def _stored(outputs: Sequence[Outputs]) -> Judged:
 
 
 def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
+    if len(outputs) > 1 and ranks(goal):
+        return _ranked(goal, outputs, notes)
     known = [with_stored_values(goal, o) for o in outputs]
     if isinstance(goal, CompositeGoal) and goal.standard is None:
         groups = [g for o in outputs for g in o.answered]
@@ -191,6 +193,32 @@ def _judged(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
     return Judged(goal_card(known[0]), tuple(scores), tuple(parts), total, known[0], tuple(why))
 
 
+def _ranked(goal: Goal, outputs: Sequence[Outputs], notes: list[str]) -> Judged:
+    """What a goal that ranks says: the responses of all policies to a prompt are ranked together."""
+    whole, places = joined(outputs)
+    judged = _judged(goal, [whole], notes)
+    notes.append(f"goal {goal.id} ranks: the responses of all policies to a prompt are ranked together")
+    (scores,), (parts,) = judged.scores, judged.parts or ((),)
+    return replace(
+        judged,
+        scores=tuple(tuple(scores[at][rows] for at, rows in policy) for policy in places),
+        parts=tuple(
+            tuple({name: x[rows] for name, x in parts[at].items()} for at, rows in policy) for policy in places
+        ),
+        why=tuple(_own_reasons(judged.why[0], o, policy) for o, policy in zip(outputs, places, strict=True)),
+    )
+
+
+def _own_reasons(why: Mapping[str, str], outputs: Outputs, places: Sequence[tuple[int, slice]]) -> dict[str, str]:
+    """Why responses of one policy have no score, by their own numbers instead of those among all policies' responses."""
+    return {
+        f"{group.id}#{k - rows.start}": why[name]
+        for group, (_, rows) in zip(outputs.groups, places, strict=True)
+        for k in range(rows.start, rows.stop)
+        if (name := f"{group.id}#{k}") in why
+    }
+
+
 def _parts(outputs: Outputs, explained: Sequence[Parts], neutral: Mapping[str, float]) -> tuple[Parts, ...]:
     """Per group, (n_responses,) of every part that the goal named for any group, relative to a neutral response."""
     names = list(dict.fromkeys(name for row in explained for name in row))
@@ -204,11 +232,14 @@ def _parts(outputs: Outputs, explained: Sequence[Parts], neutral: Mapping[str, f
 
 def _neutral_parts(goal: Goal) -> dict[str, float] | None:
     """The parts of a response that neither keeps nor breaks anything: no values shown, no principle touched, the average of
-    standardized parts, half of the checks. None for a preference, whose scale has no such point.
+    standardized parts, half of the checks. None for a preference and for the other rules of social choice, whose scales have no
+    such point.
     """
     if isinstance(goal, ValueGoal):
         return dict(zip(goal.theory.ids, goal.parts_of(np.zeros(len(goal.t))).tolist(), strict=True))
-    return {"principle": {}, "instruction": {"checks": 0.5}}.get(goal.level) if not isinstance(goal, CompositeGoal) else {}
+    if isinstance(goal, CompositeGoal):
+        return {} if goal.conflict != "social" or goal.social in ("mean", "maxmin") else None
+    return {"principle": {}, "instruction": {"checks": 0.5}}.get(goal.level)
 
 
 # --------------------------------------------------------------------------------------------------------- flips

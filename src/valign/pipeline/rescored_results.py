@@ -10,6 +10,7 @@ from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import cluster_of, judged_items
 from valign.evaluation.result import Anchors, Item, Result
 from valign.goals.base import Array
+from valign.goals.composite import ranks
 from valign.pipeline.evaluate import Measured, goal_record
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def measured_again(found: Rescored, policy: int) -> Measured:
     record: dict[str, Any] | None = None
     if goal is not None:
         record = {**goal_record(goal), "fingerprint": found.after.card["fingerprint"]}
-    results = [_utility(found, policy), _turned(found, policy, "order"), _turned(found, policy, "standing")]
+    lone = goal is not None and ranks(goal) and len(found.outputs) == 1  # the mean rank among one's own answers says nothing
+    utility = [] if lone else [_utility(found, policy)]
+    results = [*utility, _turned(found, policy, "order"), _turned(found, policy, "standing")]
     told = [r for r in results if r.n or (r.metric == "goal.utility" and r.n_unscored)]
     return Measured(results=told, samples=_samples(found, policy), notes=list(found.notes), goal=record)
 

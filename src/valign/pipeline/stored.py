@@ -135,6 +135,31 @@ def with_stored_values(goal: Goal, outputs: Outputs) -> Goal:
     return replace(goal, evaluator=StoredValues(record["scorer"], goal.theory.id, by_group))
 
 
+def joined(outputs: Sequence[Outputs]) -> tuple[Outputs, list[list[tuple[int, slice]]]]:
+    """All responses to a prompt, whoever gave them, in one group; and of every policy's groups, in its order, where they lie:
+    (group, responses)."""
+    members: dict[str, list[tuple[int, int]]] = {}
+    for p, o in enumerate(outputs):
+        for g, group in enumerate(o.groups):
+            members.setdefault(group.id, []).append((p, g))
+    places: list[list[tuple[int, slice]]] = [[(0, slice(0))] * len(o.groups) for o in outputs]
+    groups, scores, given, rows = [], [], [], []
+    for at, found in enumerate(members.values()):
+        start = 0
+        for p, g in found:
+            stop = start + len(outputs[p].groups[g].responses)
+            places[p][g], start = (at, slice(start, stop)), stop
+        first, index = outputs[found[0][0]], found[0][1]
+        groups.append(replace(first.groups[index], responses=tuple(r for p, g in found for r in outputs[p].groups[g].responses)))
+        scores.append(np.concatenate([outputs[p].scores[g] for p, g in found]))
+        given.append(np.concatenate([outputs[p].given[g] for p, g in found]))
+        rows.append({**first.rows[index], "responses": [r for p, g in found for r in outputs[p].rows[g]["responses"]]})
+    same = all(o.record == outputs[0].record for o in outputs)
+    whole = Outputs(outputs[0].folder, "", tuple(groups), tuple(scores), tuple(given), tuple(rows),
+                    outputs[0].record if same else None)  # fmt: skip
+    return whole, places
+
+
 def _outputs(file: Path) -> Outputs:
     rows, groups, scores, given, seen = [], [], [], [], set[str]()
     for number, line in enumerate(json_lines(file.read_text(encoding="utf-8")), 1):

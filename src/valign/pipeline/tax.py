@@ -31,6 +31,7 @@ from valign.pipeline.instruments import (
 )
 from valign.pipeline.judges import reasons
 from valign.pipeline.policies import LoadOptions
+from valign.pipeline.ranked import refuse_ranks
 from valign.pipeline.texts import prompt_rows, text_rows
 
 TASKS = ("builtin:instructions#test",)
@@ -141,6 +142,7 @@ def tax_from_names(
     """What `valign tax` does; requests are logged in `out`, so an interrupted one goes on."""
     tell = on_event or nobody
     judge = judge_named(reward) if reward else None
+    refuse_ranks(getattr(judge, "goal", None), "--reward", ("valign evaluate ALIGNED --reference BASE --goal GOAL ranks them",))
     named = {_short(t, i): groups_named([t], limit, tell) for i, t in enumerate(tasks)}
     for task, groups in zip(tasks, named.values()):
         if not any(g.choices or g.meta.get("checks") for g in groups):

@@ -246,3 +246,27 @@ def test_a_goal_without_a_scorer_says_so(run):
     (run / "goal.json").unlink()
     with pytest.raises(ValignError, match="no scorer"):
         rescore(read_outputs(run), load_goal(CARE))
+
+
+def test_a_goal_that_ranks_puts_the_answers_of_all_policies_in_one_order(tmp_path, reader):
+    """Two people for care, one for power: to three prompts "care" is better than "rule" in 2/3 of the opinions. A lone policy's
+    ranks tell no utility."""
+    stored = load_goal(CARE, scorers={"value": reader})
+    runs = [store(tmp_path / word, stored, [[f"{word} {i}"] for i in range(3)], word) for word in ("care", "rule")]
+    people = [("one", "benevolence", 1), ("two", "benevolence", 1), ("three", "power", 1)]
+    goal = load_goal(
+        {"id": "vote", "level": "composite", "conflict": "social", "social": "borda", "standard": "raw",
+         "parts": [{"goal": {**CARE, "id": name, "target": {value: sign}}} for name, value, sign in people]},
+        scorers={"value": reader},
+    )  # fmt: skip
+    asked = reader.asked
+    found = rescore([o for r in runs for o in read_outputs(r)], goal)
+    assert reader.asked == asked, "values are stored"
+    assert [float(x) for policy in found.after.scores for row in policy for x in row] == pytest.approx([2 / 3] * 3 + [1 / 3] * 3)
+    (pair,) = found.policies
+    assert pair["after"]["difference"] == pytest.approx(1 / 3, abs=1e-6) and found.counts["standing"] == 0
+    paths = write_rescored(found, tmp_path / "out")
+    results = [r for p in ("1", "2") for r in read_results(tmp_path / "out" / p / "result.json")]
+    assert [r.value for r in results if r.metric == "goal.utility"] == pytest.approx([2 / 3, 1 / 3]) and "flips" in paths
+    alone = write_rescored(rescore(read_outputs(runs[0]), goal), tmp_path / "alone")
+    assert "goal.utility" not in {r.metric for r in read_results(alone["results"])}
