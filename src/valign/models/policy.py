@@ -185,7 +185,7 @@ class Policy(Protocol):
 
 def runtime_of(policy: Policy) -> dict[str, Any]:
     """What computes, where the policy tells it (`LocalPolicy.runtime`); None for what it does not tell."""
-    told = getattr(policy, "runtime", dict)()
+    told: dict[str, Any] = getattr(policy, "runtime", dict)()
     return {**dict.fromkeys(("tokenizer_sha256", "start", "quantization", "engine")), **told}
 
 

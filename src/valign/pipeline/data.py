@@ -37,7 +37,8 @@ def read_source(source: Source) -> Dataset:
         data = builtin(name, split=source.split)
     elif source.format is None and (goal := _goal_of(source.path)) is not None:
         data = as_dataset(goal.mixture(), source.path)
-        data = data.map(lambda g: replace(g, split=source.split)) if source.split else data
+        if (split := source.split) is not None:
+            data = data.map(lambda g: replace(g, split=split))
     else:
         data = read(source.path, format=source.format, split=source.split)
     if source.rows:

@@ -120,7 +120,7 @@ def _of_results(file: Path, before: Path | None, extra: Sequence[Mapping[str, An
 
 def _named_goal(results: Sequence[Result], level: str) -> dict[str, Any]:
     """The goal as far as Results name it; the id "none" where nothing was judged by one."""
-    named = next((r.provenance["goal"] for r in results if isinstance(r.provenance.get("goal"), Mapping)), {})
+    named: Mapping[str, Any] = next((r.provenance["goal"] for r in results if isinstance(r.provenance.get("goal"), Mapping)), {})
     known = {k: v for k, v in named.items() if isinstance(v, str)}
     return {"id": "none", "level": level, "text": "", **known}
 

@@ -55,9 +55,9 @@ def _item_rows(measure: Row, table: Row) -> Iterable[list[Any]]:
     for i, id in enumerate(measure["ids"]):
         for s, c in enumerate(measure["columns"]):
             if c is not None and c["places"][i] is not None:
-                said = c["texts"].get(i) or (_given(table, id) if measure["given"] else None)
+                given = c["texts"].get(i) or (_given(table, id) if measure["given"] else None)
                 yield [id, measure["level"], measure["metric"], measure["variant"], subjects[s], c["scores"][i], measure["unit"],
-                       _word(c["outcomes"][i]), c["reasons"].get(i), _prompt(table, id), said]  # fmt: skip
+                       _word(c["outcomes"][i]), c["reasons"].get(i), _prompt(table, id), given]  # fmt: skip
 
 
 def _word(letter: str) -> str:

@@ -30,7 +30,7 @@ from valign.errors import DataError, ValignError, unknown
 
 SUPER_NI = ("definition", "positive", "negative", "explanations", "limit")
 TOP = ("tasks", "checkers", "mixture")
-NUMBERS = {"cap": (int, float), "temperature": (int, float), "n": int, "seed": int}  # of a mixture, beside its weights
+NUMBERS: dict[str, Any] = {"cap": (int, float), "temperature": (int, float), "n": int, "seed": int}  # beside weights
 KEYS = ("id", "templates", "promptsource", "only", "patterns", "examples", "checks")
 
 
