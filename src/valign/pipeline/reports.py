@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from valign.data.jsonl import json_lines
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
 from valign.goals.base import Goal
 from valign.models.policy import Policy
-from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, Measured
+from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, Measured, read_object, read_samples
 
 
 def draw(
@@ -109,14 +107,15 @@ def _stored_goal(file: Path) -> dict[str, Any] | None:
 def _stored_subject(file: Path, *, base: bool) -> Any:
     from valign.report import SubjectReport
 
-    results = read_results(file)
+    results, stored = read_results(file), file.with_name(SAMPLES)
     if not results:
         raise ValignError("the file holds no results", where=str(file))
     first = next((r for r in results if not r.subject.startswith("baseline")), results[0])
     if file.with_name(SECTION).is_file():  # an instrument's results speak of several: the page is about one policy
         first = next((r for r in results if " vs " not in r.subject), first)
         results = [r for r in results if r.subject == first.subject]
-    return SubjectReport(policy={"id": first.subject}, results=results, samples=_samples(file.with_name(SAMPLES)), base=base)
+    samples = read_samples(stored) if stored.is_file() else []
+    return SubjectReport(policy={"id": first.subject}, results=results, samples=samples, base=base)
 
 
 def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, policy: str | None = None) -> Mapping[str, Path]:
@@ -207,25 +206,7 @@ def _find(source: Path) -> Path:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"not JSON: {error}", where=str(file), how="name a report.json or a result.json") from error
-    if not isinstance(content, dict):
-        raise DataError("neither a report nor results", where=str(file), how="name a report.json or a result.json")
-    return content
-
-
-def _samples(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(json_lines(file.read_text(encoding="utf-8")), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again") from error
-    return rows
+    return read_object(file, "name a report.json or a result.json")
 
 
 def _run_of(source: Path) -> Path | None:
