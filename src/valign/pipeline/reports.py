@@ -12,9 +12,7 @@ from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
-from valign.goals.base import Goal
-from valign.models.policy import Policy
-from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, Measured, read_object, read_samples
+from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, read_object, read_samples
 
 
 def draw(
@@ -134,17 +132,6 @@ def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, polic
     return found
 
 
-def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> Mapping[str, Path]:
-    """A report on one policy against one goal."""
-    from valign.pipeline.compare import goal_json, profile_of
-    from valign.report import method_report, write_report
-
-    subject = _subject(policy.card(), measured.results, measured.samples, profile_of(measured, goal))
-    report = method_report([subject], goal=goal_json(goal), primary="profile", title=f"values of {policy.id}",
-                           created=time.strftime("%Y-%m-%d"))  # fmt: skip
-    return write_report(report, out)
-
-
 def follow(source: Path, every: float, out: Path | None = None) -> Iterator[tuple[Mapping[str, Any], Path]]:
     """(summary, page) of a run at every look, until it ends; the page is a small one that is kept up to date.
 
@@ -182,12 +169,6 @@ def is_running(folder: Path) -> bool:
 
 def _page(out: Path) -> Path:
     return out if out.suffix else out / "watch.html"
-
-
-def _subject(card: Mapping[str, Any], results: Any, samples: Any, profile: Any = None) -> Any:
-    from valign.report import SubjectReport
-
-    return SubjectReport(policy=card, results=results, samples=samples, profile=profile)
 
 
 def _find(source: Path) -> Path:
