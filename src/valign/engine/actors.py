@@ -36,7 +36,11 @@ class Actors:
             local = {} if os.environ.get("RAY_ADDRESS") else {
                 "num_cpus": max(count, os.cpu_count() or 1), "object_store_memory": STORE, "include_dashboard": False,
             }  # fmt: skip
-            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+            try:
+                self._ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+            except Exception as error:  # no cluster at the address, no room for the shared memory
+                raise ValignError(f"Ray does not start: {_short(error)}", where=os.environ.get("RAY_ADDRESS") or "workers",
+                                  how="look at RAY_ADDRESS, or leave the workers out") from error  # fmt: skip
             # it would tell a worker's death on standard output, where a command's JSON goes
             with contextlib.suppress(AttributeError):
                 self._ray._private.worker._worker_logs_enabled = False

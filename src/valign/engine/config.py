@@ -51,6 +51,7 @@ class TrainConfig:
         require(self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1")
         require(self.token_budget >= 0, "token_budget", self.token_budget, "0 (as the memory plan says) or more")
         require(self.checkpoint_every >= 0, "checkpoint_every", self.checkpoint_every, "0 or more")
+        require(abs(self.seed) < 2**63, "seed", self.seed, "a whole number below 2**63")
 
     def peak(self, adapter: bool) -> float:
         """The peak learning rate that is used."""

@@ -211,7 +211,7 @@ class _Loop:
             if self.world.sharded and self.world.size > 1:  # the others wait inside their pass: it cannot be redone
                 raise ValignError(
                     f"out of memory on process {self.world.rank}", where=f"step {self.state.step}",
-                    how=f"--set token_budget={self.state.budget // 2}: the run then continues from its last checkpoint",
+                    how=f"--set token_budget={self.state.budget // 2} --force: a smaller budget is another run, it starts again",
                 ) from error  # fmt: skip
             return None, error
 

@@ -47,10 +47,15 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append one line. A full disk is a warning of the caller's, not a lost run: OSError is left to it."""
+        """Append one line, whole or not. A full disk is a warning of the caller's, not a lost run: OSError is left to it."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as f:
-            f.write(line + "\n")
+        try:
+            with (self.path / "log.jsonl").open("a", encoding="utf-8") as f:
+                f.write(line + "\n")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._mend()
+            raise
 
     def write(self, name: str, content: str) -> Path:
         """Write a file whole: to name.partial, flushed, then renamed."""
@@ -104,14 +109,15 @@ def write_whole(path: Path, content: str) -> Path:
 
 
 def read_log(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The events of a run, also of one that is still writing (an unfinished last line is left out)."""
+    """The events of a run, also of one that is still writing: an unfinished last line and broken ones are left out."""
     log = path / "log.jsonl"
     if not log.exists():
         return
-    with log.open(encoding="utf-8") as f:
+    with log.open(encoding="utf-8", errors="replace") as f:
         for line in f:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            with contextlib.suppress(ValueError):
+                if line.endswith("\n") and isinstance(row := json.loads(line), dict):
+                    yield row
 
 
 def finite(line: Mapping[str, Any]) -> dict[str, Any]:

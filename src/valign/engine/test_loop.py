@@ -530,6 +530,7 @@ def test_the_dev_loss_is_the_mean_over_the_dev_split(tiny, pairs, objectives, tm
         {"weight_decay": -1},
         {"checkpoint_every": -1},
         {"max_steps": -1},
+        {"seed": 2**63},
     ],
 )
 def test_a_setting_out_of_range_names_itself(bad):

@@ -114,6 +114,27 @@ def test_a_log_that_is_being_written_can_be_read(tmp_path):
     assert list(read_log(tmp_path / "nowhere")) == []
 
 
+def test_a_line_that_met_a_full_disk_takes_no_other_with_it(tmp_path, monkeypatch):
+    """Half of it may be written; a run whose log was hurt otherwise is read without the broken lines."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunFolder(tmp_path) as run:
+        run.log("step", step=1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                run.log("step", text="x" * 1000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        run.log("step", step=2)
+        assert (tmp_path / "log.jsonl").read_bytes().count(b"\n") == 2
+        with (tmp_path / "log.jsonl").open("ab") as log:
+            log.write(b'{"event": "st{"event"\n[1]\n\xff\n')
+        run.log("step", step=3)
+    assert [x["step"] for x in read_log(tmp_path)] == [1, 2, 3]
+
+
 def test_only_half_a_line_leaves_an_empty_log(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"event"')
     with RunFolder(tmp_path):

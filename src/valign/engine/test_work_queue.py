@@ -231,3 +231,18 @@ def test_without_ray_the_line_that_installs_it_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValignError, match=r"pip install 'valign\[ray\]'"):
         Actors(lambda: abs, 1)
+
+
+def test_a_cluster_that_is_not_there_is_one_error(monkeypatch):
+    from types import SimpleNamespace
+
+    from valign.engine import actors
+    from valign.errors import ValignError
+
+    def init(**_):
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    monkeypatch.setattr(actors, "_ray", lambda: SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(ValignError, match=r"10.0.0.9:6379: Ray does not start.*running Ray instance[\s\S]*RAY_ADDRESS"):
+        actors.Actors(lambda: abs, 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.jsonl import json_lines
-from valign.errors import DataError
+from valign.errors import DataError, ValignError
 from valign.evaluation.result import Item, Result
 
 SCHEMA = 1
@@ -45,11 +45,14 @@ def read_results(path: str | Path, *, items: bool = True) -> list[Result]:
         raise DataError("no such file", where=str(source)) from error
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error}", where=str(source)) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or "results" not in document:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _are_rows(document.get("results")):
         raise DataError(
             f'not a file of Results: it must hold {{"schema": {SCHEMA}, "results": [...]}}', where=str(source)
         )
-    results = [Result.from_json(row) for row in document["results"]]
+    try:
+        results = [Result.from_json(row) for row in document["results"]]
+    except ValignError as error:
+        raise DataError(error.what, where=f"{source}: {error.where}", how=error.how) from error
     return [read_items(r, source.parent) if items else r for r in results]
 
 
@@ -67,6 +70,10 @@ def read_items(result: Result, folder: str | Path) -> Result:
         raise DataError("the items were changed after they were written (sha256 differs)", where=str(path))
     items = tuple(Item(**json.loads(line)) for line in json_lines(content.decode()))
     return replace(result, items=items, items_file=None)
+
+
+def _are_rows(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(row, dict) for row in content)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -299,10 +299,14 @@ def test_a_changed_or_missing_item_file_is_noticed(tmp_path):
         read_results(path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"schema": 2, "results": []}', '{"results": []}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"schema": 2, "results": []}', '{"results": []}', '{"schema": 1, "results": 3}', '{"schema": 1, "results": [3]}',
+     '{"schema": 1, "results": [{}]}'],
+)  # fmt: skip
 def test_a_foreign_file_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"x\.json"):
         read_results(tmp_path / "x.json")
     with pytest.raises(DataError, match="no such file"):
         read_results(tmp_path / "none.json")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.jsonl import json_lines
+from valign.engine.lock import Lock
 from valign.errors import DataError
 from valign.goals.base import Goal
 
@@ -36,8 +37,19 @@ def read_revisions(path: Path) -> list[dict[str, Any]]:
 def append_revision(path: Path, revision: Mapping[str, Any], *, now: datetime | None = None) -> dict[str, Any]:
     """Add one revision (`before`, `after`, `outputs`, and what it changed) and push it to the disk; returns the line.
 
-    A revision that says again what the last line says is not written a second time.
+    A revision that says again what the last line says is not written a second time. Raises `ValignError` while another
+    process writes in the folder: two lines that name the same one before them would break the chain.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path.parent)
+    lock.acquire()
+    try:
+        return _append(path, revision, now or datetime.now(UTC))
+    finally:
+        lock.release()
+
+
+def _append(path: Path, revision: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     lines = _read(path)
     last, text = lines[-1] if lines else ({}, "")
     if last and all(last.get(k) == revision.get(k) for k in SAME):
@@ -46,10 +58,9 @@ def append_revision(path: Path, revision: Mapping[str, Any], *, now: datetime | 
         "v": VERSION,
         "n": len(lines) + 1,
         "previous": _digest(text) if text else "",
-        "time": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "time": now.isoformat(timespec="seconds"),
         **revision,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     _drop_cut_line(path)
     with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

@@ -110,3 +110,18 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
     assert len(read_revisions(path)) == 1
     append_revision(path, revision("nl", "fr"), now=NOW)
     assert [r["n"] for r in read_revisions(path)] == [1, 2]
+
+
+def test_nobody_writes_a_revision_while_another_process_does(tmp_path):
+    """Two lines that both name the last one would break the chain for good."""
+    from valign.engine.lock import Lock
+    from valign.errors import ValignError
+
+    entry = {"before": {"id": "a"}, "after": {"id": "b"}, "outputs": "x"}
+    other = Lock(tmp_path)
+    other.acquire()
+    with pytest.raises(ValignError, match="is writing here"):
+        append_revision(tmp_path / "revisions.jsonl", entry)
+    other.release()
+    append_revision(tmp_path / "revisions.jsonl", entry)
+    assert [x.name for x in tmp_path.iterdir()] == ["revisions.jsonl"] and len(read_revisions(tmp_path / "revisions.jsonl")) == 1

@@ -109,7 +109,7 @@ def _typed(annotation: Any, value: Any, name: str) -> Any:
         if base.startswith("tuple"):
             return tuple(value)
     except (TypeError, ValueError) as error:
-        raise ValignError(f"{value!r} is not {_article(kind)}", where=f"method.{name}", how=str(error)) from error
+        raise ValignError(f"{value!r} is not {_article(base)}", where=f"method.{name}", how=str(error)) from error
     return value
 
 
@@ -122,8 +122,11 @@ def _choices(kind: str) -> list[str]:
 
 
 def _number(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or not math.isfinite(number):
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError("a finite number")
     return number
 

@@ -108,6 +108,11 @@ def test_without_a_kl_term_no_reference_is_kept(tiny_policy, tmp_path):
     assert "kl" in with_kl.outcome.meters and "kl" not in without.outcome.meters
 
 
+def test_rollouts_longer_than_the_model_reads_are_refused(tiny_policy, tmp_path):
+    with pytest.raises(ValignError, match=r"max_new_tokens=600 exceed the model's 512 positions[\s\S]*lower max_new_tokens"):
+        trained(tiny_policy, tmp_path / "a", "grpo", max_new_tokens=600)
+
+
 def test_what_cannot_be_trained_says_why(tiny_policy, tmp_path, scripted):
     with pytest.raises(ValignError, match="only a local model"):
         trained(LocalPolicy(tiny_policy.model, scripted()), tmp_path / "a", "sft")

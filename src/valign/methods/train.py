@@ -128,6 +128,11 @@ class Job:
         scorer = self.engine.scorer(self.model, config.temperature, compiled=self._compiled())
         reference = self._reference(scorer) if config.beta > 0 or self.method.uses_reference else None
         longest = self._longest(prompts)
+        if longest + config.max_new_tokens > scorer.longest:
+            raise ValignError(
+                f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens} exceed the model's "
+                f"{scorer.longest} positions", where="data", how="leave long prompts out, or lower max_new_tokens",
+            )  # fmt: skip
         tree = from_paths("longest", [0] * longest, [[i] * config.max_new_tokens for i in range(config.group_size)])
         cache = self._cache(prompts, self._rollout_law(), config.batch_size)
         plan = self._plan(scorer, [tree], copies=reference.copied if reference else 0, samples=cache)

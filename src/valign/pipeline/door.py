@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -53,8 +54,8 @@ def source(text: str, limit: int | None = None) -> Source:
     head, sep, tail = text.rpartition("=")
     if sep and _is_number(tail):
         path, weight = head, float(tail)
-        if weight <= 0:
-            raise UsageError(f"the weight {tail} is not positive", where=f"--data {text}")
+        if not 0 < weight < math.inf:
+            raise UsageError(f"the weight {tail} is not a positive number", where=f"--data {text}")
     split = rows = None
     if "#" in path and not Path(path).exists():
         path, _, part = path.rpartition("#")

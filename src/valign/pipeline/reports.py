@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from valign.data.jsonl import json_lines
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.measure.recompute import COMPONENTS
-from valign.evaluation.provenance import model_card
 from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
-from valign.goals.base import Goal
-from valign.models.policy import Policy
-from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, Measured
+from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, read_object, read_samples
 from valign.pipeline.texts import once, read_texts
 
 RUN = ("valign", "commit", "libraries", "sampling", "goal", "reward", "proxy", "gold", "judge", "beta", "by", "seed",
@@ -147,7 +142,7 @@ def _stored_goal(file: Path) -> dict[str, Any] | None:
 def _stored_subject(file: Path, *, base: bool) -> Any:
     from valign.report import SubjectReport
 
-    results = read_results(file)
+    results, stored = read_results(file), file.with_name(SAMPLES)
     if not results and file.with_name(SECTION).is_file():  # an instrument that found nothing to count still has a page
         return SubjectReport(policy={"id": str(_content(file.with_name(SECTION)).get("title"))})
     if not results:
@@ -158,9 +153,9 @@ def _stored_subject(file: Path, *, base: bool) -> Any:
         results = [r for r in results if r.subject == first.subject]
     models = (r.provenance.get("model") for r in results if r.subject == first.subject)
     card = next((dict(m) for m in models if isinstance(m, Mapping) and m.get("id") == first.subject), {})
+    samples = read_samples(stored) if stored.is_file() else []
     return SubjectReport(
-        policy={**card, "id": first.subject}, results=results, samples=_samples(file.with_name(SAMPLES)), base=base,
-        method=str(card.get("method") or ""),
+        policy={**card, "id": first.subject}, results=results, samples=samples, base=base, method=str(card.get("method") or ""),
     )  # fmt: skip
 
 
@@ -178,17 +173,6 @@ def export(paths: Mapping[str, Path], *, csv: bool, png: bool, card: bool, polic
         write_pictures(paths["html"], place / "figures")
         found["figures"] = place / "figures"
     return found
-
-
-def one_model(policy: Policy, measured: Measured, goal: Goal, out: Path) -> Mapping[str, Path]:
-    """A report on one policy against one goal."""
-    from valign.pipeline.compare import goal_json, profile_of
-    from valign.report import method_report, write_report
-
-    subject = _subject(model_card(policy), measured.results, measured.samples, profile_of(measured, goal))
-    report = method_report([subject], goal=goal_json(goal), primary="profile", title=f"values of {policy.id}",
-                           created=time.strftime("%Y-%m-%d"), provenance=ran(measured.results))  # fmt: skip
-    return write_report(report, out)
 
 
 def follow(source: Path, every: float, out: Path | None = None) -> Iterator[tuple[Mapping[str, Any], Path]]:
@@ -230,12 +214,6 @@ def _page(out: Path) -> Path:
     return out if out.suffix else out / "watch.html"
 
 
-def _subject(card: Mapping[str, Any], results: Any, samples: Any, profile: Any = None) -> Any:
-    from valign.report import SubjectReport
-
-    return SubjectReport(policy=card, results=results, samples=samples, profile=profile)
-
-
 def _find(source: Path) -> Path:
     if not source.exists():
         raise ValignError("there is no such file or folder", where=str(source),
@@ -252,25 +230,7 @@ def _find(source: Path) -> Path:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"not JSON: {error}", where=str(file), how="name a report.json or a result.json") from error
-    if not isinstance(content, dict):
-        raise DataError("neither a report nor results", where=str(file), how="name a report.json or a result.json")
-    return content
-
-
-def _samples(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(json_lines(file.read_text(encoding="utf-8")), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"not JSON: {error}", where=f"{file}:{number}", how="run valign evaluate again") from error
-    return rows
+    return read_object(file, "name a report.json or a result.json")
 
 
 def _run_of(source: Path) -> Path | None:

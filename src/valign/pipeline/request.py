@@ -43,10 +43,10 @@ def is_repeated(out: Path, file: Path, request: Mapping[str, Any], *, force: boo
     Raises `ValignError` listing what changed when it holds another one.
     """
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         if force or not lost:
             return False
         raise ValignError(f"cannot be read: {error}", where=str(file), how=HOW) from error

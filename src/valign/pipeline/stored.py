@@ -21,7 +21,7 @@ from valign.goals.base import Array, Goal, scorer_identity
 from valign.goals.composite import CompositeGoal
 from valign.goals.dimensions import Theory
 from valign.goals.value import ValueGoal
-from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES
+from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, read_object
 
 HOW = ("name the folder that `valign evaluate --out` or `valign profile --out` wrote, or its samples.jsonl",)
 
@@ -184,7 +184,7 @@ def _outputs(file: Path) -> Outputs:
         scores=tuple(scores),
         given=tuple(given),
         rows=tuple(rows),
-        record=_json(record) if record.is_file() else None,
+        record=read_object(record) if record.is_file() else None,
     )
 
 
@@ -200,15 +200,6 @@ def _subject(results: Path) -> str:
     """The policy that a result file is about, "" where it does not say."""
     if not results.is_file():
         return ""
-    subjects = [str(r.get("subject", "")) for r in _json(results).get("results", [])]
+    rows = read_object(results).get("results")
+    subjects = [str(r.get("subject", "")) for r in rows if isinstance(r, dict)] if isinstance(rows, list) else []
     return next((s for s in subjects if s and not s.startswith("baseline")), "")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=str(file)) from error
-    if not isinstance(content, dict):
-        raise DataError("must hold one mapping", where=str(file))
-    return content

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group
-from valign.errors import DataError
+from valign.errors import DataError, UsageError
 from valign.evaluation import measure
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.common import cluster_of, judged_items, sample_groups, score_each, unanswered
@@ -143,7 +143,7 @@ def tax_from_names(
     tell = on_event or nobody
     judge = judge_named(reward) if reward else None
     refuse_ranks(getattr(judge, "goal", None), "--reward", ("valign evaluate ALIGNED --reference BASE --goal GOAL ranks them",))
-    named = {_short(t, i): groups_named([t], limit, tell) for i, t in enumerate(tasks)}
+    named = {name: groups_named([task], limit, tell) for name, task in names_of(tasks).items()}
     for task, groups in zip(tasks, named.values()):
         if not any(g.choices or g.meta.get("checks") for g in groups):
             raise DataError("no group has checks or answer choices: no answer to it is right or wrong",
@@ -164,6 +164,13 @@ def tax_from_names(
         )  # fmt: skip
 
 
-def _short(name: str, index: int) -> str:
-    """A benchmark's name: its file without folder, ending and split."""
-    return Path(name.removeprefix("builtin:").partition("#")[0]).stem or str(index)
+def names_of(tasks: Sequence[str]) -> dict[str, str]:
+    """Name -> source of each benchmark: its file without folder, ending and split; the whole source where two would share
+    one, or where it is the name of something else that is measured. Raises `UsageError` for one that stands there twice."""
+    short = [Path(t.removeprefix("builtin:").partition("#")[0]).stem for t in tasks]
+    taken = ("", "prompts", "texts")
+    out = {t if s in taken or short.count(s) > 1 else s: t for t, s in zip(tasks, short)}
+    if len(out) < len(tasks):
+        twice = sorted({t for t in tasks if tasks.count(t) > 1})
+        raise UsageError(f"{', '.join(twice)} is named twice", where="--tasks", how="name each benchmark once")
+    return out

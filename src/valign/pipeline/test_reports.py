@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from valign.errors import ValignError
+from valign.errors import DataError, ValignError
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.result import Anchors, Item
 from valign.evaluation.results_file import write_results
@@ -68,6 +68,18 @@ def test_options_without_effect_are_refused(tmp_path: Path):
         assert done.exit_code == 2 and message in done.stderr
     done = CliRunner().invoke(app, ["report", source, "--csv", "--json"])
     assert done.exit_code == 0 and set(json.loads(done.stdout)) == {"json", "html", "card", "numbers", "items"}
+
+
+def test_stored_files_that_are_broken_are_named(tmp_path: Path):
+    """An evaluation that is read again, and the goal that judged it."""
+    folder = evaluation(tmp_path / "a", "base", 0.0)
+    for name, content in (("samples.jsonl", "x\n"), ("samples.jsonl", "[1]\n"), ("goal.json", "[]"), ("goal.json", "{")):
+        before = (folder / name).read_text() if (folder / name).exists() else "{}"
+        (folder / name).write_text(content)
+        with pytest.raises(DataError, match=name):
+            read_evaluation(folder)
+        (folder / name).write_text(before)
+    assert read_evaluation(folder) is not None
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x1c", "\r"])

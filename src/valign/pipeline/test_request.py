@@ -45,8 +45,9 @@ def test_another_request_is_no_reason_to_refuse_where_nothing_would_be_lost(fold
     assert not ask(folder, {**REQUEST, "base": "n"}, lost=False)
 
 
-def test_a_damaged_file_is_named(folder):
-    (folder / FILE).write_text("{")
+@pytest.mark.parametrize("content", ["{", "[1]", "3"])
+def test_a_damaged_file_is_named(folder, content):
+    (folder / FILE).write_text(content)
     with pytest.raises(ValignError, match="cannot be read"):
         ask(folder, REQUEST)
     assert not ask(folder, REQUEST, force=True)

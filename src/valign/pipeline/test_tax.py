@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from valign.data.group import Group, Response, user
-from valign.errors import ValignError
+from valign.errors import UsageError, ValignError
 from valign.evaluation.result import Item, Result
 from valign.models.policy import Cost, Sample, Sampling, Scored
-from valign.pipeline.tax import TaxPlan, tax_section
+from valign.pipeline.tax import TaxPlan, names_of, tax_section
 from valign.rewards.base import from_callable
 
 
@@ -155,3 +155,14 @@ def test_aggregate_golden_through_the_measurement(golden):
     assert total.value == pytest.approx(g["expected"]["tax"]) and [p.value for p in parts] == pytest.approx(
         g["expected"]["signed"]
     )
+
+
+def test_every_benchmark_has_a_name_of_its_own():
+    """Two files of one name in two folders, two splits of one, a file that is called as something else is."""
+    assert names_of(["builtin:instructions#test", "a/math.jsonl"]) == {
+        "instructions": "builtin:instructions#test", "math": "a/math.jsonl"
+    }  # fmt: skip
+    tasks = ["a/x.jsonl", "b/x.jsonl", "builtin:y#dev", "builtin:y#test", "prompts.jsonl"]
+    assert names_of(tasks) == {t: t for t in tasks}
+    with pytest.raises(UsageError, match="a.jsonl is named twice"):
+        names_of(["a.jsonl", "a.jsonl"])

@@ -6,7 +6,6 @@ stops refreshing itself.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from valign.data.jsonl import json_lines
+from valign.engine.run import read_log
 from valign.errors import DataError
 from valign.report.instruments import overoptimisation
 from valign.report.lines import panels
@@ -28,21 +27,9 @@ QUIET = 120.0  # seconds without a line after which a run is called quiet: a cra
 
 def run_events(folder: str | Path) -> list[Row]:
     """The events of a run's log. Raises `DataError` where there is no log; broken lines are left out."""
-    log = Path(folder) / "log.jsonl"
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(
-            "no log.jsonl here", where=str(folder), how="name the folder of a run (its --out)"
-        ) from error
-    return [row for line in json_lines(text) if isinstance(row := _parsed(line), dict)]
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
+    if not (Path(folder) / "log.jsonl").is_file():
+        raise DataError("no log.jsonl here", where=str(folder), how="name the folder of a run (its --out)")
+    return [dict(row) for row in read_log(Path(folder))]
 
 
 def run_curve(folder: str | Path) -> list[Row]:
