@@ -53,10 +53,13 @@ class Spent:
         """What a file holds of `to_json`; nothing where there is none, or where it is not whole."""
         try:
             row = dict(json.loads(path.read_text(encoding="utf-8")))
-            tokens = (int(row[f"tokens_{done}"]) for done in ("read", "generated", "trained"))
-            asked = int(row.get("retries", 0)), int(row.get("unanswered", 0)), float(row.get("money", 0.0))
+            cost = Cost(
+                tokens_read=int(row["tokens_read"]), tokens_generated=int(row["tokens_generated"]),
+                tokens_trained=int(row["tokens_trained"]), retries=int(row.get("retries", 0)),
+                unanswered=int(row.get("unanswered", 0)), money=float(row.get("money", 0.0)),
+            )  # fmt: skip
             added = int(row.get("added_memory_bytes", 0))
-            return cls(float(row["seconds"]), int(row["peak_memory_bytes"]), Cost(0, *tokens, 0.0, *asked), added)
+            return cls(float(row["seconds"]), int(row["peak_memory_bytes"]), cost, added)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
