@@ -242,10 +242,12 @@ def comparison_recipe(
     if test is None:
         if len(sources) > 1:
             raise UsageError("held-out data must be named with several sources", where="--test", how="--test FILE")
-        n = len(read_source(Source(**sources[0])))
-        cut = max(1, round(n * (1 - TEST_SHARE)))
-        held = {**sources[0], "rows": f"{cut}:{n}"}
-        sources = [{**sources[0], "rows": f"0:{cut}"}]
+        whole = Source(**sources[0])
+        n = len(read_source(whole))
+        first = whole.row_range(n)[0] if whole.rows else 0
+        cut, end = first + max(1, round(n * (1 - TEST_SHARE))), first + n
+        held = {**sources[0], "rows": f"{cut}:{end}"}
+        sources = [{**sources[0], "rows": f"{first}:{cut}"}]
     else:
         held = source(test, limit).model_dump()
     return parse(

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from valign.errors import UsageError
+from valign.errors import UsageError, require
 
 PLACEHOLDER = "DATA"  # a path that the command line must give
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-5 as text
@@ -44,11 +44,13 @@ class Source(_Strict):
         """(first, last + 1) of `rows` for n groups."""
         first, sep, last = str(self.rows).partition(":")
         try:
-            return int(first or 0), int(last) if last else (n if sep else int(first) + 1)
+            found = int(first or 0), int(last) if last else (n if sep else int(first) + 1)
+            require(min(found) >= 0, "rows", self.rows, "counted from 0")
         except ValueError as error:
             raise UsageError(
                 f"rows = {self.rows!r} is not FIRST:LAST", where="data.rows", how='for example "0:800"'
             ) from error
+        return found
 
 
 def _sources(value: Any) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from valign.errors import ValignError
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.result import Item
 from valign.evaluation.statistics import benjamini_hochberg, holm
 from valign.pipeline.api import Evaluation
 from valign.pipeline.compare import seed_groups
-from valign.pipeline.door import comparison_recipe
+from valign.pipeline.data import read_source
+from valign.pipeline.door import comparison_recipe, source
 from valign.pipeline.evaluate import Measured
 from valign.pipeline.recipe import MethodSpec
 
@@ -52,3 +54,17 @@ def test_an_evaluation_in_python_brings_its_paired_differences():
     p = [d.p for d in found]
     assert [d.p_adjusted for d in found] == pytest.approx([*holm(p[:2]), *benjamini_hochberg(p[2:])])
     assert [d.conclusion for d in found[2:]] == ["worse", "no difference"] * 2
+
+
+@pytest.mark.parametrize(("part", "train", "test"), [("", (0, 8), (8, 10)), ("#3:8", (3, 7), (7, 8)), ("#5:", (5, 9), (9, 10))])
+def test_what_is_held_out_is_the_end_of_the_rows_that_were_named(tmp_path, part, train, test):
+    """Not of the whole file: rows that the user left out stay out."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(f'{{"prompt": "Q{i}", "chosen": "yes", "rejected": "no"}}\n' for i in range(10)))
+    recipe = comparison_recipe("m", ["dpo"], data=[f"{file}{part}"], test=None, goal=None, limit=None, seed=0, device="cpu",
+                               dtype="auto")  # fmt: skip
+    for sources, (first, last) in ((recipe.data, train), (recipe.evaluate.data or [], test)):
+        (groups,) = map(read_source, sources)
+        assert [g.prompt_text for g in groups] == [f"Q{i}" for i in range(first, last)]
+    with pytest.raises(ValignError, match="counted from 0"):
+        read_source(source(f"{file}#-3:"))
