@@ -26,18 +26,23 @@ COPIES = {
 def part_of(operation: str, shapes: Sequence[Any], vocabulary: int) -> str:
     """The part that an operation of torch belongs to.
 
-    shapes   of its inputs      vocabulary   rows of the embedding: who touches so wide a tensor works for the vocabulary
+    shapes   of its inputs      vocabulary   rows of the embedding: who touches so wide a tensor, or a slice of an eighth of it
+             or more, works for the vocabulary. (No layer is as wide, and no run here computes as many positions at once.)
     """
     name = operation.removeprefix("aten::")
     if "adam" in name or name.startswith(("_foreach", "Optimizer", "_amp_", "linalg_vector_norm")):
         return "optimizer"
-    if name.startswith("embedding") or any(vocabulary in shape for shape in shapes if isinstance(shape, list | tuple)):
+    if name.startswith("embedding") or _widest(shapes) >= vocabulary // 8:
         return "vocabulary"
     if name in PRODUCTS:
         return "linear"
     if "scaled_dot_product" in name or "softmax" in name or name in ("bmm", "baddbmm"):
         return "attention"
     return "copies" if name in COPIES else "elementwise"
+
+
+def _widest(shapes: Sequence[Any]) -> int:
+    return max((n for shape in shapes if isinstance(shape, list | tuple) for n in shape if isinstance(n, int)), default=0)
 
 
 def added_up(profile: Any, vocabulary: int) -> dict[str, float]:
