@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -59,7 +60,7 @@ def _main(
                              where="torchrun", how="valign evaluate shares its work with --workers")  # fmt: skip
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": train.demo,
     "run": train.run,
     "align": train.align,
