@@ -81,7 +81,8 @@ def evaluate_policy(policy: Policy, reference: Policy | None, plan: Plan, *, say
     out, say, before = Measured(), say or (lambda phase: None), reference
     with accounted(out.results, (policy,)):
         plan, reference = _within_reach(policy, reference, plan, out)
-    for part in (_given, partial(_answers, before=before), _distance, _tasks):
+    parts: tuple[Callable[..., None], ...] = (_given, partial(_answers, before=before), _distance, _tasks)
+    for part in parts:
         with accounted(out.results, (policy, before, *judge_policies(plan.goal, policy, *plan.risks))):
             part(policy, reference, plan, out, say)
     if not out.results:
