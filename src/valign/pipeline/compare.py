@@ -168,14 +168,14 @@ class _Run:
         feedback, weights, and room for its prompts."""
         self._check_room(self.base, "the model", "model")
         for spec, chosen in specs:
-            where, target = f"methods.{spec.title}", Target(self.goal, self.base)
+            where, target = f"methods.{spec.title}", Target(steering(self.goal), self.base)
             config = chosen.configure(spec.settings)
             if chosen.wrap is not None:
                 self._check_room(chosen.wrap(self.base, target, config), spec.title, where)
                 continue
             groups = self.own.get(spec.title, self.groups)
             local = self.base if isinstance(self.base, LocalPolicy) else None
-            if reason := obstacle(chosen, local is not None, groups, self.goal is not None):
+            if reason := obstacle(chosen, local is not None, groups, target.goal is not None):
                 raise UsageError(f"{chosen.name} cannot run: {reason}", where=where,
                                  how=["leave it out", "or see what can run: valign methods --data FILE"])  # fmt: skip
             if local is None:
