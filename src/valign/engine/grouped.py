@@ -76,7 +76,7 @@ def grouped_attention(
     shared = key.shape[1]
     group = heads // shared
     wide = torch.promote_types(query.dtype, torch.float32)  # scores rounded to bfloat16 would add to the error (E11)
-    query, mask = (query * scale).to(wide), mask.to(wide)
+    query, mask = query.to(wide) * scale, mask.to(wide)
     keys, values = _Pieces(key.to(wide), blocks), _Pieces(value, blocks)
     out = []
     for block, asked in zip(blocks, query.split([b.stop - b.start for b in blocks], 2), strict=True):
