@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of --list, or all (default)")
     parser.add_argument("--list", action="store_true", help="name the workloads")
-    parser.add_argument("--quick", action="store_true", help="cut sizes, one run a side: no figure to quote")
+    parser.add_argument("--quick", action="store_true", help="cut sizes, one run a side, both at once: no figure to quote")
     parser.add_argument("--profile", action="store_true", help="where the seconds of a run go, not how many they are")
     parser.add_argument("--runs", type=_positive, default=3, help="timed processes of each side (default 3)")
     parser.add_argument("--size", type=_positive, help="units of work of a run, instead of the workload's own")

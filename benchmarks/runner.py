@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ class _Bench:
     def __init__(self, workload: Workload, options: Options, size: int, scratch: Path, say: Callable[[str], None]):
         self.workload, self.options, self.size, self.scratch, self.say = workload, options, size, scratch, say
         self.settings = workload.told(options.quick)
+        # a quick run has both sides at work at once
+        self.threads = max(1, options.threads // 2) if options.quick and workload.peer else options.threads
         self.inputs = scratch / "inputs.json"
         self.count = 0
 
@@ -118,7 +121,7 @@ class _Bench:
             "quick": self.options.quick,
             "model": self.options.model.name,
             "fast_dtype": fast,
-            "threads": self.options.threads,
+            "threads": self.threads,
             "settings": dict(self.settings),
             "peer": self.workload.peer.name if self.workload.peer else None,
             "variants": {s.name: dict(s.variant) for s in sides},
@@ -130,7 +133,7 @@ class _Bench:
         runs: dict[str, list[Answer]] = {s.name: [] for s in sides}
         problems: dict[str, str] = {}
         checks: dict[str, Answer] = {}
-        if not self.options.quick:  # in a quick run the timed processes answer both jobs
+        if not self.options.quick:  # there the timed processes answer both jobs
             self._check(sides, checks, problems)
         if not problems and (self.options.quick or self._agree(checks)):
             self._time(sides, runs, checks, problems)
@@ -146,7 +149,7 @@ class _Bench:
             raise Failed("; ".join(f"{name}: {text}" for name, text in problems.items()))
         return {
             "schema": 1, "workload": self.workload.name, "title": self.workload.title, "unit": self.workload.unit,
-            "size": self.size, "sized_in": self.workload.sized_in, "threads": self.options.threads,
+            "size": self.size, "sized_in": self.workload.sized_in, "threads": self.threads,
             "peer": self.workload.peer.name if self.workload.peer else None,
             "hardware": hardware.hardware(), **hardware.commit(ROOT), "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "sides": {name: {**a["profile"], "others": a["others"]} for name, a in answers.items()},
@@ -187,8 +190,7 @@ class _Bench:
         if self.workload.peer is None:
             return
         for side in (sides[0], self._checked(sides)):
-            # valign may stand beside itself: then both sides have one module, and each answers for its own path
-            key = (f"{side.module} {'ours' if side.name == OURS else 'theirs'}", self._question())
+            key = self._key(side)
             if key not in _ANSWERED:
                 answer = self._run(side, ["check"])
                 if problem := _problem(answer):
@@ -197,11 +199,16 @@ class _Bench:
                 _ANSWERED[key] = answer["check"]
             checks[side.name] = _ANSWERED[key]
 
+    def _key(self, side: Side) -> tuple[str, str]:
+        """Who answers which equality job. valign may stand beside itself: then both sides have one module, and each answers
+        for its own path."""
+        return f"{side.module} {'ours' if side.name == OURS else 'theirs'}", self._question()
+
     def _question(self) -> str:
         """All that the equality job depends on: workloads that ask the same are answered once."""
         inputs = json.loads(self.inputs.read_text(encoding="utf-8"))
         asked = {k: v for k, v in inputs.items() if k.startswith(("check", "loss", "stop"))}
-        told = (self.workload.kind, dict(self.settings), asked, str(self.options.model), self.options.threads)
+        told = (self.workload.kind, dict(self.settings), asked, str(self.options.model), self.threads)
         return json.dumps(told, sort_keys=True)
 
     def _checked(self, sides: Sequence[Side]) -> Side:
@@ -212,21 +219,40 @@ class _Bench:
     def _time(
         self, sides: Sequence[Side], runs: dict[str, list[Answer]], checks: dict[str, Answer], problems: dict[str, str]
     ) -> None:
+        if self.options.quick:
+            self._time_quickly(sides, runs, checks, problems)
+            return
         for _ in range(self.options.runs):
             for side in sides:
                 if side.name in problems:
                     continue
-                both = self.options.quick and self.workload.peer and side in (sides[0], self._checked(sides))
-                answer = self._run(side, ["check", "time"] if both else ["time"])
+                answer = self._run(side, ["time"])
                 if problem := _problem(answer):
                     problems[side.name] = problem
                     if side.name == OURS:
                         return
                     continue
-                if both:
-                    checks[side.name] = answer["check"]
-                about = {k: answer[k] for k in ("peak_bytes", "versions", "others")}
-                runs[side.name].append({**answer["time"], **about})
+                runs[side.name].append(_timed(answer))
+
+    def _time_quickly(
+        self, sides: Sequence[Side], runs: dict[str, list[Answer]], checks: dict[str, Answer], problems: dict[str, str]
+    ) -> None:
+        """Both sides at once, one run each; it also answers the equality job, where no workload before asked the same."""
+
+        def asked(side: Side) -> Answer:
+            return self._run(side, ["time"] if self._key(side) in _ANSWERED or len(sides) == 1 else ["check", "time"])
+
+        with ThreadPoolExecutor(len(sides)) as pool:
+            answers = list(pool.map(asked, sides))
+        for side, answer in zip(sides, answers, strict=True):
+            if problem := _problem(answer):
+                problems[side.name] = problem
+                continue
+            runs[side.name].append(_timed(answer))
+            if "check" in answer:
+                _ANSWERED[self._key(side)] = answer["check"]
+            if len(sides) > 1:
+                checks[side.name] = _ANSWERED[self._key(side)]
 
     def _run(self, side: Side, tasks: Sequence[str]) -> Answer:
         """One fresh process; its answer, or {"error": ...}."""
@@ -237,7 +263,7 @@ class _Bench:
         content = {
             "tasks": list(tasks), "kind": self.workload.kind, "workload": self.workload.name, "settings": self.settings,
             "variant": dict(side.variant), "model": str(self.options.model), "inputs": str(self.inputs),
-            "folder": str(folder), "threads": self.options.threads, "out": str(out),
+            "folder": str(folder), "threads": self.threads, "out": str(out),
         }  # fmt: skip
         job.write_text(json.dumps(content), encoding="utf-8")
         began, others = time.time(), hardware.Others()
@@ -259,7 +285,7 @@ class _Bench:
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """Both sides' environment: the same threads, no network, caches of their own so that nothing is warm."""
-        threads = str(self.options.threads)
+        threads = str(self.threads)
         return {
             **{k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")},
             "OMP_NUM_THREADS": threads,
@@ -290,8 +316,13 @@ class _Bench:
             "sides": sides,
             "ratios": ratios(sides, self.workload.peer) if agree else {},
             "targets": targets(self.workload, sides),
-            "order": "valign, then each variant, and again: A B A B",
+            "order": "both sides at once" if self.options.quick else "valign, then each variant, and again: A B A B",
         }
+
+
+def _timed(answer: Answer) -> Answer:
+    """What a result keeps of one timed run."""
+    return {**answer["time"], **{k: answer[k] for k in ("peak_bytes", "versions", "others")}}
 
 
 def side_summary(found: Sequence[Answer], clock: str) -> Answer:

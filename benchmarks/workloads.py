@@ -141,37 +141,38 @@ PAIRS: Settings = {
 }
 DPO: Settings = {**PAIRS, "method": "dpo", "beta": 0.1}
 QUICK_PAIRS: Settings = {
-    "batch": 4,
-    "max_length": 128,
+    "batch": 2,
+    "max_length": 96,
     "check": 4,
-    "loss_steps": 5,
+    "loss_steps": 3,
     "loss_batch": 2,
-    "loss_longest": 96,
+    "loss_longest": 64,
 }
 CHOICES: Settings = {"check": 32}
 LISTS: Settings = {"new_tokens": 64, "longest": 400, "batch": 4, "learning_rate": 1e-6, "token_budget": 1024, "check": 8,
                    "loss_batch": 2, "loss_rate": 1e-5}
+QUICK_LISTS: Settings = {"new_tokens": 12, "longest": 128, "check": 2, "batch": 2, "loss_batch": 1}
 QUICK_CHOICES: Settings = {"check": 8}
 DECODE: Settings = {"prompt_tokens": 140, "new_tokens": 64, "check": 4, "check_tokens": 32}
 
 _ALL = (
     Workload(
-        "dpo", "DPO, references not stored", "train", size=32, quick=8, unit="pairs",
+        "dpo", "DPO, references not stored", "train", size=32, quick=4, unit="pairs",
         settings=DPO, quick_settings=QUICK_PAIRS, peer=_trl(),
         targets={"defaults": 6.0}, memory=Memory("best", 1 / 2),
     ),
     Workload(
-        "dpo_warm", "DPO, references stored on both sides", "train", size=32, quick=8, unit="pairs",
+        "dpo_warm", "DPO, references stored on both sides", "train", size=32, quick=4, unit="pairs",
         settings=DPO, quick_settings=QUICK_PAIRS, peer=_trl(only="best"),
         targets={"best": 4.5}, memory=Memory("best", 1 / 2), clock="loop_seconds",
     ),
     Workload(
-        "sft", "SFT on the chosen responses", "train", size=64, quick=8, unit="responses",
+        "sft", "SFT on the chosen responses", "train", size=64, quick=4, unit="responses",
         settings={**PAIRS, "method": "sft"}, quick_settings=QUICK_PAIRS,
         peer=_trl("precompute_ref_log_probs"), targets=_all(3.0),
     ),
     Workload(
-        "reward", "Reward model, Bradley-Terry", "train", size=32, quick=8, unit="pairs",
+        "reward", "Reward model, Bradley-Terry", "train", size=32, quick=4, unit="pairs",
         settings={**PAIRS, "method": "reward_model"}, quick_settings=QUICK_PAIRS,
         peer=_trl("precompute_ref_log_probs"), targets=_all(3.0),
     ),
@@ -184,8 +185,8 @@ _ALL = (
     ),
     *(
         Workload(
-            f"lists{k}", f"Ranked lists of {k} answers", "lists", size=size, quick=4, unit="lists",
-            settings={**LISTS, "answers": k}, quick_settings={"new_tokens": 16, "check": 4, "batch": 2},
+            f"lists{k}", f"Ranked lists of {k} answers", "lists", size=size, quick=2, unit="lists",
+            settings={**LISTS, "answers": k}, quick_settings=QUICK_LISTS,
             peer=PLAIN, targets={"plain path": 0.8}, module=ITSELF, per_position=True,
         )
         for k, size in ((4, 24), (8, 12))
@@ -224,7 +225,7 @@ _ALL = (
         quick_settings={"new_tokens": 24, "check": 2, "check_tokens": 8}, peer=GENERATE, targets=_all(3.0),
     ),
     Workload(
-        "processes", "DPO in two processes of one thread", "processes", size=32, quick=8, unit="pairs",
+        "processes", "DPO in two processes of one thread", "processes", size=32, quick=4, unit="pairs",
         settings=DPO, quick_settings=QUICK_PAIRS, peer=ONE, targets={"one process": 1.7}, clock="loop_seconds", module=ITSELF,
     ),
     Workload(

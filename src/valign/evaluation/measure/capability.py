@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,13 +159,13 @@ def _benchmark(base: Result, aligned: Result) -> tuple[Result, Paired | None]:
         return Result(**shape, value=found.signed).with_notes("the base is less than 2 SE above chance"), None
     span = base.anchors.span
     paired = Paired(chance, rows, span[1] - span[0] if span is not None else None)
-    estimate, method = _bootstrap([paired], [1.0])
+    estimate, method, note = _bootstrap([paired], [1.0])
     result = Result(
         **shape, value=estimate.value, se=estimate.se, interval=interval_of(estimate, method),
         scaled=min(1.0, max(0.0, estimate.value)), cluster=Cluster(base.cluster.unit, estimate.clusters),
         items=tuple(Item(x.id, x.cluster, float(x.score or 0) - float(y.score or 0)) for x, y in pairs),
     )  # fmt: skip
-    return result.with_notes(*cluster_notes(estimate.clusters)), paired
+    return result.with_notes(*filter(None, [note, *cluster_notes(estimate.clusters)])), paired
 
 
 def _aggregate(
@@ -188,7 +189,7 @@ def _aggregate(
         return Result(**shape, value=None, notes=("no benchmark can show tax",))
     chosen = [float(weights.get(name.removeprefix("tax."), 1.0)) for name in names]
     units = {r.cluster.unit for r in base}
-    estimate, method = _bootstrap(benchmarks, chosen)
+    estimate, method, note = _bootstrap(benchmarks, chosen)
     clipped = min(1.0, max(0.0, estimate.value))
     interval = interval_of(estimate, method)
     if interval is not None:  # the clip comes last, for the interval as for the value
@@ -197,26 +198,50 @@ def _aggregate(
     return Result(
         **shape, value=clipped, scaled=clipped, n=sum(len(b.rows) for b in benchmarks), se=estimate.se,
         interval=interval, cluster=Cluster(base[0].cluster.unit if len(units) == 1 else "item", estimate.clusters),
-        notes=(f"signed mean {estimate.value:+.6f} before the clip", f"{len(benchmarks)} benchmarks"),
+        notes=(f"signed mean {estimate.value:+.6f} before the clip", f"{len(benchmarks)} benchmarks", *filter(None, [note])),
     )  # fmt: skip
 
 
-def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Estimate, str]:
-    """(signed mean tax under a paired cluster bootstrap, the interval's method): a resampled item takes both checkpoints along.
+def _bootstrap(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Estimate, str, str]:
+    """(signed mean tax under a paired cluster bootstrap, the interval's method, what a reader should know of it): a resampled
+    item takes both checkpoints along.
 
-    Where not one item was lost or won, resampling shows no width; then the exact ends for clusters that were not seen hold.
+    Resampling shows no width where all items differ alike; then the exact ends for clusters that were not seen hold. It shows
+    no loss where no item was lost, and no gain where none was won: that end then lies as far from the value as the exact end and
+    the bootstrap's own distance together, the root of the sum of their squares (MOVER, Zou and Donner 2008).
     """
     signed, clusters = signed_mean_tax(benchmarks, weights)
     estimate = stats.bootstrap_cluster(signed, len(clusters), clusters)
-    if estimate.se is None or estimate.se > 1e-12 or any(b.largest is None for b in benchmarks):
-        return estimate, "bootstrap_cluster"
+    gaps = np.array([base - aligned for b in benchmarks for _, base, aligned in b.rows])
+    open_ended = any(b.largest is None for b in benchmarks)
+    if estimate.se is None or estimate.low is None or estimate.high is None or open_ended:
+        return estimate, "bootstrap_cluster", ""
+    if estimate.se <= 1e-12:
+        low, high = _unseen(benchmarks, weights, alike=True)
+        return estimate._replace(low=low, high=high), "exact", ""
+    low, high, ends = estimate.low, estimate.high, _unseen(benchmarks, weights, alike=False)
+    if not (gaps > 0).any():
+        high, missing = estimate.value + math.hypot(ends[1], high - estimate.value), "lost"
+    elif not (gaps < 0).any():
+        low, missing = estimate.value - math.hypot(ends[0], estimate.value - low), "won"
+    else:
+        return estimate, "bootstrap_cluster", ""
+    note = f"no item was {missing}: the interval reaches as far as so few items allow"
+    return estimate._replace(low=low, high=high), "bootstrap_cluster", note
+
+
+def _unseen(benchmarks: Sequence[Paired], weights: Sequence[float], *, alike: bool) -> tuple[float, float]:
+    """(low, high): the mean of the exact ends of each benchmark's tax for clusters that were not seen.
+
+    alike   around the tax that all items show; else around 0, of the side (loss or gain) that no item shows
+    """
     low = high = 0.0
     for b, share in zip(benchmarks, weights, strict=True):
         base, aligned = (float(np.mean([r[k] for r in b.rows])) for k in (1, 2))
         reach = b.largest or 0.0
-        ends = stats.alike_interval(base - aligned, -reach, reach, len({c for c, _, _ in b.rows}))
+        ends = stats.alike_interval(base - aligned if alike else 0.0, -reach, reach, len({c for c, _, _ in b.rows}))
         low, high = low + share * ends[0] / (base - b.chance), high + share * ends[1] / (base - b.chance)
-    return estimate._replace(low=low / sum(weights), high=high / sum(weights)), "exact"
+    return low / sum(weights), high / sum(weights)
 
 
 def signed_mean_tax(benchmarks: Sequence[Paired], weights: Sequence[float]) -> tuple[stats.Statistic, list[str]]:

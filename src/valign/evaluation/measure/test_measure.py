@@ -345,6 +345,19 @@ def test_gains_stay_visible_and_the_clip_comes_last(scripted):
     assert total.interval.low >= 0
 
 
+@pytest.mark.parametrize("won", [0, 1, 3])
+def test_a_loss_that_no_item_shows_is_not_ruled_out(scripted, won):
+    """0 of 18 lost: the exact end for 0 of 18 alone, or put together with the width that the items won give."""
+    before = np.array([1] * 12 + [0] * 6)
+    after = before.copy()
+    after[12 : 12 + won] = 1
+    total, single = measure_tax([capability(scripted, before, "base")], [capability(scripted, after, "aligned")])
+    unseen = (1 - 0.025 ** (1 / 18)) / (12 / 18 - 0.25)  # of the ability above chance
+    assert single.interval.high > 0 and total.interval.high == pytest.approx(min(1.0, single.interval.high))
+    assert single.interval.high <= unseen + 1e-12 and (single.interval.high == pytest.approx(unseen)) == (won == 0)
+    assert total.interval.low == 0 and any("no item was lost" in n for n in single.notes) == (won > 0)
+
+
 def test_a_benchmark_at_chance_is_left_out(scripted):
     rng = np.random.default_rng(1)
     good, bad = (rng.random((2, 40)) < [[0.9], [0.7]]).astype(int)
