@@ -26,13 +26,14 @@ COPIES = {
 def part_of(operation: str, shapes: Sequence[Any], vocabulary: int) -> str:
     """The part that an operation of torch belongs to.
 
-    shapes   of its inputs      vocabulary   rows of the embedding: who touches so wide a tensor, or a slice of an eighth of it
-             or more, works for the vocabulary. (No layer is as wide, and no run here computes as many positions at once.)
+    shapes   of its inputs      vocabulary   rows of the embedding: who touches so wide a tensor, or a slice of a third of it or
+             more (TRL has 32,768 columns, then the rest), works for the vocabulary. No layer is as wide, and no pass over
+             16 texts as long.
     """
     name = operation.removeprefix("aten::")
     if "adam" in name or name.startswith(("_foreach", "Optimizer", "_amp_", "linalg_vector_norm")):
         return "optimizer"
-    if name.startswith("embedding") or _widest(shapes) >= vocabulary // 8:
+    if name.startswith("embedding") or _widest(shapes) >= vocabulary // 3:
         return "vocabulary"
     if name in PRODUCTS:
         return "linear"

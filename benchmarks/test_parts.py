@@ -16,7 +16,7 @@ V = 9600
     [
         ("aten::mm", [[40, 8], [8, 24]], "linear"),
         ("aten::mm", [[40, 8], [8, V]], "vocabulary"),
-        ("aten::mm", [[40, 8], [8, V // 4]], "vocabulary"),
+        ("aten::mm", [[40, 8], [8, V // 3]], "vocabulary"),
         ("aten::embedding_dense_backward", [[40, 8]], "vocabulary"),
         ("aten::bmm", [[9, 40, 8], [9, 8, 40]], "attention"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", [[1, 9, 40, 8]], "attention"),
