@@ -109,7 +109,8 @@ def test_without_a_kl_term_no_reference_is_kept(tiny_policy, tmp_path):
 
 
 def test_rollouts_longer_than_the_model_reads_are_refused(tiny_policy, tmp_path):
-    with pytest.raises(ValignError, match=r"610 positions .* 600 for what comes after[\s\S]*lower max_new_tokens"):
+    said = r"610 positions .* 600 for what comes after.* has 512: 6 of 6 prompts[\s\S]*lower max_new_tokens"
+    with pytest.raises(ValignError, match=said):
         trained(tiny_policy, tmp_path / "a", "grpo", max_new_tokens=600)
 
 

@@ -41,7 +41,9 @@ def test_equal_points_in_any_order_agree(sizes):
     """Small, large, small and the other way round: each is what it holds, to a few megabytes. In a process of their own:
     other tests leave room that would be used first."""
     with multiprocessing.get_context("spawn").Pool(1) as alone:
-        assert alone.apply(points, (sizes,)) == pytest.approx(sizes, abs=12)
+        first, other, again = found = alone.apply(points, (sizes,))
+    assert found == pytest.approx(sizes, abs=12)
+    assert first == pytest.approx(again, abs=12) and (first > other) == (sizes[0] > sizes[1])
 
 
 def test_two_prices_together_have_the_higher_peaks():
