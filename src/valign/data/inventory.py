@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from valign.data.jsonl import json_lines
+from valign.data.jsonl import json_lines, json_object
 from valign.data.questionnaires import QUESTIONNAIRES, Questionnaire
 from valign.errors import DataError, unknown
 
@@ -136,12 +136,7 @@ def _builtin(name: str) -> Path:
 
 
 def _row(line: str, where: str, fields: tuple[str, ...]) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=where, how=HOW) from error
-    if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=where, how=HOW)
+    row = json_object(line, where, HOW)
     for key in row:
         if key not in fields:
             raise DataError(f"unknown field {key!r}", where=where, how=[f"fields: {', '.join(fields)}", *HOW])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -72,6 +72,28 @@ def broken_line(path: Path, line: int, raw: str, error: json.JSONDecodeError) ->
         else f"not JSON: {error.msg}, column {error.colno}"
     )
     return DataError(what, where=f"{path}:{line}", how="copy the file again, or delete the line")
+
+
+def json_object(text: str, where: str, how: str | Sequence[str]) -> dict[str, Any]:
+    """The JSON object that `text` is. Raises `DataError` where it is something else."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", where=where, how=how) from error
+    if not isinstance(content, dict):
+        raise DataError("not a JSON object", where=where, how=how)
+    return content
+
+
+def read_object(file: Path, how: str | Sequence[str]) -> dict[str, Any]:
+    """The one JSON object of a file. Raises `DataError` where it holds something else."""
+    return json_object(file.read_text(encoding="utf-8"), str(file), how)
+
+
+def read_objects(file: Path, how: str | Sequence[str]) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one in each line. Raises `DataError` naming a line that is none."""
+    lines = enumerate(json_lines(file.read_text(encoding="utf-8")), 1)
+    return [json_object(line, f"{file}:{number}", how) for number, line in lines]
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from valign.data.group import Comparison, Group, Ranking, Score
-from valign.data.jsonl import json_lines
+from valign.data.jsonl import read_object, read_objects
 from valign.engine.run import write_whole
-from valign.errors import DataError, UsageError, ValignError
+from valign.errors import UsageError, ValignError
 from valign.evaluation import measure
 from valign.evaluation.result import Item, Result
 from valign.evaluation.results_file import read_results, write_results
@@ -32,6 +32,7 @@ from valign.pipeline.texts import prompt_rows, read_texts, text_rows, write_text
 
 Say = Callable[[str], Progress | None]  # phase -> a progress callback for it
 RESULT, SAMPLES, GOAL = "result.json", "samples.jsonl", "goal.json"
+AGAIN = "run valign evaluate again"  # how a broken one of these is mended
 SCORERS = {"value": "evaluator", "principle": "scorer", "preference": "reward"}  # what judges responses, by level
 
 
@@ -479,27 +480,6 @@ def read_evaluation(folder: Path) -> tuple[Measured, Mapping[str, Path]] | None:
     paths = {"samples": folder / SAMPLES, "results": folder / RESULT}
     if not all(p.is_file() for p in paths.values()):
         return None
-    rows = read_samples(paths["samples"])
-    goal = read_object(folder / GOAL) if (folder / GOAL).is_file() else None
+    rows = read_objects(paths["samples"], AGAIN)
+    goal = read_object(folder / GOAL, AGAIN) if (folder / GOAL).is_file() else None
     return Measured(read_results(paths["results"]), rows, goal=goal, texts=read_texts(folder)), paths
-
-
-def read_samples(file: Path) -> list[dict[str, Any]]:
-    """The lines of `samples.jsonl`. Raises `DataError` naming one that is no JSON object."""
-    lines = enumerate(json_lines(file.read_text(encoding="utf-8")), 1)
-    return [_object(line, f"{file}:{number}", "run valign evaluate again") for number, line in lines]
-
-
-def read_object(file: Path, how: str = "run valign evaluate again") -> dict[str, Any]:
-    """The one JSON object of a file. Raises `DataError` where it holds something else."""
-    return _object(file.read_text(encoding="utf-8"), str(file), how)
-
-
-def _object(text: str, where: str, how: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=where, how=how) from error
-    if not isinstance(content, dict):
-        raise DataError("not one JSON object", where=where, how=how)
-    return content

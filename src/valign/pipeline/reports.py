@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from valign.data.jsonl import read_object, read_objects
 from valign.engine.run import write_whole
 from valign.errors import DataError, ValignError
 from valign.evaluation.measure.recompute import COMPONENTS
 from valign.evaluation.result import Result
 from valign.evaluation.results_file import read_results
 from valign.evaluation.section import FILE as SECTION
-from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, read_object, read_samples
+from valign.pipeline.evaluate import AGAIN, GOAL, RESULT, SAMPLES
 from valign.pipeline.texts import once, read_texts
 
 RUN = ("valign", "commit", "libraries", "sampling", "goal", "reward", "proxy", "gold", "judge", "beta", "by", "seed",
@@ -153,7 +154,7 @@ def _stored_subject(file: Path, *, base: bool) -> Any:
         results = [r for r in results if r.subject == first.subject]
     models = (r.provenance.get("model") for r in results if r.subject == first.subject)
     card = next((dict(m) for m in models if isinstance(m, Mapping) and m.get("id") == first.subject), {})
-    samples = read_samples(stored) if stored.is_file() else []
+    samples = read_objects(stored, AGAIN) if stored.is_file() else []
     return SubjectReport(
         policy={**card, "id": first.subject}, results=results, samples=samples, base=base, method=str(card.get("method") or ""),
     )  # fmt: skip

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from valign.data.group import Group, Message, Response, user
-from valign.data.jsonl import json_lines
+from valign.data.jsonl import json_lines, read_object
 from valign.errors import DataError, ValignError
 from valign.goals.base import Array, Goal, scorer_identity
 from valign.goals.composite import CompositeGoal
 from valign.goals.dimensions import Theory
 from valign.goals.value import ValueGoal
-from valign.pipeline.evaluate import GOAL, RESULT, SAMPLES, read_object
+from valign.pipeline.evaluate import AGAIN, GOAL, RESULT, SAMPLES
 
 HOW = ("name the folder that `valign evaluate --out` or `valign profile --out` wrote, or its samples.jsonl",)
 
@@ -184,7 +184,7 @@ def _outputs(file: Path) -> Outputs:
         scores=tuple(scores),
         given=tuple(given),
         rows=tuple(rows),
-        record=read_object(record) if record.is_file() else None,
+        record=read_object(record, AGAIN) if record.is_file() else None,
     )
 
 
@@ -200,6 +200,6 @@ def _subject(results: Path) -> str:
     """The policy that a result file is about, "" where it does not say."""
     if not results.is_file():
         return ""
-    rows = read_object(results).get("results")
+    rows = read_object(results, AGAIN).get("results")
     subjects = [str(r.get("subject", "")) for r in rows if isinstance(r, dict)] if isinstance(rows, list) else []
     return next((s for s in subjects if s and not s.startswith("baseline")), "")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from valign.data.group import Comparison, Group, Response, Score, user
+from valign.errors import DataError
 from valign.evaluation.aggregate import summarize
 from valign.evaluation.measure.generality import generality_section
 from valign.evaluation.measure.overopt import overopt_section
@@ -134,6 +135,16 @@ def test_items_show_the_texts_that_the_folder_holds(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ texts
+
+
+def test_texts_hold_any_sign_and_broken_ones_are_named(tmp_path: Path):
+    """A line ends at a newline alone: U+2028 and its like stand in what people write."""
+    rows = prompt_rows([Group("p0", user("one\u2028two\x85three\u2029")), Group("p1", user("four"))])
+    write_texts(tmp_path, rows)
+    assert read_texts(tmp_path) == rows
+    (tmp_path / "texts.jsonl").write_text(json.dumps(rows[0]) + "\n[1]\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"texts.jsonl:2: not a JSON object[\s\S]*remove it"):
+        read_texts(tmp_path)
 
 
 def test_what_is_given_is_called_what_it_was_measured_as(tmp_path):

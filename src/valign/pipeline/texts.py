@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from valign.data.group import Group, Score
+from valign.data.jsonl import read_objects
 from valign.engine.run import write_whole
-from valign.errors import DataError
 from valign.evaluation.measure.preference import Pair, pairs_of
 
 FILE = "texts.jsonl"
@@ -65,12 +65,7 @@ def write_texts(folder: Path, rows: Sequence[Mapping[str, Any]], known: Iterable
 def read_texts(folder: Path) -> list[Row]:
     """The rows in a folder; none where there is no file."""
     file = folder / FILE
-    if not file.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=str(file), how="remove it: a report then shows ids alone") from error
+    return read_objects(file, "remove it: a report then shows ids alone") if file.is_file() else []
 
 
 def _prompt(group: Group) -> Any:
