@@ -337,8 +337,7 @@ class Scorer:
             picked = [trees[i] for i in waiting[0]]
             scores = self._tried(picked, prefix)
             if scores is None:
-                waiting = [half for b in waiting for half in (b[: -(-len(b) // 2)], b[-(-len(b) // 2) :]) if half]
-                log.warning("out of memory: micro-batches are halved, to at most %d groups", max(map(len, waiting)))
+                waiting = halved(waiting)
                 continue
             yield dict(zip(waiting.pop(0), rows_of(scores, picked)))
 
@@ -352,6 +351,14 @@ class Scorer:
             if len(trees) == 1:
                 raise ValignError("out of memory on a single group", where=f"group {trees[0].id}", how="shorten it") from error
         return None
+
+
+def halved(batches: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Micro-batches of half as many trees, in the order given; the log says it."""
+    cut = [-(-len(b) // 2) for b in batches]
+    out = [list(half) for b, n in zip(batches, cut) for half in (b[:n], b[n:]) if half]
+    log.warning("out of memory: micro-batches are halved, to at most %d groups", max(map(len, out)))
+    return out
 
 
 def rows_of(scores: Scores, trees: Sequence[Tree]) -> list[list[Row]]:

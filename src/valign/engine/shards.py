@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from valign.engine.prefix import Prefix
 from valign.engine.processes import World
-from valign.engine.scorer import Row, Scorer, Scores, causal_lm, rows_of
+from valign.engine.scorer import Row, Scorer, Scores, causal_lm, halved, rows_of
 from valign.engine.tree import Tree
 from valign.errors import ValignError
 
@@ -116,19 +117,35 @@ class SharedScorer(Scorer):
 
     @torch.no_grad()
     def batches(self, trees: Sequence[Tree], *, budget: int | None = None) -> Iterator[dict[int, list[Row]]]:
-        """See `Scorer.batches`; a round of micro-batches, one on each process, is one of its parts."""
+        """See `Scorer.batches`; a round of micro-batches, one on each process, is one of its parts. Where memory runs out
+        on a process with whole weights it halves its own; with shards the others wait inside the pass: `ValignError`."""
         if not trees:
             return
-        mine = self.world.share_out(trees, budget or self.budget, self.path)
+        waiting = self.world.share_out(trees, budget or self.budget, self.path)
         small = min(trees, key=lambda t: t.tokens)
-        for round in range(max(self.world.gather(len(mine)))):
-            batch = mine[round] if round < len(mine) else []
+        while any(self.world.gather(len(waiting))):
+            found: dict[int, list[Row]] = {}
+            batch = waiting.pop(0) if waiting else []
             if batch:
-                rows = rows_of(self([trees[i] for i in batch]), [trees[i] for i in batch])
+                picked = [trees[i] for i in batch]
+                scores = self._tried(picked, None)
+                if scores is None:
+                    waiting = halved([batch, *waiting])
+                else:
+                    found = dict(zip(batch, rows_of(scores, picked)))
             elif self.world.sharded:
                 self.attend(small)
-            found = dict(zip(batch, rows)) if batch else {}
             yield {i: arrays for part in self.world.gather(found) for i, arrays in part.items()}
+
+    def _tried(self, trees: Sequence[Tree], prefix: Prefix | None) -> Scores | None:
+        scores = super()._tried(trees, prefix)
+        if scores is None and self.world.sharded and self.world.size > 1:
+            raise ValignError(
+                f"out of memory on process {self.world.rank}",
+                where=f"{len(trees)} groups side by side",
+                how="a smaller --set token_budget, or more processes",
+            )
+        return scores
 
 
 def led(scorer: Scorer, work: Callable[[Scorer], T]) -> T:

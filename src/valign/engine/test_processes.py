@@ -164,6 +164,7 @@ def check_trouble(world: Any, shared: Any, folder: Path) -> Any:
     from valign.engine.objective import Terms
     from valign.engine.sampler import DataSampler, Step
     from valign.engine.scorer import Scorer
+    from valign.engine.shards import SharedScorer
 
     items, out = shared.pair_items(6), {}
 
@@ -190,6 +191,9 @@ def check_trouble(world: Any, shared: Any, folder: Path) -> Any:
     grads = [{n: p.grad for n, p in x.weights.items()} for x in (starved, rich)]
     out["budget"] = starved.state.budget
     out["gap"] = max(abs(losses[0] - losses[1]), shared.distance(*grads))
+    trees = [i.tree for i in items]
+    scored = [SharedScorer(s(shared.build("llama_tied").model), world).score(trees) for s in (Starved, Scorer)]
+    out["scores"] = [[[v.tolist() for v in rows] for rows in s] for s in scored]
     return out
 
 
@@ -350,11 +354,12 @@ def test_a_checkpoint_moves_between_numbers_of_processes(together, tmp_path, str
 @pytest.mark.proof("E22")
 def test_trouble_on_one_process_is_everybodys(together, tmp_path):
     """E22: no process updates after a NaN that one of them met; memory that ran out on one halves the budget of all,
-    and the redone gradient is the same: 1e-12."""
+    and the redone gradient is the same: 1e-12. Scores too: a process that lacks memory halves its own micro-batches."""
     found = together("trouble", 2, "ddp", tmp_path)
     assert all(f["bad"] == 1 and f["kept"] for f in found)
     assert found[0]["budget"] == found[1]["budget"] < 10**6
     assert all(f["gap"] < 1e-12 for f in found)
+    assert all(gap(*f["scores"]) < 1e-12 for f in found)
 
 
 @pytest.mark.proof("E18")
