@@ -18,6 +18,12 @@ Result = Mapping[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 DISTURBED = 0.05  # a share of the processors that other programs may take before it is told
 HEAD = "| workload | size | valign | peer | ratio | peak memory, valign / peer | target | |"
+WRITTEN = "*Written by `python -m benchmarks.table` from `benchmarks/results/`; do not edit.*"
+POSITIONS = """Padding is counted; what activation checkpointing computes again is not. The ratio is the product of the two
+columns around it: positions that are not computed twice, and how much faster one position runs, head, draws, references
+and overhead included. Both sides wait for the same matrix products, which take most of a position's time on a processor
+([where the time goes](engine.md#where-the-time-goes)): where a target is missed, it asks for more than the data let be
+shared at such a speed."""
 PROTOCOL = f"""## Run it
 
 ```bash
@@ -61,16 +67,18 @@ run, `--runs N` sets how often each side runs. All workloads of `--quick` took 1
 """
 
 
-def render(results: Sequence[Result], profiles: Sequence[Result] = ()) -> str:
-    """The page."""
+def render(
+    results: Sequence[Result], profiles: Sequence[Result] = (), elsewhere: Mapping[str, Sequence[Result]] | None = None
+) -> str:
+    """The page.
+
+    elsewhere  title of another machine -> what was measured on it
+    """
     if not results:
         return "# Benchmarks\n\nThere are no results yet: `python -m benchmarks all`.\n"
-    parts = ["# Benchmarks", "", *_intro(results), "", HEAD, "|---|---|---|---|---|---|---|---|"]
-    for result in results:
-        parts += rows(result)
-    parts += ["", *_disturbed(results)]
-    for result in results:
-        parts += _growth(result)
+    parts = ["# Benchmarks", "", WRITTEN, "", _intro(results), "", *_figures(results)]
+    for title, found in (elsewhere or {}).items():
+        parts += [f"## {title}", "", _intro(found), "", *_figures(found), *_agreement(found), "", *_positions(found), ""]
     parts += [
         PROTOCOL,
         "## What agreed",
@@ -81,6 +89,8 @@ def render(results: Sequence[Result], profiles: Sequence[Result] = ()) -> str:
         "",
         *_positions(results),
         "",
+        POSITIONS,
+        "",
         *_profiles(profiles),
         "## Settings",
         "",
@@ -88,6 +98,17 @@ def render(results: Sequence[Result], profiles: Sequence[Result] = ()) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def _figures(results: Sequence[Result]) -> list[str]:
+    """The table of a machine, what disturbed its runs, and how cost grows."""
+    parts = [HEAD, "|---|---|---|---|---|---|---|---|"]
+    for result in results:
+        parts += rows(result)
+    parts += ["", *_disturbed(results)]
+    for result in results:
+        parts += _growth(result)
+    return parts
 
 
 def rows(result: Result) -> list[str]:
@@ -158,7 +179,13 @@ def read(folder: Path) -> list[Result]:
     return [found[name] for name in WORKLOADS if name in found]
 
 
-def _intro(results: Sequence[Result]) -> list[str]:
+def read_elsewhere(folder: Path) -> dict[str, list[Result]]:
+    """Title -> results of the folders that hold a machine's: those with a `machine.txt`, whose line is the title."""
+    marks = sorted(folder.glob("*/machine.txt"))
+    return {m.read_text(encoding="utf-8").strip(): read(m.parent) for m in marks}
+
+
+def _intro(results: Sequence[Result]) -> str:
     """Machine, versions and commit; where files differ, every kind is named."""
     machines = _distinct(_machine(r) for r in results)
     commits = _distinct(_commit(r) for r in results)
@@ -170,12 +197,10 @@ def _intro(results: Sequence[Result]) -> list[str]:
                 versions.setdefault(package, set()).add(number)
     shown = ", ".join(f"{p} {' / '.join(sorted(v))}" for p, v in sorted(versions.items()))
     runs = _distinct(str(len(r["sides"]["valign"]["runs"])) for r in results if "valign" in r["sides"])
-    return [
-        "*Written by `python -m benchmarks.table` from `benchmarks/results/*.json`; do not edit.*",
-        "",
+    return (
         f"Model {', '.join(models)}. Machine: {'; '.join(machines)}. Versions: {shown}. "
-        f"Commit {', '.join(commits)}. Runs of each side: {', '.join(runs) or '0'}.",
-    ]
+        f"Commit {', '.join(commits)}. Runs of each side: {', '.join(runs) or '0'}."
+    )
 
 
 def _machine(result: Result) -> str:
@@ -219,14 +244,7 @@ def _positions(results: Sequence[Result]) -> list[str]:
                     f"| {result['title']} | {ours:,} | {result['peer']}, {variant}: {theirs:,} | {saved:.2f} | {rate:.2f} "
                     f"| {rate / saved:.2f} | {verdict(result, variant) or '–'} |"
                 )
-    return [
-        *lines, "",
-        "Padding is counted; what activation checkpointing computes again is not. The ratio is the product of the two columns "
-        "around it: positions that are not computed twice, and how much faster one position runs, head, draws, references and "
-        "overhead included. Both sides wait for the same matrix products, which take most of a position's time on a processor "
-        "([where the time goes](engine.md#where-the-time-goes)): where a target is missed, it asks for more than the data let "
-        "be shared at such a speed.",
-    ]  # fmt: skip
+    return lines
 
 
 def _profiles(profiles: Sequence[Result]) -> list[str]:
@@ -368,7 +386,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     told = parser.parse_args()
-    told.page.write_text(render(read(told.results), read(told.results / "profiles")), encoding="utf-8")
+    here, elsewhere = read(told.results), read_elsewhere(told.results)
+    page = render(here, read(told.results / "profiles"), elsewhere)
+    told.page.write_text(page, encoding="utf-8")
     print(told.page)
 
 

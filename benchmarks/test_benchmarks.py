@@ -197,6 +197,20 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
     assert "no results yet" in table.render(table.read(tmp_path))
 
 
+def test_another_machine_has_a_table_of_its_own(tmp_path):
+    """A folder with a `machine.txt` is another machine's: its line is the heading; folders without one are not shown."""
+    for name in ("older", "quick"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dpo.json").write_text(json.dumps(result() | {"fast_dtype": "float32"}))
+    (tmp_path / "older" / "machine.txt").write_text("An older processor\n")
+    found = table.read_elsewhere(tmp_path)
+    assert {title: [r["workload"] for r in rs] for title, rs in found.items()} == {"An older processor": ["dpo"]}
+    page = table.render([result()], elsewhere=found)
+    here, there = page.split("## An older processor")
+    assert "fast number format bfloat16" in here and "float32" not in here
+    assert "fast number format float32" in there and there.count("**7.73**") == 1
+
+
 def test_results_are_read_in_the_order_of_the_workloads(tmp_path):
     for name in ("sft", "dpo"):
         (tmp_path / f"{name}.json").write_text(json.dumps(result(name)))
