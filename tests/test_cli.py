@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import pytest
 
+from valign.data import read, split
+
 COMMANDS = (
     *(
         "demo",
@@ -155,29 +157,15 @@ def test_a_run_that_was_refused_can_be_asked_for_differently(valign, model, line
     valign(*command, "--set", "on_long=drop")  # nothing was trained, so nothing is lost
 
 
-def test_early_stopping_keeps_the_best_policy_on_the_dev_split(valign, model, pairs, tmp_path):
-    done = valign(
-        "align",
-        model,
-        "--method",
-        "dpo",
-        "--data",
-        pairs,
-        "--dev",
-        0.25,
-        "--out",
-        tmp_path / "out",
-        "--set",
-        "batch_size=3",
-        "--set",
-        "eval_every=1",
-        "--set",
-        "patience=2",
-        "--set",
-        "epochs=4",
-        "--set",
-        "learning_rate=0.3",
-    )
+def test_early_stopping_keeps_the_best_policy_on_the_dev_split(valign, model, lines, tmp_path):
+    """The held-out pairs prefer the opposite: every step makes them worse, so the first evaluation is the best."""
+    rows = [{"id": f"g{i}", "prompt": f"Question {i}?", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(12)]
+    held = {g.id for g in split(list(read(lines(rows, "straight.jsonl"))), 0.25)[1]}
+    assert len(held) == 3
+    turned = [r | {"chosen": r["rejected"], "rejected": r["chosen"]} if r["id"] in held else r for r in rows]
+    done = valign("align", model, "--method", "dpo", "--data", lines(turned, "turned.jsonl"), "--dev", 0.25,
+                  "--out", tmp_path / "out", "--set", "batch_size=3", "--set", "eval_every=1", "--set", "patience=2",
+                  "--set", "epochs=4", "--set", "learning_rate=0.05")  # fmt: skip
     events = [json.loads(x) for x in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
     evaluated = {e["step"]: e["loss"] for e in events if e["event"] == "eval"}
     best = min(evaluated, key=evaluated.__getitem__)

@@ -189,8 +189,7 @@ def split(groups: Sequence[Group], share: float = 0.1, seed: int = 0) -> tuple[D
     """(train, dev): whole clusters are held out, so nothing of one situation stands on both sides.
 
     share  of the clusters that go to dev, in (0, 1); rounded to whole clusters, at least one on each side
-    The choice depends on the seed and the set of cluster names only, not on the order of the groups. The
-    groups'
+    The choice depends on the seed and the set of cluster names only, not on the order of the groups. Their
     `split` becomes "train" or "dev".
     """
     require(0 < share < 1, "share", share, "between 0 and 1")
