@@ -25,6 +25,7 @@ from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer
 from valign.engine.tree import from_paths
 from valign.models.adapters import attach_lora, unfreeze_adapter
+from valign.models.precision import bfloat16_is_fast
 
 
 def trees(n=4, tokens=40):
@@ -52,7 +53,8 @@ def measure(kind: str, budget: int) -> dict[str, Any]:
         from peft import LoraConfig, get_peft_model
 
         model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
-    scorer = Scorer(model, autocast=torch.bfloat16)
+    # where bfloat16 is emulated, its products take minutes and nobody trains so
+    scorer = Scorer(model, autocast=torch.bfloat16 if bfloat16_is_fast("cpu") else None)
     # prompts that begin apart: rows of their own
     batch = [from_paths(str(i), [i + 1] * 120, [[5] * 64, [6] * 72]) for i in range(budget // 256)]
     scorer.score(batch[:1])  # kernels load, thread pools start
