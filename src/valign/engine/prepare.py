@@ -63,7 +63,7 @@ def response_tree(
             where=f"group {group.id}",
             how="raise max_length, or choose on_long=drop, cut_prompt_left or cut_response",
         )
-    return _tree(group.id, paths, longest if over else None, on_long, ledger)
+    return _tree(group.id, paths, longest if over else None, on_long, ledger, (template.start, template.text_start))
 
 
 def chat_tree(template: ChatTemplate, group: Group, *, longest: int, on_long: OnLong, ledger: Ledger) -> list[Tree]:
@@ -86,16 +86,25 @@ def chat_tree(template: ChatTemplate, group: Group, *, longest: int, on_long: On
     return trees
 
 
-def _tree(id: str, paths: Sequence[Encoded], longest: int | None, on_long: OnLong, ledger: Ledger) -> Tree | None:
+def _tree(
+    id: str,
+    paths: Sequence[Encoded],
+    longest: int | None,
+    on_long: OnLong,
+    ledger: Ledger,
+    starts: Sequence[tuple[int, ...]],
+) -> Tree | None:
     shared = min(p.n_prompt for p in paths)
     trunk, branches = list(paths[0].ids[:shared]), [list(p.ids[shared:]) for p in paths]
     loss = [[0.0] * (p.n_prompt - shared) + [1.0] * (len(p.ids) - p.n_prompt) for p in paths]
     if longest is not None and on_long == "cut_prompt_left":
-        room = longest - max(len(b) for b in branches)
+        # models were never trained on a text without its start token: what is lost stands behind it
+        start = next((list(s) for s in starts if s and tuple(trunk[: len(s)]) == s), [])
+        room = longest - len(start) - max(len(b) for b in branches)
         if room < 1:
             ledger.drop("response alone is too long", id)
             return None
-        trunk = trunk[-room:]
+        trunk = start + trunk[len(start) :][-room:]
         ledger.cut.setdefault("prompt", []).extend([id] * len(paths))  # every response lost its beginning
     elif longest is not None and on_long == "cut_response":
         room = longest - len(trunk)

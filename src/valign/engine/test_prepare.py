@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -56,15 +57,16 @@ def test_too_long_is_dropped_and_counted(tiny):
     assert response_tree(tiny().template, group(), longest=99, on_long="drop", ledger=ledger) is not None
 
 
-def test_the_prompt_is_cut_at_its_left(tiny):
-    """on_long=cut_prompt_left: responses stay whole, every response counts as cut."""
+@pytest.mark.parametrize("prompt", [user("hello"), text("abcdefgh")], ids=["chat", "text"])
+def test_the_prompt_is_cut_at_its_left(tiny, prompt):
+    """on_long=cut_prompt_left: the start token and the responses stay whole, every response counts as cut."""
     template, ledger = tiny().template, Ledger()
-    tree, whole = (
-        response_tree(template, group(), longest=n, on_long="cut_prompt_left", ledger=ledger) for n in (18, 99)
-    )
-    assert tree.longest == 18
-    for (path, first, loss), (full, full_first, full_loss) in zip(parts(tree), parts(whole)):
-        assert path == full[full_first - first :] and loss == full_loss
+    whole = response_tree(template, replace(group(), prompt=prompt), ledger=ledger)
+    n = whole.longest - 3
+    tree = response_tree(template, replace(group(), prompt=prompt), longest=n, on_long="cut_prompt_left", ledger=ledger)
+    for (path, _, loss), (full, _, full_loss) in zip(parts(tree), parts(whole)):
+        assert path == [*template.text_start, *full[4:]] and loss == full_loss
+    assert len(template.text_start) == 1 and tree.longest == n
     assert ledger.cut == {"prompt": ["g", "g"]} and ledger.cut_share == 2 / 4
 
 
