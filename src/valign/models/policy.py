@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valign.data.group import Group, Prompt
-from valign.errors import require
+from valign.errors import TooLong, require
 
 if TYPE_CHECKING:
     from valign.models.loading import LoadedModel
@@ -192,6 +192,22 @@ def runtime_of(policy: Policy) -> dict[str, Any]:
 def has_likelihood(policy: Policy) -> bool:
     """Whether `score` has an answer: false for endpoints, and for what stands on one."""
     return policy.card().get("likelihood") is not False
+
+
+def score_each(policy: Policy, groups: Sequence[Group], progress: Progress | None = None) -> list[list[Scored] | None]:
+    """`policy.score`, with None for a group that is longer than the model can read.
+
+    Such a group is unscored (`over_length`), never cut. It is found by halving, so the others stay batched.
+    """
+    if not groups:
+        return []
+    try:
+        return list(policy.score(groups, progress=progress))
+    except TooLong:
+        if len(groups) == 1:
+            return [None]
+    middle = len(groups) // 2
+    return [*score_each(policy, groups[:middle]), *score_each(policy, groups[middle:])]
 
 
 class Engine(Protocol):

@@ -11,13 +11,13 @@ from valign.data.group import Group
 from valign.errors import DataError, UsageError
 from valign.evaluation import measure
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, judged_items, sample_groups, score_each, unanswered
+from valign.evaluation.measure.common import cluster_of, judged_items, sample_groups, unanswered
 from valign.evaluation.metrics.perplexity import bits_per_byte
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Item, Result, compare
 from valign.evaluation.section import Section
 from valign.goals.base import ResponseScorer
-from valign.models.policy import Policy, Sampling, has_likelihood
+from valign.models.policy import Policy, Sampling, has_likelihood, score_each
 from valign.pipeline.evaluate import Plan, Say, kl_results, progress_of
 from valign.pipeline.instruments import (
     Listen,

@@ -2,8 +2,9 @@
 
 A policy that tells log-probs answers by them: s = P(yes) - P(no) over the two whole answers. One that only generates is
 asked for a verdict line with a word that the judged text cannot know. Always true here: with two orders each question is
-asked for the rule and against it, so a habit of saying yes cancels; a reply that is no verdict leaves NaN and is
-counted, after one more try. A judge is an instrument: what it is worth is measured elsewhere, against people.
+asked for the rule and against it, so a habit of saying yes cancels. A reply that is no verdict (after one more try) and a
+question that is longer than the judge can read leave NaN and are counted. A judge is an instrument: what it is worth is
+measured elsewhere, against people.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from valign.data.group import Group, Response, user
 from valign.errors import require
 from valign.goals.base import Array, sha256
 from valign.goals.theory import Theory
-from valign.models.policy import Policy, Sample, Sampling, has_likelihood
+from valign.models.policy import Policy, Sample, Sampling, has_likelihood, score_each
 from valign.models.refusal import refuses
 from valign.rewards.verdict import fenced, nonce, read_verdict
 
 ANSWERS = ("Yes", "No")
-PARSE_FAILURE, REFUSAL, JUDGE_ERROR = "parse_failure", "refusal", "judge_error"  # of the unscored; evaluation notes 1, 6.1
+# why an item is unscored; evaluation notes 1, 6.1
+PARSE_FAILURE, REFUSAL, JUDGE_ERROR, OVER_LENGTH = "parse_failure", "refusal", "judge_error", "over_length"
 QUOTED = re.compile(r'"[^"\n]*"|“[^”\n]*”')
 TRIED = re.compile(r"verdict\b[^\n:]*:\W*(?:yes|no)\b", re.IGNORECASE)  # a verdict that is none: the word is wrong, say
 LONGEST_REPLY = 256  # tokens a generating judge may think aloud before its verdict
@@ -135,8 +137,12 @@ class PolicyJudge:
             Group(q.id, user(f"{_text(q, word)}\n\nAnswer with one word, Yes or No."), tuple(map(Response, ANSWERS)))
             for q, word in zip(questions, words, strict=True)
         ]
-        rows = self.policy.score(groups)
-        gap = np.array([yes.log_prob - no.log_prob for yes, no in rows])
+        gap = np.full(len(groups), np.nan)
+        for i, row in enumerate(score_each(self.policy, groups)):
+            if row is None:
+                self._leave(questions[i], OVER_LENGTH)
+            else:
+                gap[i] = row[0].log_prob - row[1].log_prob
         return np.asarray(np.tanh(gap / 2))  # P(yes) - P(no) where the two probabilities sum to 1
 
     def _by_verdict(self, questions: Sequence[Question]) -> Array:
@@ -158,11 +164,14 @@ class PolicyJudge:
                 out[i] = {"yes": 1.0, "no": -1.0}.get(read_verdict(sample.text, words[i], ("yes", "no")) or "", np.nan)
             left = [i for i in left if np.isnan(out[i])]
         for i in left:
-            reason = _why(last[i])
-            self.failures[reason] += 1
-            if questions[i].item:
-                self.unscored.setdefault(questions[i].item, reason)
+            self._leave(questions[i], _why(last[i]))
         return out
+
+    def _leave(self, q: Question, reason: str) -> None:
+        """A question without a verdict is counted, and its response told apart."""
+        self.failures[reason] += 1
+        if q.item:
+            self.unscored.setdefault(q.item, reason)
 
     def _word(self, q: Question) -> str:
         return nonce(self.seed, q.id, q.asked, [text for _, text in q.data] + [q.rule])[0]

@@ -180,6 +180,19 @@ def test_a_tiny_model_judges_and_its_batching_changes_nothing():
     assert ((judge.applies([group("aa")], RULES)[0] >= 0) & (judge.applies([group("aa")], RULES)[0] <= 1)).all()
 
 
+def test_a_question_longer_than_the_judge_reads_is_unscored():
+    """The others keep their verdicts, and the long one has a reason instead of ending the run."""
+    from valign.engine.local import LocalEngine
+    from valign.models.policy import LocalPolicy
+    from valign.models.tiny import tiny_model
+
+    judge = PolicyJudge(LocalPolicy(tiny_model("llama", seed=0), LocalEngine()), orders=2)
+    alone = judge.verdicts([group("aa", id="1"), group("b", id="3")], RULES)
+    found = judge.verdicts([group("aa", id="1"), group("b " * 4000, id="2"), group("b", id="3")], RULES)
+    assert np.isnan(found[1]).all() and np.allclose(found[::2], alone, atol=1e-5)
+    assert judge.unscored == {"2#0": "over_length"} and judge.failures["over_length"] == 2 * len(RULES)
+
+
 # ------------------------------------------------------------------------------------------- rules, classifiers
 
 

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from valign.data.group import Group, Prompt, Response, user
 from valign.data.inventory import Inventory
-from valign.evaluation.measure.common import score_each
-from valign.models.policy import Policy, Progress, Sampling, Scored
+from valign.models.policy import Policy, Progress, Sampling, Scored, score_each
 from valign.models.refusal import says_no
 from valign.theory.laws import log_softmax
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from valign.data.group import Comparison, Group, Message, Prompt, Response, text
 from valign.errors import DataError, require, unknown
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, data_of, require_ids, score_each
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids
 from valign.evaluation.metrics import bbq, multiple_choice, persona, safetext
 from valign.evaluation.metrics.preference import credit
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Anchors, Item, Result
-from valign.models.policy import Policy, Progress, Scored
+from valign.models.policy import Policy, Progress, Scored, score_each
 
 Array = NDArray[np.float64]
 Read = tuple[Array | None, str | None]  # (scores of the choices, why there are none)

@@ -1,4 +1,4 @@
-"""What all runs share: clusters, scoring that survives an over-long item, samples as groups."""
+"""What all runs share: clusters, samples as groups."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from valign.data.group import Group, Response
-from valign.errors import TooLong, require
+from valign.errors import require
 from valign.evaluation.provenance import DataSource
 from valign.evaluation.record import Item
-from valign.models.policy import Policy, Progress, Sample, Sampling, Scored
+from valign.models.policy import Policy, Progress, Sample, Sampling
 
 
 def cluster_of(group: Group) -> str:
@@ -31,24 +31,6 @@ def require_ids(groups: Sequence[Group]) -> None:
     for g in groups:
         require(g.id not in seen, "id", g.id, "different for every group of one measurement")
         seen.add(g.id)
-
-
-def score_each(
-    policy: Policy, groups: Sequence[Group], progress: Progress | None = None
-) -> list[list[Scored] | None]:
-    """`policy.score`, with None for a group that is longer than the model can read.
-
-    Such a group is unscored (`over_length`), never cut. It is found by halving, so the others stay batched.
-    """
-    if not groups:
-        return []
-    try:
-        return list(policy.score(groups, progress=progress))
-    except TooLong:
-        if len(groups) == 1:
-            return [None]
-    middle = len(groups) // 2
-    return [*score_each(policy, groups[:middle]), *score_each(policy, groups[middle:])]
 
 
 def sample_groups(

@@ -10,10 +10,10 @@ import numpy as np
 from valign.data.group import Group
 from valign.errors import ValignError
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups, score_each
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids, sample_groups
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Anchors, Item, Result
-from valign.models.policy import Policy, Progress, Sampling
+from valign.models.policy import Policy, Progress, Sampling, score_each
 from valign.theory.divergence import k1, k3
 
 

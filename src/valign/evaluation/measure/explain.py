@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from valign.data.group import Group, Response
 from valign.errors import DataError, require, unknown
-from valign.evaluation.measure.common import score_each
 from valign.evaluation.measure.nearest import TrainingIndex
 from valign.evaluation.metrics.credit import completeness_residual, token_credit
 from valign.goals.base import Goal, ResponseScorer
 from valign.goals.principle import PrincipleGoal
 from valign.goals.value import ValueGoal
-from valign.models.policy import Policy, Progress
+from valign.models.policy import Policy, Progress, score_each
 
 By = Literal["sentence", "word"]
 PATTERNS = {"sentence": re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+$"), "word": re.compile(r"\S+\s*")}

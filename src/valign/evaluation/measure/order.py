@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from valign.data.group import Group
 from valign.errors import require, unknown
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, data_of, require_ids, score_each
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids
 from valign.evaluation.metrics import order
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Anchors, Item, Result
-from valign.models.policy import Policy, Progress, Scored
+from valign.models.policy import Policy, Progress, Scored, score_each
 
 Array = NDArray[np.float64]
 SHARE = Anchors(best=0.0, worst=1.0, chance=0.5)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from valign.data.group import Comparison, Group
 from valign.errors import require
 from valign.evaluation.aggregate import summarize
-from valign.evaluation.measure.common import cluster_of, data_of, require_ids, score_each
+from valign.evaluation.measure.common import cluster_of, data_of, require_ids
 from valign.evaluation.metrics import preference, reward_model
 from valign.evaluation.provenance import provenance
 from valign.evaluation.result import Anchors, Item, ItemStatistic, Result
 from valign.evaluation.statistics import Array
-from valign.models.policy import Policy, Progress
+from valign.models.policy import Policy, Progress, score_each
 
 COIN = Anchors(best=1.0, worst=0.0, chance=0.5)
 LENGTH = "baseline: longer response"
