@@ -186,7 +186,7 @@ class _Bench:
     # -------------------------------------------------------------------------------------- the two kinds of jobs
 
     def _check(self, sides: Sequence[Side], checks: dict[str, Answer], problems: dict[str, str]) -> None:
-        """The equality job of valign and of one variant: it runs in float32 whatever the variant says."""
+        """The equality job of valign and of one variant: it runs in a wide format whatever the variant says."""
         if self.workload.peer is None:
             return
         for side in (sides[0], self._checked(sides)):

@@ -49,8 +49,9 @@ run, `--runs N` sets how often each side runs. All workloads of `--quick` took 1
 - **Timed** is from text to the last number: tokens, references, every update or score. "References stored" counts the
   loop alone on both sides. Checkpoints are not counted; the peer writes none.
 - **Equality first**, in float32 on both sides: log-probabilities of policy and reference within {LOG_PROB:g} nats per
-  response, losses along ten steps within {LOSS:g} at a learning rate at which weights move, log-likelihoods of answer
-  choices within {CHOICE:g} with equal accuracy, greedy tokens identical. Without equality there is no ratio.
+  response, losses along ten steps within {LOSS:g} at a learning rate at which weights move, greedy tokens identical.
+  Log-likelihoods of answer choices are compared in float64, within {CHOICE:g}, with equal accuracy (files that say 0.0001
+  compared them in float32, where the harness itself is up to 0.0001 from float64). Without equality there is no ratio.
 - **A peer runs twice.** *defaults*: TRL with its own defaults (activation checkpointing on, references computed in the
   loop) but weights loaded in the machine's fast number format without autocast, and a log line each step;
   lm-evaluation-harness with batch size 16; transformers with its growing cache. *best*: TRL with precomputed

@@ -34,7 +34,7 @@ class NotAvailable(RuntimeError):
 class Job:
     """One job file.
 
-    task      "check" (numbers in float32, for equality), "time", or "profile" (the timed run under torch's profiler)
+    task      "check" (wide numbers, for equality), "time", or "profile" (the timed run under torch's profiler)
     settings  of the workload          variant   of the side (dtype, order, batch sizes ...)
     inputs    as `data.prepare` wrote them; its `fast` is the machine's fast number format
     folder    a fresh folder for whatever the side writes

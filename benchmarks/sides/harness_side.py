@@ -20,8 +20,8 @@ TRIAL = 64  # requests on which a batch size is tried
 
 
 def check_choices(job: Job) -> dict[str, Any]:
-    """Log-likelihood of every choice in float32."""
-    scores, _ = _evaluated(job, _model(job, "float32", 8), job.inputs["check"], "check")
+    """Log-likelihood of every choice in float64."""
+    scores, _ = _evaluated(job, _model(job, "float64", 8), job.inputs["check"], "check")
     return {"choices": scores, "accuracy": accuracy(scores, job.inputs["check"])}
 
 

@@ -210,8 +210,8 @@ def _rolled(job: Job, policy: Any, prompts: Sequence[Row], folder: Path) -> tupl
 
 
 def check_choices(job: Job) -> dict[str, Any]:
-    """Log-likelihood of every choice in float32."""
-    scores, _ = _scored(_policy(job, "float32"), job.inputs["check"])
+    """Log-likelihood of every choice in float64."""
+    scores, _ = _scored(_policy(job, "float64"), job.inputs["check"])
     return {"choices": scores, "accuracy": accuracy(scores, job.inputs["check"])}
 
 
