@@ -36,7 +36,8 @@ python -m benchmarks.table          # this page
 ```
 
 `--data DIR` names the folder with the data sets (they are not part of the project), `--size N` cuts or lengthens a
-run, `--runs N` sets how often each side runs. All workloads of `--quick` took 13 minutes on the machine above.
+run, `--runs N` sets how often each side runs. All workloads of `--quick` took 13 minutes on the machine above
+(choices were compared in float32 then).
 
 ## How it is measured
 

@@ -123,7 +123,8 @@ class SharedScorer(Scorer):
             return
         waiting = self.world.share_out(trees, budget or self.budget, self.path)
         small = min(trees, key=lambda t: t.tokens)
-        while any(self.world.gather(len(waiting))):
+        left = any(self.world.gather(len(waiting)))
+        while left:
             found: dict[int, list[Row]] = {}
             batch = waiting.pop(0) if waiting else []
             if batch:
@@ -135,7 +136,9 @@ class SharedScorer(Scorer):
                     found = dict(zip(batch, rows_of(scores, picked)))
             elif self.world.sharded:
                 self.attend(small)
-            yield {i: arrays for part in self.world.gather(found) for i, arrays in part.items()}
+            told = self.world.gather((found, len(waiting)))
+            left = any(n for _, n in told)
+            yield {i: arrays for part, _ in told for i, arrays in part.items()}
 
     def _tried(self, trees: Sequence[Tree], prefix: Prefix | None) -> Scores | None:
         scores = super()._tried(trees, prefix)

@@ -12,6 +12,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -360,6 +361,17 @@ def test_trouble_on_one_process_is_everybodys(together, tmp_path):
     assert found[0]["budget"] == found[1]["budget"] < 10**6
     assert all(f["gap"] < 1e-12 for f in found)
     assert all(gap(*f["scores"]) < 1e-12 for f in found)
+
+
+def test_shards_that_lack_memory_name_the_process(tiny, trees, monkeypatch):
+    """With sharded weights the others wait inside the pass: it cannot be halved, and the error says where and what to do."""
+    from valign.engine.scorer import Scorer
+    from valign.engine.shards import SharedScorer
+
+    monkeypatch.setattr(Scorer, "_tried", lambda *_: None)
+    scorer = SharedScorer(Scorer(tiny("llama").model), SimpleNamespace(sharded=True, size=2, rank=1))  # type: ignore[arg-type]
+    with pytest.raises(ValignError, match=r"3 groups[\s\S]*out of memory on process 1[\s\S]*token_budget"):
+        scorer._tried(trees(3), None)
 
 
 @pytest.mark.proof("E18")
