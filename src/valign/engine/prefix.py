@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class _Layer(DynamicLayer):
 
     def __init__(self, prefix: Prefix) -> None:
         super().__init__()
-        self.prefix = prefix
+        self.prefix: Prefix = proxy(prefix)  # a cycle would hold its keys and values until the next garbage collection
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep what the first pass computed; afterwards put it before the keys and values of every row."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class _Layer(DynamicLayer):
 
     def __init__(self, slots: Slots) -> None:
         super().__init__()
-        self.slots = slots
+        self.slots: Slots = proxy(slots)  # a cycle would hold every key and value until the next garbage collection
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep what a forward pass computed; return all that its queries may look at."""
@@ -156,23 +157,33 @@ class SlotDecoder:
 
         waiting   how many more rows will start from a prompt later: until then what was computed of it is kept
         """
-        self._compute([p for p in dict.fromkeys(prompts) if p not in self.parked])
-        rows = torch.arange(self.n, self.n + len(prompts), device=self.device)
-        starts = [self.parked[p] for p in prompts]
-        for cache in dict.fromkeys(s.cache for s in starts):
-            mine = [k for k, s in enumerate(starts) if s.cache is cache]
-            lines = torch.tensor([starts[k].line for k in mine], device=self.device)
-            self.slots.take(cache, rows[mine], lines)
-        self.slots.position[rows] = torch.tensor([len(p) for p in prompts], device=self.device)
-        self.n += len(prompts)
+        logits = self._fork(prompts, {p: self.parked[p] for p in prompts if p in self.parked})
         self.parked = {p: s for p, s in self.parked.items() if waiting.get(p, 0) > 0}
-        return torch.stack([s.logits for s in starts])
+        fresh = [p for p in dict.fromkeys(prompts) if p not in logits]
+        for cut in _cuts([len(p) for p in fresh], self.prefill):
+            starts = self._computed([fresh[i] for i in cut])
+            logits |= self._fork(prompts, starts)
+            self.parked |= {p: s for p, s in starts.items() if waiting.get(p, 0) > 0}
+            del starts  # before the next ones are computed: keys of one forward pass are held beside the slots
+        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
+        self.slots.position[self.n : self.n + len(prompts)] = lengths
+        self.n += len(prompts)
+        return torch.stack([logits[p] for p in prompts])
 
-    def _compute(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        for cut in _cuts([len(p) for p in prompts], self.prefill):
-            cache, logits = self._prefill([prompts[i] for i in cut])
-            for line, i in enumerate(cut):
-                self.parked[prompts[i]] = _Start(cache, line, logits[line])
+    def _computed(self, prompts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], _Start]:
+        cache, logits = self._prefill(prompts)
+        return {p: _Start(cache, line, logits[line]) for line, p in enumerate(prompts)}
+
+    def _fork(
+        self, prompts: Sequence[tuple[int, ...]], starts: Mapping[tuple[int, ...], _Start]
+    ) -> dict[tuple[int, ...], Tensor]:
+        """Copy what was computed into the new rows of those of `prompts` that have a start; their logits."""
+        for cache in dict.fromkeys(s.cache for s in starts.values()):
+            mine = [k for k, p in enumerate(prompts) if p in starts and starts[p].cache is cache]
+            rows = torch.tensor([self.n + k for k in mine], device=self.device)
+            lines = torch.tensor([starts[prompts[k]].line for k in mine], device=self.device)
+            self.slots.take(cache, rows, lines)
+        return {p: s.logits for p, s in starts.items()}
 
     def step(self, tokens: Tensor) -> Tensor:
         """One more token for every row, (n,); returns the logits after it, (n, V)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -19,12 +20,14 @@ import pytest
 import torch
 
 from valign.engine import checkpoint, memory
+from valign.engine.generator import Generator
 from valign.engine.memory import MemoryPlan, activation_bytes, memory_plan, sample_bytes, settle
 from valign.engine.processes import SINGLE
 from valign.engine.run import RunFolder
 from valign.engine.scorer import Scorer
 from valign.engine.tree import from_paths
 from valign.models.adapters import attach_lora, unfreeze_adapter
+from valign.models.policy import Sampling
 from valign.models.precision import bfloat16_is_fast
 
 
@@ -187,6 +190,35 @@ def test_a_probe_leaves_no_graph_behind(tiny):
     handle.remove()
     assert born
     assert all(x() is None for x in born)
+
+
+@pytest.mark.parametrize("work", ["generate", "score", "train"])
+def test_nothing_waits_for_the_garbage_collector(tiny, work):
+    """Keys, values and activations die with the call that made them. In a cycle of references they would stay until Python
+    looks for one, which objects on a CPU do not hasten, however large."""
+    model = tiny("llama", fresh=True).model.requires_grad_(work == "train")
+    model.zero_grad(set_to_none=False)
+    scorer, generator = Scorer(model), Generator(model, stop_ids=[2], decode=str, rows=3)
+    prompts = [[1, *range(7, 60), 60 + i] for i in range(5)]
+    branches = [from_paths(str(i), p, [[9] * 5, [8] * 5]) for i, p in enumerate(prompts)]
+
+    def once() -> None:
+        if work == "generate":
+            generator(prompts, Sampling(n=2, max_new_tokens=4))
+        elif work == "score":
+            scorer.score(branches)
+        else:
+            scorer(branches).log_probs.sum().backward()
+
+    once()  # what a model keeps for good
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(x) for x in gc.get_objects() if issubclass(type(x), torch.Tensor)}
+        once()
+        assert not [tuple(x.shape) for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and id(x) not in before]
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_kept_where_nothing_is_trained(tiny):
