@@ -190,7 +190,6 @@ def read_elsewhere(folder: Path) -> dict[str, list[Result]]:
 def _intro(results: Sequence[Result]) -> str:
     """Machine, versions and commit; where files differ, every kind is named."""
     machines = _distinct(_machine(r) for r in results)
-    commits = _distinct(_commit(r) for r in results)
     models = _distinct(f"`{r['model']}`" for r in results)
     versions: dict[str, set[str]] = {}
     for result in results:
@@ -201,7 +200,7 @@ def _intro(results: Sequence[Result]) -> str:
     runs = _distinct(str(len(r["sides"]["valign"]["runs"])) for r in results if "valign" in r["sides"])
     return (
         f"Model {', '.join(models)}. Machine: {'; '.join(machines)}. Versions: {shown}. "
-        f"Commit {', '.join(commits)}. Runs of each side: {', '.join(runs) or '0'}."
+        f"Commit {_commits(results)}. Runs of each side: {', '.join(runs) or '0'}."
     )
 
 
@@ -218,6 +217,14 @@ def _machine(result: Result) -> str:
 def _commit(result: Result) -> str:
     short = (result["commit"] or "unknown")[:10]
     return f"{short} with changes" if result["changed_since"] else short
+
+
+def _commits(results: Sequence[Result]) -> str:
+    """The commit that was measured; where there are several, each with its workloads."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        found.setdefault(_commit(result), []).append(result["workload"])
+    return ", ".join(found) if len(found) == 1 else ", ".join(f"{c} ({', '.join(names)})" for c, names in found.items())
 
 
 def _agreement(results: Sequence[Result]) -> list[str]:
@@ -267,8 +274,8 @@ def _profiles(profiles: Sequence[Result]) -> list[str]:
             size = f"{profile['title']}, {profile['size']} {profile['sized_in']}"
             positions = f"{side['positions']:,}" if side["positions"] else "–"
             lines.append(f"| {size} | {who} | {positions} | {_number(side['seconds'] / units)} | {' | '.join(told)} |")
-    commits, shares = _distinct(_commit(p) for p in profiles), [s["others"] or 0.0 for p in profiles for s in p["sides"].values()]
-    return [*lines, "", f"Commit {', '.join(commits)}; other programs took up to {max(shares):.0%} of the processors.", ""]
+    shares = [s["others"] or 0.0 for p in profiles for s in p["sides"].values()]
+    return [*lines, "", f"Commit {_commits(profiles)}; other programs took up to {max(shares):.0%} of the processors.", ""]
 
 
 def _title(part: str) -> str:

@@ -148,6 +148,12 @@ def test_the_page_holds_ratio_interval_memory_and_verdict():
     assert "| 100 | TRL, defaults: 300 | 3.00 | 7.73 | 2.58 | met |" in page
 
 
+def test_several_commits_are_named_with_what_each_measured():
+    assert "Commit 0123456789. Runs" in table.render([result(), result("sft")])
+    other = result("reward") | {"commit": "f" * 40}
+    assert "Commit 0123456789 (dpo, sft), ffffffffff (reward). Runs" in table.render([result(), result("sft"), other])
+
+
 def test_a_target_may_be_a_share_of_the_positions_that_are_saved():
     workload = WORKLOADS["lists4"]
     ours, theirs = side_summary(runs(1.0), "seconds"), side_summary(runs(2.0, peak=3 * 2**30), "seconds")
