@@ -62,6 +62,15 @@ class Others:
         return round(max(0.0, busy - self._busy - (_own_seconds() - self._own)) / whole, 3)
 
 
+def killed_for_memory(counts: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has killed since it started because memory ran out; 0 where it does not tell."""
+    try:
+        lines = counts.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 def _busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
     """Seconds that the processors spent on anything but waiting, over all of them."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -266,20 +267,21 @@ class _Bench:
             "folder": str(folder), "threads": self.threads, "out": str(out),
         }  # fmt: skip
         job.write_text(json.dumps(content), encoding="utf-8")
-        began, others = time.time(), hardware.Others()
+        began, others, killed = time.time(), hardware.Others(), hardware.killed_for_memory()
         with log.open("w", encoding="utf-8") as lines:
             try:
-                subprocess.run(
+                ended = subprocess.run(
                     [str(side.python), "-m", side.module, str(job)], cwd=ROOT, env=self._environment(folder),
                     stdout=lines, stderr=subprocess.STDOUT, timeout=LIMIT, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return {"error": f"no answer within {LIMIT} s"}
+        tail = _tail(log.read_text(encoding="utf-8").replace(str(ROOT), "."))
         if not out.exists():
-            return {"error": f"the process ended without an answer:\n{_tail(log.read_text(encoding='utf-8'))}"}
+            return {"error": f"{_end(ended.returncode, hardware.killed_for_memory() - killed)}\n{tail}"}
         answer: Answer = {**json.loads(out.read_text(encoding="utf-8")), "others": others.share()}
         if "error" in answer:
-            answer["error"] += f"\n{_tail(log.read_text(encoding='utf-8'))}"
+            answer["error"] += f"\n{tail}"
         self.say(f"  {self.workload.name}: {side.name} {'+'.join(tasks)} {time.time() - began:.0f} s{_short(answer)}")
         return answer
 
@@ -383,6 +385,13 @@ def _short(answer: Answer) -> str:
     timed = answer.get("time") or answer.get("profile")
     peak = f", peak {answer['peak_bytes'] / 2**30:.2f} GiB"
     return f": {timed['units'] / timed['seconds']:.3g} per second{peak}" if timed else peak
+
+
+def _end(code: int, killed: int) -> str:
+    """How a process ended that left no answer: its exit status, and how often the kernel killed for memory meanwhile."""
+    if code == -signal.SIGKILL and killed:
+        return "killed by the system: memory ran out"
+    return f"the process ended without an answer ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
 
 
 def _tail(text: str, n: int = 12) -> str:

@@ -107,7 +107,7 @@ def _figures(results: Sequence[Result]) -> list[str]:
     parts = [HEAD, "|---|---|---|---|---|---|---|---|"]
     for result in results:
         parts += rows(result)
-    parts += ["", *_disturbed(results)]
+    parts += ["", *_disturbed(results), *_broken(results)]
     for result in results:
         parts += _growth(result)
     return parts
@@ -159,6 +159,17 @@ def _disturbed(results: Sequence[Result]) -> list[str]:
     if silent:
         lines += [f"Whether other programs ran beside them was not recorded: {'; '.join(silent)}.", ""]
     return lines
+
+
+def _broken(results: Sequence[Result]) -> list[str]:
+    """Sides whose last run gave no answer though earlier ones did: their row shows a figure and would hide it."""
+    told = [
+        f"{result['title']}, {variant} (after {count} {'run' if count == 1 else 'runs'}: {text.splitlines()[0].rstrip(':')})"
+        for result in results
+        for variant, text in result["problems"].items()
+        if (count := len(result["sides"].get(variant, {}).get("runs", [])))
+    ]
+    return [f"A run gave no answer, and none was tried after it: {'; '.join(told)}.", ""] if told else []
 
 
 def verdict(result: Result, variant: str) -> str:

@@ -13,7 +13,7 @@ from benchmarks import equality, hardware, table
 from benchmarks.__main__ import DATA
 from benchmarks.data import DataMissing, bbq_items, data_file, interleaved, persona_items, power_items, take
 from benchmarks.ratio import line_through, ratio_of_medians, spread
-from benchmarks.runner import ratios, side_summary, targets
+from benchmarks.runner import _end, ratios, side_summary, targets
 from benchmarks.sides.harness_side import trial_items
 from benchmarks.worker import Timeline, accuracy, batches, rule_reward
 from benchmarks.workloads import WORKLOADS
@@ -197,6 +197,34 @@ def test_a_failed_equality_stands_on_the_page_without_a_ratio():
 def test_a_side_that_is_missing_is_said():
     page = table.render([result("reward", problems={"valign": "not available yet: no table entry"})])
     assert "not available yet: no table entry" in page
+
+
+def test_a_run_that_broke_after_others_is_said():
+    """Its row shows the figure of the runs before it, so the page tells of it below."""
+    broken = result() | {"problems": {"best": "killed by the system: memory ran out\nLoading weights"}}
+    page = table.render([broken])
+    assert "DPO, references not stored, best (after 3 runs: killed by the system: memory ran out)." in page
+    assert "gave no answer" not in table.render([result()])
+
+
+@pytest.mark.parametrize(
+    ("code", "killed", "told"),
+    [
+        (-9, 1, "killed by the system: memory ran out"),
+        (-9, 0, "the process ended without an answer (SIGKILL)"),
+        (-11, 1, "the process ended without an answer (SIGSEGV)"),
+        (3, 0, "the process ended without an answer (exit status 3)"),
+    ],
+)
+def test_how_a_process_without_an_answer_ended(code, killed, told):
+    assert _end(code, killed) == told
+
+
+def test_kills_for_memory_are_counted_where_the_system_tells_them(tmp_path):
+    counts = tmp_path / "vmstat"
+    assert hardware.killed_for_memory(counts) == 0
+    counts.write_text("pgfault 12\noom_kill 3\n")
+    assert hardware.killed_for_memory(counts) == 3
 
 
 def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
