@@ -128,14 +128,14 @@ def rows(result: Result) -> list[str]:
         name = f"{peer}, {variant}"
         target = result["targets"].get(variant)
         shown = f"{target:g} ×" if target else "–"
+        goal = result["memory_target"]
+        if goal and goal["variant"] == variant:
+            shown += f", memory ≤ {goal['share']:.2f}"
         if theirs is None or ratio is None:
             why = result["problems"].get(variant, "").split("\n")[0] or _why(result)
             out.append(f"| {title} | {size} | {_rate(ours, result)} | {name} | – | – | {shown} | {why} |")
             continue
         memory = f"{_memory(ours)} / {_memory(theirs)} = {ratio['memory']:.2f}"
-        goal = result["memory_target"]
-        if goal and goal["variant"] == variant:
-            shown += f", memory ≤ {goal['share']:.2f}"
         out.append(
             f"| {title} | {size} | {_rate(ours, result)} | {name}: {_rate(theirs, result)} | {_ratio(ratio['rate'])} "
             f"| {memory} | {shown} | {verdict(result, variant)} |"
