@@ -80,7 +80,9 @@ def render(
         return "# Benchmarks\n\nThere are no results yet: `python -m benchmarks all`.\n"
     parts = ["# Benchmarks", "", WRITTEN, "", _intro(results), "", *_figures(results)]
     for title, found in (elsewhere or {}).items():
-        parts += [f"## {title}", "", _intro(found), "", *_figures(found), *_agreement(found), "", *_positions(found), ""]
+        parts += [f"## {title}", "", _intro(found), "", *_figures(found, level=3)]
+        parts += ["### What agreed", "", *_agreement(found), ""]
+        parts += ["### Token positions computed", "", *_positions(found), ""]
     parts += [
         PROTOCOL,
         "## What agreed",
@@ -102,14 +104,14 @@ def render(
     return "\n".join(parts)
 
 
-def _figures(results: Sequence[Result]) -> list[str]:
+def _figures(results: Sequence[Result], level: int = 2) -> list[str]:
     """The table of a machine, what disturbed its runs, and how cost grows."""
     parts = [HEAD, "|---|---|---|---|---|---|---|---|"]
     for result in results:
         parts += rows(result)
     parts += ["", *_disturbed(results), *_broken(results)]
     for result in results:
-        parts += _growth(result)
+        parts += _growth(result, level)
     return parts
 
 
@@ -309,8 +311,8 @@ def _settings(results: Sequence[Result]) -> list[str]:
     return out
 
 
-def _growth(result: Result) -> list[str]:
-    """The points of the scaling workload: medians over its runs."""
+def _growth(result: Result, level: int = 2) -> list[str]:
+    """The points of the scaling workload, medians over its runs, under a heading of that level."""
     if result["workload"] != "scaling" or "valign" not in result["sides"]:
         return []
     runs, s = result["sides"]["valign"]["runs"], result["settings"]
@@ -318,7 +320,7 @@ def _growth(result: Result) -> list[str]:
     fit = f" A straight line explains {min(fits):.4f} of it or more (target 0.99)." if fits else ""
     bounded = ("responses", "seconds", "relative", "bound")
     return [
-        "## How cost grows", "",
+        f"{'#' * level} How cost grows", "",
         f"Medians of {len(runs)} runs." if len(runs) > 1 else "One run.", "",
         f"Scoring, by the number of groups (prompt {s['short_prompt']}, one response of {s['short_response']}).{fit}", "",
         *_points(_medians(runs, "by_groups"), ("groups", "seconds", "tokens")),

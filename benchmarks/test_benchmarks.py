@@ -241,6 +241,7 @@ def test_another_machine_has_a_table_of_its_own(tmp_path):
     assert {title: [r["workload"] for r in rs] for title, rs in found.items()} == {"An older processor": ["dpo"]}
     page = table.render([result()], elsewhere=found)
     here, there = page.split("## An older processor")
+    assert "\n### What agreed" in there and "\n### What agreed" not in here
     assert "fast number format bfloat16" in here and "float32" not in here
     assert "fast number format float32" in there and there.count("**7.73**") == 1
 
