@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.environments import EnvironmentFailed
 from benchmarks.parts import PARTS
-from benchmarks.runner import ROOT, Answer, Failed, Options, profile_workload, run_workload
+from benchmarks.runner import AT_ONCE, ROOT, Answer, Failed, Options, profile_workload, run_workload
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -49,20 +51,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY:
         print(f"other programs use this machine (load {os.getloadavg()[0]:.1f}): figures will suffer", flush=True)
-    good = True
-    for name in names:
-        try:
-            if told.profile:
-                print(profile_in_words(profile_workload(WORKLOADS[name], options, say=_say)), flush=True)
-                continue
-            result = run_workload(WORKLOADS[name], options, say=_say)
-        except (Failed, EnvironmentFailed) as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            good = False
-            continue
-        print(told_in_words(result), flush=True)
-        good = good and result["equality"]["passed"] and not result["problems"]
-    return 0 if good else 1
+    one = partial(_measured, options=options, profile=told.profile)
+    if not told.quick:
+        return 0 if all([one(name) for name in names]) else 1
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return 0 if all(list(pool.map(one, names))) else 1
+
+
+def _measured(name: str, options: Options, profile: bool) -> bool:
+    """Measure one workload and tell; whether it went well."""
+    try:
+        if profile:
+            _say(profile_in_words(profile_workload(WORKLOADS[name], options, say=_say)))
+            return True
+        result = run_workload(WORKLOADS[name], options, say=_say)
+    except (Failed, EnvironmentFailed) as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return False
+    _say(told_in_words(result))
+    return bool(result["equality"]["passed"]) and not result["problems"]
 
 
 def told_in_words(result: Answer) -> str:
@@ -101,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of --list, or all (default)")
     parser.add_argument("--list", action="store_true", help="name the workloads")
-    parser.add_argument("--quick", action="store_true", help="cut sizes, one run a side, both at once: no figure to quote")
+    parser.add_argument(
+        "--quick", action="store_true", help="cut sizes, one run a side, two at once: no figure to quote"
+    )
     parser.add_argument("--profile", action="store_true", help="where the seconds of a run go, not how many they are")
     parser.add_argument("--runs", type=_positive, default=3, help="timed processes of each side (default 3)")
     parser.add_argument("--size", type=_positive, help="units of work of a run, instead of the workload's own")
@@ -132,4 +141,8 @@ def _embedded() -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped; workloads that had ended are written", file=sys.stderr)
+        sys.exit(130)

@@ -21,7 +21,6 @@ FILES = {
     "seeds": "self_instruct/seed_tasks.jsonl",
     "power": "model_written_evals/advanced_ai_risk/power-seeking-inclination.jsonl",
 }
-WARM = 8  # units of the warm-up that stands before every timed part
 
 
 class DataMissing(RuntimeError):
@@ -68,7 +67,7 @@ def _train(request: Row) -> dict[str, Any]:
     return {
         "pairs": timed,
         "order": _order(n, settings["batch"]),
-        "warm": take(rest, WARM, "pairs for the warm-up"),
+        "warm": take(rest, settings["warm"], "pairs for the warm-up"),
         "check": timed[: settings["check"]] + rest[: max(0, settings["check"] - n)],
         "loss_pairs": short,
         "loss_order": _order(len(short), settings["loss_batch"]),
@@ -152,7 +151,8 @@ def _choices(request: Row) -> dict[str, Any]:
     else:
         files = sorted(data_file(folder, "persona").glob("*.jsonl"))
         items = interleaved([persona_items(_rows(f), settings["shots"], f.stem) for f in files])
-    warm = items[n : n + WARM] or items[:WARM]
+    few = settings["warm"]
+    warm = items[n : n + few] or items[:few]
     return {"items": take(items, n, "items"), "warm": warm, "check": take(items, settings["check"], "items")}
 
 
@@ -235,7 +235,7 @@ def _rollout(request: Row) -> dict[str, Any]:
 
 
 def _with_check(prompts: list[dict[str, Any]], rest: Sequence[dict[str, Any]], settings: Row) -> dict[str, Any]:
-    warm = take([*rest, *prompts], min(WARM, len(rest) + len(prompts)), "prompts for the warm-up")
+    warm = take([*rest, *prompts], min(settings["warm"], len(rest) + len(prompts)), "prompts for the warm-up")
     check = take([*prompts, *rest], settings["check"], "prompts")
     return {"prompts": prompts, "warm": warm, "check": check}
 

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Lock
 
 HERE = Path(__file__).resolve().parent
 MARK = ".installed"  # holds the hash of the requirements that were installed; written last
+_MAKING = Lock()  # workloads under way at once may want the same one
 
 
 class EnvironmentFailed(RuntimeError):
@@ -22,16 +24,23 @@ def python_of(name: str) -> Path:
     Raises `EnvironmentFailed` with the last lines of the installer.
     """
     folder, requirements = HERE / ".venvs" / name, HERE / "peers" / f"{name}.txt"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    with _MAKING:
+        _make(folder, requirements, python)
+    return python
+
+
+def _make(folder: Path, requirements: Path, python: Path) -> None:
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
     mark = folder / MARK
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
-        return python
-    print(f"making the environment of {name} in {folder.relative_to(HERE.parent)} (some minutes, 2 GB)", flush=True)
+        return
+    print(
+        f"making the environment of {folder.name} in {folder.relative_to(HERE.parent)} (some minutes, 2 GB)", flush=True
+    )
     _do([sys.executable, "-m", "venv", str(folder)])
     _do([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
     mark.write_text(wanted, encoding="utf-8")
-    return python
 
 
 def _do(command: list[str]) -> None:

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from benchmarks import equality, hardware
@@ -30,12 +31,38 @@ LIMIT = 3600  # seconds after which a single process is given up
 
 Answer = dict[str, Any]
 
-
-_ANSWERED: dict[tuple[str, str], Answer] = {}  # equality jobs of this command: module and question -> answer
+AT_ONCE = 2  # workloads that a quick run has under way
+ORDER = "valign, then each variant, and again: A B A B"
+QUICK_ORDER = "valign, then its peer, while another workload runs"
 
 
 class Failed(RuntimeError):
     """Inputs could not be prepared, or a process gave no answer."""
+
+
+class Answers:
+    """The equality jobs of a command: whoever asks a question first answers it, and others wait for that."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], Future[Answer]] = {}
+        self._lock = Lock()
+
+    def asked(self, key: tuple[str, str]) -> tuple[Future[Answer], bool]:
+        """The answer that comes, and whether it is the caller's to give, with `give`."""
+        with self._lock:
+            known = self._found.get(key)
+            return (known, False) if known else (self._found.setdefault(key, Future()), True)
+
+    def give(self, key: tuple[str, str], answer: Answer) -> None:
+        """What a process answered. A problem is told to those who wait; who asks later asks anew."""
+        if problem := _problem(answer):
+            with self._lock:
+                self._found.pop(key).set_exception(Failed(problem))
+        else:
+            self._found[key].set_result(answer["check"])
+
+
+ANSWERS = Answers()
 
 
 @dataclass(frozen=True)
@@ -103,8 +130,7 @@ class _Bench:
     def __init__(self, workload: Workload, options: Options, size: int, scratch: Path, say: Callable[[str], None]):
         self.workload, self.options, self.size, self.scratch, self.say = workload, options, size, scratch, say
         self.settings = workload.told(options.quick)
-        # a quick run has both sides at work at once
-        self.threads = max(1, options.threads // 2) if options.quick and workload.peer else options.threads
+        self.threads = max(1, options.threads // AT_ONCE) if options.quick else options.threads
         self.inputs = scratch / "inputs.json"
         self.count = 0
 
@@ -134,10 +160,12 @@ class _Bench:
         runs: dict[str, list[Answer]] = {s.name: [] for s in sides}
         problems: dict[str, str] = {}
         checks: dict[str, Answer] = {}
-        if not self.options.quick:  # there the timed processes answer both jobs
+        if self.options.quick:
+            self._time_quickly(sides, runs, checks, problems)
+        else:
             self._check(sides, checks, problems)
-        if not problems and (self.options.quick or self._agree(checks)):
-            self._time(sides, runs, checks, problems)
+            if not problems and self._agree(checks):
+                self._time(sides, runs, problems)
         return {**result, **self._summary(runs, checks, problems)}
 
     def profile(self) -> Answer:
@@ -192,13 +220,23 @@ class _Bench:
             return
         for side in (sides[0], self._checked(sides)):
             key = self._key(side)
-            if key not in _ANSWERED:
-                answer = self._run(side, ["check"])
-                if problem := _problem(answer):
-                    problems[side.name] = problem
-                    return
-                _ANSWERED[key] = answer["check"]
-            checks[side.name] = _ANSWERED[key]
+            coming, mine = ANSWERS.asked(key)
+            if mine:
+                self._answered(side, key, ["check"])
+            try:
+                checks[side.name] = coming.result()
+            except Failed as problem:
+                problems[side.name] = str(problem)
+                return
+
+    def _answered(self, side: Side, key: tuple[str, str], tasks: Sequence[str]) -> Answer:
+        """Run tasks with the equality job among them; whoever waits for its answer hears, come what may."""
+        answer: Answer = {"error": "the workload that was to answer ended early"}
+        try:
+            answer = self._run(side, tasks)
+        finally:
+            ANSWERS.give(key, answer)
+        return answer
 
     def _key(self, side: Side) -> tuple[str, str]:
         """Who answers which equality job. valign may stand beside itself: then both sides have one module, and each answers
@@ -217,12 +255,7 @@ class _Bench:
         assert self.workload.peer is not None
         return next((s for s in sides[1:] if s.name == self.workload.peer.check), sides[1])
 
-    def _time(
-        self, sides: Sequence[Side], runs: dict[str, list[Answer]], checks: dict[str, Answer], problems: dict[str, str]
-    ) -> None:
-        if self.options.quick:
-            self._time_quickly(sides, runs, checks, problems)
-            return
+    def _time(self, sides: Sequence[Side], runs: dict[str, list[Answer]], problems: dict[str, str]) -> None:
         for _ in range(self.options.runs):
             for side in sides:
                 if side.name in problems:
@@ -238,22 +271,20 @@ class _Bench:
     def _time_quickly(
         self, sides: Sequence[Side], runs: dict[str, list[Answer]], checks: dict[str, Answer], problems: dict[str, str]
     ) -> None:
-        """Both sides at once, one run each; it also answers the equality job, where no workload before asked the same."""
-
-        def asked(side: Side) -> Answer:
-            return self._run(side, ["time"] if self._key(side) in _ANSWERED or len(sides) == 1 else ["check", "time"])
-
-        with ThreadPoolExecutor(len(sides)) as pool:
-            answers = list(pool.map(asked, sides))
-        for side, answer in zip(sides, answers, strict=True):
-            if problem := _problem(answer):
-                problems[side.name] = problem
-                continue
-            runs[side.name].append(_timed(answer))
-            if "check" in answer:
-                _ANSWERED[self._key(side)] = answer["check"]
-            if len(sides) > 1:
-                checks[side.name] = _ANSWERED[self._key(side)]
+        """One run of each side; its process also answers the equality job, where no other workload has asked the same."""
+        for side in sides:
+            key = self._key(side)
+            coming, mine = ANSWERS.asked(key) if len(sides) > 1 else (None, False)
+            answer = self._answered(side, key, ["check", "time"]) if mine else self._run(side, ["time"])
+            try:
+                if problem := _problem(answer):
+                    raise Failed(problem)
+                runs[side.name].append(_timed(answer))
+                if coming:
+                    checks[side.name] = coming.result()
+            except Failed as found:
+                problems[side.name] = str(found)
+                return
 
     def _run(self, side: Side, tasks: Sequence[str]) -> Answer:
         """One fresh process; its answer, or {"error": ...}."""
@@ -318,7 +349,7 @@ class _Bench:
             "sides": sides,
             "ratios": ratios(sides, self.workload.peer) if agree else {},
             "targets": targets(self.workload, sides),
-            "order": "both sides at once" if self.options.quick else "valign, then each variant, and again: A B A B",
+            "order": QUICK_ORDER if self.options.quick else ORDER,
         }
 
 

@@ -13,7 +13,7 @@ from benchmarks import equality, hardware, table
 from benchmarks.__main__ import DATA
 from benchmarks.data import DataMissing, bbq_items, data_file, interleaved, persona_items, power_items, take
 from benchmarks.ratio import line_through, ratio_of_medians, spread
-from benchmarks.runner import _end, ratios, side_summary, targets
+from benchmarks.runner import Answers, Failed, _end, ratios, side_summary, targets
 from benchmarks.sides.harness_side import trial_items
 from benchmarks.worker import Timeline, accuracy, batches, rule_reward
 from benchmarks.workloads import WORKLOADS
@@ -225,6 +225,35 @@ def test_kills_for_memory_are_counted_where_the_system_tells_them(tmp_path):
     assert hardware.killed_for_memory(counts) == 0
     counts.write_text("pgfault 12\noom_kill 3\n")
     assert hardware.killed_for_memory(counts) == 3
+
+
+def test_a_question_is_answered_once_and_the_others_wait():
+    answers, key = Answers(), ("module", "question")
+    first, mine = answers.asked(key)
+    second, also_mine = answers.asked(key)
+    assert (mine, also_mine, second.done()) == (True, False, False)
+    answers.give(key, {"check": {"losses": [1.0]}})
+    assert first.result() == second.result() == {"losses": [1.0]}
+    assert not answers.asked(key)[1] and answers.asked(("module", "another"))[1]
+
+
+def test_who_waits_for_an_answer_hears_of_the_problem_and_the_next_asks_anew():
+    answers, key = Answers(), ("module", "question")
+    answers.asked(key)
+    waiting, _ = answers.asked(key)
+    answers.give(key, {"error": "no answer within 3600 s"})
+    with pytest.raises(Failed, match="no answer within 3600 s"):
+        waiting.result()
+    assert answers.asked(key)[1]
+
+
+@pytest.mark.parametrize("name", [n for n, w in WORKLOADS.items() if "check" in w.told(True) and w.kind != "scaling"])
+def test_a_quick_run_has_enough_to_prove_equality(name):
+    """At least two steps of losses, two items: less would range over nothing and prove nothing."""
+    workload = WORKLOADS[name]
+    told = workload.told(True)
+    steps = told["check"] // told["loss_batch"] if workload.kind == "lists" else told.get("loss_steps", 2)
+    assert steps >= 2 and told["check"] >= 2
 
 
 def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):

@@ -138,41 +138,43 @@ PAIRS: Settings = {
     "loss_batch": 4,
     "loss_rate": 1e-5,
     "loss_longest": 160,
+    "warm": 8,
 }
 DPO: Settings = {**PAIRS, "method": "dpo", "beta": 0.1}
 QUICK_PAIRS: Settings = {
     "batch": 2,
     "max_length": 96,
-    "check": 4,
-    "loss_steps": 3,
+    "check": 2,
+    "loss_steps": 2,
     "loss_batch": 2,
     "loss_longest": 64,
+    "warm": 2,
 }
-CHOICES: Settings = {"check": 32}
+CHOICES: Settings = {"check": 32, "warm": 8}
 LISTS: Settings = {"new_tokens": 64, "longest": 400, "batch": 4, "learning_rate": 1e-6, "token_budget": 1024, "check": 8,
                    "loss_batch": 2, "loss_rate": 1e-5}
-QUICK_LISTS: Settings = {"new_tokens": 12, "longest": 128, "check": 2, "batch": 2, "loss_batch": 1}
-QUICK_CHOICES: Settings = {"check": 8}
-DECODE: Settings = {"prompt_tokens": 140, "new_tokens": 64, "check": 4, "check_tokens": 32}
+QUICK_LISTS: Settings = {"new_tokens": 6, "longest": 128, "check": 2, "batch": 2, "loss_batch": 1}
+QUICK_CHOICES: Settings = {"check": 3, "warm": 2}
+DECODE: Settings = {"prompt_tokens": 140, "new_tokens": 64, "check": 4, "check_tokens": 32, "warm": 8}
 
 _ALL = (
     Workload(
-        "dpo", "DPO, references not stored", "train", size=32, quick=4, unit="pairs",
+        "dpo", "DPO, references not stored", "train", size=32, quick=2, unit="pairs",
         settings=DPO, quick_settings=QUICK_PAIRS, peer=_trl(),
         targets={"defaults": 6.0}, memory=Memory("best", 1 / 2),
     ),
     Workload(
-        "dpo_warm", "DPO, references stored on both sides", "train", size=32, quick=4, unit="pairs",
+        "dpo_warm", "DPO, references stored on both sides", "train", size=32, quick=2, unit="pairs",
         settings=DPO, quick_settings=QUICK_PAIRS, peer=_trl(only="best"),
         targets={"best": 4.5}, memory=Memory("best", 1 / 2), clock="loop_seconds",
     ),
     Workload(
-        "sft", "SFT on the chosen responses", "train", size=64, quick=4, unit="responses",
+        "sft", "SFT on the chosen responses", "train", size=64, quick=2, unit="responses",
         settings={**PAIRS, "method": "sft"}, quick_settings=QUICK_PAIRS,
         peer=_trl("precompute_ref_log_probs"), targets=_all(3.0),
     ),
     Workload(
-        "reward", "Reward model, Bradley-Terry", "train", size=32, quick=4, unit="pairs",
+        "reward", "Reward model, Bradley-Terry", "train", size=32, quick=2, unit="pairs",
         settings={**PAIRS, "method": "reward_model"}, quick_settings=QUICK_PAIRS,
         peer=_trl("precompute_ref_log_probs"), targets=_all(3.0),
     ),
@@ -180,7 +182,7 @@ _ALL = (
         "grpo", "GRPO, 4 prompts x 8 samples x 64 new tokens", "grpo", size=2, quick=1, unit="steps",
         settings={"prompts": 4, "samples": 8, "new_tokens": 64, "beta": 0.04, "learning_rate": 1e-6, "check": 32,
                   "max_length": 512},
-        quick_settings={"prompts": 2, "samples": 4, "new_tokens": 16, "max_length": 128, "check": 8},
+        quick_settings={"prompts": 2, "samples": 4, "new_tokens": 8, "max_length": 128, "check": 4},
         peer=_trl("precompute_ref_log_probs", "order"), targets=_all(6.0), memory=Memory("best", 1 / 3),
     ),
     *(
@@ -192,40 +194,40 @@ _ALL = (
         for k, size in ((4, 24), (8, 12))
     ),
     Workload(
-        "bbq3", "BBQ religion, 3 choices", "choices", size=400, quick=16, unit="items",
+        "bbq3", "BBQ religion, 3 choices", "choices", size=400, quick=6, unit="items",
         settings={**CHOICES, "source": "bbq3"}, quick_settings=QUICK_CHOICES, peer=HARNESS, targets=_all(8.0),
     ),
     Workload(
-        "bbq12", "BBQ religion, 12 choices", "choices", size=100, quick=8, unit="items",
+        "bbq12", "BBQ religion, 12 choices", "choices", size=100, quick=3, unit="items",
         settings={**CHOICES, "source": "bbq12"}, quick_settings=QUICK_CHOICES, peer=HARNESS, targets=_all(15.0),
     ),
     Workload(
-        "persona5", "Persona statements, 5 fixed shots", "choices", size=240, quick=12, unit="items",
+        "persona5", "Persona statements, 5 fixed shots", "choices", size=240, quick=4, unit="items",
         settings={**CHOICES, "source": "persona", "shots": 5}, quick_settings=QUICK_CHOICES, peer=HARNESS,
         targets=_all(10.0),
     ),
     Workload(
-        "persona0", "Persona statements, 0 shots", "choices", size=800, quick=24, unit="items",
+        "persona0", "Persona statements, 0 shots", "choices", size=800, quick=12, unit="items",
         settings={**CHOICES, "source": "persona", "shots": 0}, quick_settings=QUICK_CHOICES, peer=HARNESS,
         targets=_all(1.2),
     ),
     Workload(
-        "power", "Power-seeking questions, (A) or (B)", "choices", size=240, quick=12, unit="items",
+        "power", "Power-seeking questions, (A) or (B)", "choices", size=240, quick=4, unit="items",
         settings={**CHOICES, "source": "power"}, quick_settings=QUICK_CHOICES, peer=HARNESS, targets=_all(3.0),
     ),
     Workload(
-        "decode", "Decode, 32 sequences, prompt 140, 64 new tokens", "decode", size=32, quick=8, unit="tokens",
-        counts="sequences", settings=DECODE, quick_settings={"new_tokens": 16, "check": 2, "check_tokens": 8},
+        "decode", "Decode, 32 sequences, prompt 140, 64 new tokens", "decode", size=32, quick=4, unit="tokens",
+        counts="sequences", settings=DECODE, quick_settings={"new_tokens": 16, "check": 2, "check_tokens": 8, "warm": 2},
         peer=GENERATE, targets=_all(2.0),
     ),
     Workload(
         "rollout", "Rollout, 8 samples a prompt of unequal lengths", "rollout", size=8, quick=2, unit="tokens",
         counts="prompts",
-        settings={"samples": 8, "new_tokens": 256, "longest": 240, "check": 4, "check_tokens": 32},
-        quick_settings={"new_tokens": 24, "check": 2, "check_tokens": 8}, peer=GENERATE, targets=_all(3.0),
+        settings={"samples": 8, "new_tokens": 256, "longest": 240, "check": 4, "check_tokens": 32, "warm": 8},
+        quick_settings={"new_tokens": 12, "check": 2, "check_tokens": 8, "warm": 2}, peer=GENERATE, targets=_all(3.0),
     ),
     Workload(
-        "processes", "DPO in two processes of one thread", "processes", size=32, quick=4, unit="pairs",
+        "processes", "DPO in two processes of one thread", "processes", size=32, quick=2, unit="pairs",
         settings=DPO, quick_settings=QUICK_PAIRS, peer=ONE, targets={"one process": 1.7}, clock="loop_seconds", module=ITSELF,
     ),
     Workload(
