@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,6 +42,9 @@ from valign.cli.options import (
 from valign.cli.progress import Watch
 from valign.cli.shared import errors, print_json, refuse_given, refuse_loading, result_line, say, single, tell_idle
 from valign.errors import UsageError
+
+if TYPE_CHECKING:
+    from valign.evaluation.result import Result
 
 Against = Annotated[
     Path | None, option(STATISTICS, help="An earlier evaluation on the same data: also say what differs from it, paired.")
@@ -83,20 +87,13 @@ def evaluate(
 ) -> None:
     """Measure MODEL on data: result.json and samples.jsonl in the output folder."""
     with errors(as_json):
-        from valign.evaluation.measure.profile import warning_of
-        from valign.evaluation.measure.recompute import COMPONENTS
         from valign.models.policy import Sampling
         from valign.pipeline import differences
         from valign.pipeline.door import evaluate_from_names
         from valign.pipeline.policies import LoadOptions
         from valign.pipeline.spending import budget_of
 
-        if reference is None:
-            idle = ("beta", "kl_prompts") if kl_prompts else ("beta",)
-            refuse_given(context, idle, "nothing is compared with a reference", "name one: --reference MODEL")
-        if not goal:
-            unused = ("samples", "temperature", "risk")
-            refuse_given(context, unused, "without a goal no responses are judged", "name one: --goal GOAL")
+        _refuse_idle(context, reference, goal, kl_prompts)
         refuse_loading(context, model, reference)
         sampling = Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         budget = budget_of(max_cost, price_read, price_generated, out, workers=workers)
@@ -133,19 +130,37 @@ def evaluate(
             more = differences.as_json(changes) if against is not None else {}
             print_json({**more, "schema": 1, "results": [r.to_json() for r in measured.results]})
             return
-        for r in measured.results:
-            if not r.metric.startswith(("value.profile.", "value.coverage.")) or r.variant == "mean":
-                say(result_line(r))
-            if r.metric == COMPONENTS:
-                for note in r.notes:
-                    say(f"  {note}")
-            if warning := warning_of([r]):
-                say(f"! {warning}")
+        _tell(measured.results)
         if against is not None:
             show(changes)
         for name in ("results", "samples", "differences"):
             if name in paths:
                 say(f"{name}: {paths[name]}")
+
+
+def _refuse_idle(context: typer.Context, reference: str | None, goal: Sequence[str] | None, kl_prompts: int) -> None:
+    """Options that were given and would do nothing."""
+    if reference is None:
+        idle = ("beta", "kl_prompts") if kl_prompts else ("beta",)
+        refuse_given(context, idle, "nothing is compared with a reference", "name one: --reference MODEL")
+    if not goal:
+        unused = ("samples", "temperature", "risk")
+        refuse_given(context, unused, "without a goal no responses are judged", "name one: --goal GOAL")
+
+
+def _tell(results: Sequence[Result]) -> None:
+    """A line for each result, single values and coverages left out; what qualifies one stands below it."""
+    from valign.evaluation.measure.profile import warning_of
+    from valign.evaluation.measure.recompute import COMPONENTS
+
+    for r in results:
+        if not r.metric.startswith(("value.profile.", "value.coverage.")) or r.variant == "mean":
+            say(result_line(r))
+        if r.metric == COMPONENTS:
+            for note in r.notes:
+                say(f"  {note}")
+        if warning := warning_of([r]):
+            say(f"! {warning}")
 
 
 def generate(

@@ -92,21 +92,7 @@ def method_report(
     goal = {**goal, "target": values.target(goal)} if goal.get("target") else goal
     facts = _facts(subjects, goal, primary, statistics or {}, margin, texts)
     kind = {1: "model", 2: "pair"}.get(len(subjects), "methods")
-    said = headline(
-        kind,
-        facts.cards,
-        goal,
-        facts.role,
-        {
-            "values": {k: v[facts.role.id] for k, v in facts.roles.items() if facts.role.id in v},
-            "differences": facts.differences,
-            "rivals": facts.rivals,
-            "tax": {k: v.get("T") for k, v in facts.roles.items()},
-            "costs": {s.id: s.cost for s in subjects},
-            "answers": {k: v["V"] for k, v in facts.roles.items() if "V" in v},
-        },
-    )
-    said["more"] += [seeds.sentence(row, facts.role) for row in facts.methods]
+    said = _said(kind, facts, goal, subjects)
     if instrument is not None:
         said["lead"] = instrument["lead"]
     used = {id(r): True for roles in facts.roles.values() for r in roles.values()}
@@ -137,6 +123,26 @@ def method_report(
     owners = {id(r): k for k, rows in facts.results.items() for r in rows}
     sections.index_results(report, owners)
     return report
+
+
+def _said(kind: str, facts: Facts, goal: Mapping[str, Any], subjects: Sequence[SubjectReport]) -> Row:
+    """The sentences at the head of the page."""
+    said = headline(
+        kind,
+        facts.cards,
+        goal,
+        facts.role,
+        {
+            "values": {k: v[facts.role.id] for k, v in facts.roles.items() if facts.role.id in v},
+            "differences": facts.differences,
+            "rivals": facts.rivals,
+            "tax": {k: v.get("T") for k, v in facts.roles.items()},
+            "costs": {s.id: s.cost for s in subjects},
+            "answers": {k: v["V"] for k, v in facts.roles.items() if "V" in v},
+        },
+    )
+    said["more"] += [seeds.sentence(row, facts.role) for row in facts.methods]
+    return said
 
 
 def _facts(
