@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +197,26 @@ def test_a_guard_watches_every_method_that_trains_and_its_curves_are_in_the_repo
     for name in ("sft", "grpo"):
         idle = "\n".join(x for x in idle.splitlines() if f"name: {name}" not in x)
     assert "nothing to guard" in valign.error("run", recipe(idle.replace(", batch_size: 6", "")), status=2)
+
+
+def test_a_method_begins_without_the_weights_of_those_before_it(valign, recipe, model, pairs, tmp_path, monkeypatch):
+    """Else a comparison would need the memory of all its models together, and charge the later ones with it."""
+    from valign.pipeline import compare
+
+    trained, alive, align = [], [], compare.align_policy
+
+    def watched(*args, **options):
+        gc.collect()
+        alive.append(sum(made() is not None for made in trained))
+        aligned = align(*args, **options)
+        trained.append(weakref.ref(aligned.policy.model.model))
+        return aligned
+
+    monkeypatch.setattr(compare, "align_policy", watched)
+    text = f"name: x\nmodel: {model}\ndata: {pairs}\nmethods: [{{name: dpo, batch_size: 6}}, {{name: sft, batch_size: 6}}]\n"
+    valign("run", recipe(f"{text}evaluate: {{data: {pairs}, kl_prompts: 2, max_new_tokens: 4}}\nout: {tmp_path / 'out'}\n"))
+    gc.collect()
+    assert alive == [0, 0] and [made() for made in trained] == [None, None]
 
 
 def test_a_changed_method_is_refused_and_the_folder_still_says_what_it_holds(valign, several):

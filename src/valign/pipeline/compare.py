@@ -36,7 +36,7 @@ from valign.methods.wrapped import Wrapped
 from valign.models.credentials import hidden
 from valign.models.policy import LocalPolicy, Policy, Sampling
 from valign.pipeline.account import account, trained_seconds
-from valign.pipeline.align import USE_REWARD, Aligned, align_policy
+from valign.pipeline.align import USE_REWARD, align_policy
 from valign.pipeline.data import read_sources
 from valign.pipeline.evaluate import (
     Measured,
@@ -64,13 +64,14 @@ Listen = Callable[[str, Mapping[str, Any]], None]
 
 @dataclass
 class Subject:
-    """One policy of a comparison, with all that the report says of it."""
+    """One policy of a comparison, with all that the report says of it. The policy itself is not kept: the next method needs
+    the memory, and would be charged with it."""
 
     name: str
-    policy: Policy
+    card: Mapping[str, Any]
     measured: Measured
     cost: Spent
-    aligned: Aligned | None = None
+    notes: Sequence[str] = ()
     method: Method | None = None
     folder: Path | None = None
     labels: int = 0
@@ -248,7 +249,7 @@ class _Run:
         if chosen.trains:  # a run that was continued: its log holds the steps of every start
             cost = replace(cost, seconds=max(cost.seconds, trained_seconds(read_log(folder / "run"))))
         subject = self._measure(spec.title, aligned.policy, self.base, cost)
-        subject.aligned, subject.method, subject.folder = aligned, chosen, folder
+        subject.notes, subject.method, subject.folder = aligned.notes, chosen, folder
         subject.group = seed_groups(self.recipe.all_methods).get(spec.title, "")
         subject.labels = len(groups) if chosen.feedback in ("pairs", "demonstrations") else 0
         return subject
@@ -267,7 +268,7 @@ class _Run:
         write_evaluation(self.out / "evaluation" / name, measured)
         for r in measured.results:
             self.tell("result", {"subject": name, "metric": r.metric, "variant": r.variant, "value": r.value})
-        return Subject(name, policy, measured, _total(cost, used.total()))
+        return Subject(name, model_card(policy), measured, _total(cost, used.total()))
 
     def _report(self, subjects: Sequence[Subject]) -> dict[str, Any]:
         from valign.report import method_report
@@ -299,9 +300,8 @@ class _Run:
             results += measure_tax(theirs, mine)
         log = list(read_log(s.folder / "run")) if s.folder else []
         curve = [x for x in log if x["event"] == "step"]
-        notes = list(s.aligned.notes) if s.aligned else []
         return SubjectReport(
-            policy={**model_card(s.policy), "id": s.name if s is base else s.policy.id},
+            policy={**s.card, "id": s.name if s is base else s.card["id"]},
             results=results,
             samples=s.measured.samples,
             cost=s.cost.to_json(),
@@ -316,7 +316,7 @@ class _Run:
             labels=s.labels or None,
             group=s.group,
             base=s is base,
-            notes=notes,
+            notes=list(s.notes),
         )
 
     def _phase(self, name: str, index: int, count: int) -> None:

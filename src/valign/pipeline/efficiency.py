@@ -37,7 +37,7 @@ from valign.pipeline.goals import make_goal, steering
 from valign.pipeline.instruments import Listen, finish, groups_named, nobody, remember, request_of, workplace
 from valign.pipeline.judges import LOG as JUDGE_LOG
 from valign.pipeline.judges import judges_logged
-from valign.pipeline.meter import Spent, release
+from valign.pipeline.meter import Spent
 from valign.pipeline.policies import LoadOptions, load_policy
 from valign.pipeline.ranked import refuse_ranks
 from valign.pipeline.texts import text_rows, write_texts
@@ -127,7 +127,6 @@ def _point(base: Policy, plan: Sweep, spec: tuple[str, Method, Mapping[str, Any]
     name = f"{title}-{len(groups)}"
     given = {**({"seed": plan.seed} if method.trains else {}), **settings}
     folder = out / "points" / name
-    release()  # what earlier points left to the process must not spare this one memory
     aligned = align_policy(base, Target(steering(plan.goal), base), method, given, folder, groups=groups if method.trains else (),
                            name=f"{name}({base.id})", on_event=tell, force=force,
                            reload=reload)  # fmt: skip

@@ -74,7 +74,8 @@ class Spent:
 
 @contextmanager
 def spent() -> Iterator[Spent]:
-    """Measure the block; blocks may stand in each other. CUDA is waited for at both ends: it works behind the program's back."""
+    """Measure the block; blocks may stand in each other. An outermost one begins without what earlier ones left to the process:
+    else its peak would be theirs. CUDA is waited for at both ends: it works behind the program's back."""
     out, done = Spent(), threading.Event()
     memory = _Memory(out)
 
@@ -95,9 +96,9 @@ def spent() -> Iterator[Spent]:
         memory.close()
 
 
-def release() -> None:
-    """Give what nothing uses any more back to the system. Without it a block is spared the memory that an earlier one left to
-    the process, and its added memory depends on what ran before."""
+def _release() -> None:
+    """Give what nothing uses any more back to the system: freed memory is kept for the next tensors (`engine.allocator`), and
+    would count for whatever runs next."""
     gc.collect()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)  # glibc's; other libraries keep no such reserve
@@ -116,6 +117,8 @@ class _Memory:
         self.out, self.process = out, psutil.Process()
         _wait()
         with _turn:
+            if not _open:
+                _release()
             _tell_device_peak()
             if (cuda := _cuda()) is not None:
                 for d in _devices(cuda):
